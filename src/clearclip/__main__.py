@@ -1,0 +1,5 @@
+"""`python -m clearclip`: the same program as `clearclip`."""
+
+from clearclip.cli import main
+
+main()

@@ -1,0 +1,163 @@
+"""Names and model objects → backbones. Which adapter reads what is decided here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.checkpoints import CHECKPOINTS, Checkpoint
+from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
+
+__all__ = ["CHECKPOINTS", "Backbone", "Block", "Checkpoint", "TextEncoder", "load_backbone", "view"]
+
+
+def view(model: Any, tokenizer: Any = None) -> Backbone:
+    """See a model object of an installed library as a backbone.
+
+    Args:
+        model: open_clip's `CLIP` or `CustomTextCLIP` with a native ViT, or transformers' `CLIPModel` or
+            `BlipForImageTextRetrieval`. It is put into evaluation mode and otherwise left alone.
+        tokenizer: The library's own kind of tokenizer. Without one CLIP's own is taken where the vocabulary has
+            49,408 entries; elsewhere the backbone gives features but refuses words.
+
+    Returns:
+        The view.
+
+    Raises:
+        UnsupportedModelError: The decomposition does not fit the model.
+    """
+    if isinstance(model, Backbone):
+        return model
+    library = type(model).__module__.partition(".")[0]
+    if library == "open_clip":
+        from clearclip.backbones import open_clip
+
+        if open_clip.is_open_clip(model):
+            return open_clip.view(model, tokenizer)
+    elif library == "transformers":
+        from clearclip.backbones import blip, hf_clip
+
+        if hf_clip.is_hf_clip(model):
+            return hf_clip.view(model, tokenizer)
+        if blip.is_blip(model):
+            return blip.view(model, tokenizer)
+    raise UnsupportedModelError(
+        f"a {type(model).__module__}.{type(model).__name__} cannot be viewed: give open_clip's CLIP or CustomTextCLIP, "
+        "or transformers' CLIPModel or BlipForImageTextRetrieval"
+    )
+
+
+def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None) -> Backbone:
+    """Load a checkpoint by its name.
+
+    Args:
+        name: A friendly name (`CHECKPOINTS`), open_clip's `ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` or
+            `local-dir:FOLDER`, a Hugging Face folder or `ORG/NAME` of a CLIP or BLIP retrieval model, a folder as
+            open_clip saves it, or a BLIP file with Salesforce's names (`.pth`, `.safetensors`).
+        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
+
+    Returns:
+        The view, in float32 on the CPU.
+
+    Raises:
+        UsageError: The name is none of these.
+        CheckpointError: The weights are missing, damaged, unsafe, of another kind, or cannot be downloaded.
+        UnsupportedModelError: The decomposition does not fit the model.
+    """
+    text = os.fspath(name)
+    row = CHECKPOINTS.get(text)
+    backbone = _load(row.source if row else text, tokenizer)
+    if row is not None:
+        backbone.name, backbone.license = row.name, row.license
+    return backbone
+
+
+def _load(source: str, tokenizer: str | None) -> Backbone:
+    path = Path(source)
+    if source.startswith("https://"):
+        path = _download(source)
+    if path.is_file():
+        from clearclip.backbones import blip
+
+        if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
+            raise CheckpointError(f"{path} is no weights file: give a folder, or BLIP's .pth")
+        return blip.load_salesforce(path, tokenizer=tokenizer)
+    if path.is_dir() and (path / "open_clip_config.json").is_file():
+        source = f"local-dir:{source}"
+    if source.startswith(("hf-hub:", "local-dir:")):
+        from clearclip.backbones import open_clip
+
+        return open_clip.load(source, tokenizer=tokenizer)
+    if path.is_dir():
+        return _load_hf_folder(path, tokenizer)
+    organisation, slash, rest = source.partition("/")
+    if slash:
+        import open_clip as library
+
+        from clearclip.backbones import open_clip
+
+        if organisation in library.list_models():
+            return open_clip.load(source, tokenizer=tokenizer)
+        if "/" not in rest and not source.startswith((".", "~")):
+            return _load_hf_hub(source, tokenizer)
+        raise CheckpointError(f"{source}: there is no such file or folder")
+    raise UsageError(
+        f"model {source!r} is not known: {nearest(source, CHECKPOINTS)} Other forms: ARCHITECTURE/TAG of open_clip, "
+        "hf-hub:ORG/NAME, local-dir:FOLDER, a Hugging Face ORG/NAME or folder, BLIP's .pth"
+    )
+
+
+def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise CheckpointError(
+            f"{folder} holds neither config.json (Hugging Face) nor open_clip_config.json (open_clip): give a model's folder"
+        )
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{config} cannot be read ({error})") from error
+    return _load_hf(str(folder), kind, tokenizer)
+
+
+def _load_hf_hub(name: str, tokenizer: str | None) -> Backbone:
+    from transformers import AutoConfig
+
+    try:
+        kind = AutoConfig.from_pretrained(name).model_type
+    except (OSError, ValueError):
+        kind = "clip"
+    return _load_hf(name, kind, tokenizer)
+
+
+def _load_hf(name: str, kind: str | None, tokenizer: str | None) -> Backbone:
+    from clearclip.backbones import blip, hf_clip
+
+    if kind == "clip":
+        return hf_clip.load(name, tokenizer=tokenizer)
+    if kind == "blip":
+        return blip.load(name, tokenizer=tokenizer)
+    raise UnsupportedModelError(
+        f"{name} is a {kind!r} model, which the decomposition does not fit yet: use a 'clip' or 'blip' (retrieval) model"
+    )
+
+
+def _download(url: str) -> Path:
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / url.rsplit("/", 1)[1]
+    if file.is_file():
+        return file
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file))
+    except OSError as error:
+        raise CheckpointError(
+            f"{url} could not be downloaded ({error}). Without network: fetch it elsewhere and use --model FILE.pth "
+            "--tokenizer FOLDER (bert-base-uncased); --model tiny (the embedded model) works offline"
+        ) from error
+    return file

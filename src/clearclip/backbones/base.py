@@ -1,0 +1,253 @@
+"""Backbone, Block and TextEncoder: a thin view of somebody else's ViT. Adapters fill it in; nothing is copied.
+
+Blocks before the rewritten ones run as the library runs them (`Block.forward`); the rewritten ones are read
+through `ln_1`, `project_qkv`, `out_proj`, `ln_2` and `mlp`, which call the library's own modules and weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clearclip.backbones.positions import resize_positions
+from clearclip.errors import UnsupportedModelError
+from clearclip.protocol import CLIP_MEAN, CLIP_STD
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One pre-norm transformer block of the viewed model.
+
+    Attributes:
+        forward: The library's own block, `(B, N, C) → (B, N, C)`.
+        ln_1: Norm before the attention.
+        qkv: For each of `"q"`, `"k"`, `"v"` a function that returns weight `(C, C)` and bias `(C,)`. Functions,
+            since a model's tensors change identity when it moves to another device.
+        out_proj: Projection of the heads' outputs, with the block's layer scale where it has one.
+        ln_2: Norm before the feed-forward network.
+        mlp: The feed-forward network, with its layer scale where it has one.
+    """
+
+    forward: Map
+    ln_1: Map
+    qkv: dict[str, Callable[[], tuple[Tensor, Tensor | None]]]
+    out_proj: Map
+    ln_2: Map
+    mlp: Map
+
+    def project_qkv(self, normed: Tensor, *, names: Iterable[str], heads: int) -> dict[str, Tensor]:
+        """q, k and v of the normed tokens, only those that are asked for.
+
+        Args:
+            normed: `ln_1(x)`, `(B, N, C)`.
+            names: A subset of q, k and v.
+            heads: Number of heads.
+
+        Returns:
+            By name `(B, heads, N, head_dim)`.
+        """
+        projected = {}
+        for name in names:
+            weight, bias = self.qkv[name]()
+            projected[name] = F.linear(normed, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+        return projected
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """The viewed model's text tower and its tokenizer.
+
+    Attributes:
+        tokenize: Texts → token ids with the special tokens, neither cut nor padded.
+        encode: Ids `(B, L)` and mask `(B, L)` (true where there is a token) → `(B, E)`, not normalised. L is the
+            longest of the batch: the adapter must give the same embeddings as at the full context.
+        context_length: Most tokens a text may have.
+        pad_id: Id that fills shorter texts.
+        modules: Where the weights are, for the fingerprint.
+    """
+
+    tokenize: Callable[[list[str]], list[list[int]]]
+    encode: Callable[[Tensor, Tensor], Tensor]
+    context_length: int
+    pad_id: int
+    modules: tuple[nn.Module | nn.Parameter | None, ...]
+
+    def fingerprint(self) -> str:
+        """Hash of the tower's weights as they are loaded (dtype included)."""
+        return _hash_tensors(
+            tensor
+            for module in self.modules
+            if module is not None
+            for tensor in (module.state_dict().values() if isinstance(module, nn.Module) else (module,))
+        )
+
+
+@dataclass
+class Backbone:
+    """A CLIP-family ViT seen through one interface.
+
+    Attributes:
+        name: What `load` was called with, or the model's class.
+        model: The viewed model.
+        blocks: The vision tower's blocks, first to last.
+        heads: Attention heads of a block.
+        width: Channels C of the stream.
+        embed_dim: Channels E of the text space.
+        patch_size: Side of a patch in pixels.
+        native_grid: `(gh, gw)` the position table was trained for.
+        embed_patches: Images `(B, 3, H, W)` → patch embeddings `(B, C, gh, gw)`.
+        class_embedding: Returns `(C,)`.
+        position_table: Returns `(1 + N, C)`.
+        ln_pre: Norm before the first block.
+        head: `ln_post` and the projection into the text space, `(…, C) → (…, E)`.
+        text: Text tower, or `None`.
+        no_text: Why there is none.
+        mean: The checkpoint's pixel mean, in units of 0–1.
+        std: The checkpoint's pixel deviation.
+        position_resize: How the paper resizes this family's position table: `"offset"` or `"size"`.
+        square_windows: Whether windows are resized to squares instead of padded (BLIP).
+        weights_file: File the weights came from, if one.
+        license: Licence of the weights, if known.
+    """
+
+    name: str
+    model: nn.Module
+    blocks: list[Block]
+    heads: int
+    width: int
+    embed_dim: int
+    patch_size: int
+    native_grid: tuple[int, int]
+    embed_patches: Map
+    class_embedding: Callable[[], Tensor]
+    position_table: Callable[[], Tensor]
+    ln_pre: Map
+    head: Map
+    text: TextEncoder | None = None
+    no_text: str = "it has no tokenizer: pass one, as in clearclip.view(model, tokenizer)"
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    position_resize: str = "offset"
+    square_windows: bool = False
+    weights_file: Path | None = None
+    license: str | None = None
+    _tables: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def native_size(self) -> int:
+        """Native image side in pixels (the shorter one)."""
+        return min(self.native_grid) * self.patch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.position_table().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' number format."""
+        return self.position_table().dtype
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """SHA-256 of the weights: of their file where they came from one, else of the tensors."""
+        if self.weights_file is not None:
+            digest = hashlib.sha256()
+            with self.weights_file.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+            return digest.hexdigest()
+        return _hash_tensors(self.model.state_dict().values())
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Backbone:
+        """Move the viewed model, in place, as `torch.nn.Module.to` does.
+
+        Args:
+            device: Where to.
+            dtype: Number format of the weights.
+
+        Returns:
+            This backbone.
+        """
+        self.model.to(device=device, dtype=dtype)
+        self._tables.clear()
+        return self
+
+    def require_text(self) -> TextEncoder:
+        """The text tower.
+
+        Returns:
+            It.
+
+        Raises:
+            UnsupportedModelError: There is none; the message says why.
+        """
+        if self.text is None:
+            raise UnsupportedModelError(f"{self.name} gives features but cannot read words: {self.no_text}")
+        return self.text
+
+    def positions(self, grid_size: tuple[int, int], how: str) -> Tensor:
+        """Position table for a grid, made once per size.
+
+        Args:
+            grid_size: `(gh, gw)` in patches.
+            how: As a method's axis `positions`.
+
+        Returns:
+            `(1 + gh · gw, C)`.
+        """
+        resolved = self.table_kind(grid_size, how)
+        table = self.position_table()
+        key = (grid_size, resolved, table.data_ptr(), table._version)
+        if key not in self._tables:
+            if len(self._tables) >= 64:
+                self._tables.clear()
+            self._tables[key] = resize_positions(table.detach(), grid_size, native=self.native_grid, how=resolved)
+        return self._tables[key]
+
+    def table_kind(self, grid_size: tuple[int, int], how: str) -> str:
+        """Which table a method really uses: all ways agree at the native grid.
+
+        Args:
+            grid_size: `(gh, gw)` in patches.
+            how: As a method's axis `positions`.
+
+        Returns:
+            `"native"`, `"offset"`, `"size"` or `"antialias"`.
+        """
+        if grid_size == self.native_grid:
+            return "native"
+        return self.position_resize if how == "model" else how
+
+    def embed(self, images: Tensor, how: str) -> Tensor:
+        """Input of the first block.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised; H and W are multiples of the patch size.
+            how: As a method's axis `positions`.
+
+        Returns:
+            `(B, 1 + gh · gw, C)`.
+        """
+        patches = self.embed_patches(images)
+        tokens = patches.flatten(2).transpose(1, 2)
+        class_token = self.class_embedding().to(tokens.dtype).expand(len(tokens), 1, -1)
+        positions = self.positions((patches.shape[2], patches.shape[3]), how).to(tokens.dtype)
+        return self.ln_pre(torch.cat([class_token, tokens], dim=1) + positions)
+
+
+def _hash_tensors(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

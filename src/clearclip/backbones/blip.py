@@ -1,0 +1,267 @@
+"""Adapter for BLIP's retrieval models: Hugging Face folders and ids, Salesforce's `.pth`, and model objects.
+
+Both file formats become transformers' `BlipForImageTextRetrieval`; Salesforce's parameter names are translated here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, BlipConfig, BlipForImageTextRetrieval
+
+from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.hf_clip import load_hf, load_tokenizer
+from clearclip.errors import CheckpointError, UnsupportedModelError
+
+CONTEXT_LENGTH = 35
+LAYER_NORM_EPS = 1e-6
+
+_RENAMED = (
+    (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
+    (r"^visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
+    (r"^visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
+    (r"^visual_encoder\.norm\.", "vision_model.post_layernorm."),
+    (r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.", r"vision_model.encoder.layers.\1.self_attn.projection."),
+    (r"^visual_encoder\.blocks\.(\d+)\.attn\.", r"vision_model.encoder.layers.\1.self_attn."),
+    (r"^visual_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_model.encoder.layers.\1.layer_norm\2."),
+    (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
+)
+
+
+def is_blip(model: object) -> bool:
+    """Whether a model object is Hugging Face's BLIP for retrieval.
+
+    Args:
+        model: Any object.
+
+    Returns:
+        True for `transformers.BlipForImageTextRetrieval`.
+    """
+    return isinstance(model, BlipForImageTextRetrieval)
+
+
+def load(name: str, *, tokenizer: str | None = None) -> Backbone:
+    """Load a Hugging Face BLIP retrieval model.
+
+    Args:
+        name: Hub id or folder.
+        tokenizer: Tokenizer folder or id to use instead of the model's own.
+
+    Returns:
+        The view, in float32 on the CPU, with the paper's LayerNorm ε of 1e-6 in the vision tower.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged, of another kind, or cannot be downloaded.
+    """
+    try:
+        config = BlipConfig.from_pretrained(name)
+    except Exception:
+        config = BlipConfig()
+    config.vision_config.layer_norm_eps = LAYER_NORM_EPS
+    model = load_hf(BlipForImageTextRetrieval, name, config=config)
+    backbone = view(model, load_tokenizer(tokenizer or name, required=tokenizer is not None))
+    file = Path(name) / "model.safetensors"
+    backbone.name, backbone.weights_file = name, file if file.is_file() else None
+    return backbone
+
+
+def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
+    """Load a checkpoint with Salesforce's parameter names.
+
+    Args:
+        file: `.pth` (loaded with `weights_only=True`) or `.safetensors`.
+        tokenizer: Tokenizer folder or id; default: bert-base-uncased with `[DEC]` and `[ENC]` added.
+
+    Returns:
+        The view, in float32 on the CPU.
+
+    Raises:
+        CheckpointError: The file is damaged, needs a full unpickle, or holds something else.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"{file}: there is no such file")
+    state, metadata = _read(file)
+    if "visual_encoder.patch_embed.proj.weight" not in state:
+        known = ", ".join(sorted(state)[:3])
+        raise CheckpointError(f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})")
+    has_text = "text_encoder.embeddings.word_embeddings.weight" in state and "text_proj.weight" in state
+    model = BlipForImageTextRetrieval(_config(state, metadata, file, has_text=has_text))
+    renamed = {_rename(name): tensor for name, tensor in state.items()}
+    wanted = {
+        name
+        for name in model.state_dict()
+        if name.startswith(("vision_model.", "vision_proj."))
+        or (has_text and name.startswith(("text_encoder.", "text_proj.")) and "crossattention" not in name)
+    }
+    try:
+        report = model.load_state_dict({name: renamed[name] for name in wanted if name in renamed}, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: the weights do not fit together ({str(error).splitlines()[-1].strip()})") from error
+    missing = sorted(wanted & set(report.missing_keys) - {"text_encoder.embeddings.position_ids"})
+    if missing:
+        raise CheckpointError(f"{file}: {len(missing)} weights are missing (first: {missing[0]})")
+    words, no_text = _bert(tokenizer) if has_text else (None, "its file holds the vision tower only")
+    backbone = view(model, words)
+    backbone.name, backbone.weights_file = str(file), file
+    if words is None:
+        backbone.text, backbone.no_text = None, no_text
+    return backbone
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(str(file), "pt") as opened:
+                metadata = opened.metadata() or {}
+                return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(metadata.get("config", "{}"))
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{file}: the file is damaged, or needs a full unpickle, which can run any code and is refused; convert it "
+            "to safetensors where you trust it"
+        ) from error
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}, {}
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _RENAMED:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def _config(state: dict[str, Tensor], metadata: dict[str, Any], file: Path, *, has_text: bool) -> BlipConfig:
+    patch = state["visual_encoder.patch_embed.proj.weight"]
+    width, side = patch.shape[0], patch.shape[-1]
+    grid = round((state["visual_encoder.pos_embed"].shape[1] - 1) ** 0.5)
+    if grid * grid != state["visual_encoder.pos_embed"].shape[1] - 1:
+        raise CheckpointError(f"{file}: the position table is not square")
+    layers = len({name.split(".")[2] for name in state if name.startswith("visual_encoder.blocks.")})
+    vision = {
+        "hidden_size": width,
+        "intermediate_size": state["visual_encoder.blocks.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": layers,
+        "num_attention_heads": metadata.get("heads", max(1, width // 64)),
+        "image_size": grid * side,
+        "patch_size": side,
+        "layer_norm_eps": LAYER_NORM_EPS,
+    }
+    text: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "vocab_size": 8}
+    if has_text:
+        words = state["text_encoder.embeddings.word_embeddings.weight"]
+        depth = len({name.split(".")[3] for name in state if name.startswith("text_encoder.encoder.layer.")})
+        text = {
+            "vocab_size": words.shape[0],
+            "hidden_size": words.shape[1],
+            "num_hidden_layers": depth,
+            "num_attention_heads": max(1, words.shape[1] // 64),
+            "intermediate_size": state["text_encoder.encoder.layer.0.intermediate.dense.weight"].shape[0],
+            "max_position_embeddings": state["text_encoder.embeddings.position_embeddings.weight"].shape[0],
+        }
+    text |= {"encoder_hidden_size": width, "projection_dim": 8}
+    return BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=state["vision_proj.weight"].shape[0])
+
+
+def _bert(tokenizer: str | None) -> tuple[Any, str]:
+    if tokenizer is not None:
+        return load_tokenizer(tokenizer, required=True), ""
+    try:
+        words = AutoTokenizer.from_pretrained("bert-base-uncased")
+    except Exception:
+        return None, (
+            "its file carries no tokenizer, and bert-base-uncased could not be downloaded. Put tokenizer.json, "
+            "tokenizer_config.json and vocab.txt of https://huggingface.co/google-bert/bert-base-uncased into a folder "
+            "and use --tokenizer FOLDER"
+        )
+    words.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+    return words, ""
+
+
+def view(model: Any, tokenizer: Any = None) -> Backbone:
+    """See a Hugging Face BLIP retrieval model as a backbone; it is put into evaluation mode and otherwise left alone.
+
+    transformers' default LayerNorm ε for BLIP is 1e-5, the original's 1e-6: a model of your own keeps what it has.
+
+    Args:
+        model: A `BlipForImageTextRetrieval`.
+        tokenizer: A Hugging Face tokenizer (BERT's, with `[DEC]` and `[ENC]`); without one words are refused.
+
+    Returns:
+        The view.
+
+    Raises:
+        UnsupportedModelError: The tokenizer has more entries than the model's vocabulary.
+    """
+    model.eval()
+    vision, embeddings = model.vision_model, model.vision_model.embeddings
+    grid = embeddings.image_size // embeddings.patch_size
+    text = None
+    if tokenizer is not None:
+        vocabulary = model.text_encoder.embeddings.word_embeddings.num_embeddings
+        if len(tokenizer) > vocabulary:
+            raise UnsupportedModelError(
+                f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {vocabulary}: give the model's own"
+            )
+        text = TextEncoder(
+            tokenize=lambda texts: tokenizer(texts, truncation=False, verbose=False)["input_ids"],
+            encode=partial(_encode, model),
+            context_length=min(CONTEXT_LENGTH, model.text_encoder.config.max_position_embeddings),
+            pad_id=int(tokenizer.pad_token_id or 0),
+            modules=(model.text_encoder, model.text_proj),
+        )
+    return Backbone(
+        name=type(model).__name__,
+        model=model,
+        blocks=[_block(layer) for layer in vision.encoder.layers],
+        heads=vision.encoder.layers[0].self_attn.num_heads,
+        width=embeddings.embed_dim,
+        embed_dim=model.vision_proj.out_features,
+        patch_size=embeddings.patch_size,
+        native_grid=(grid, grid),
+        embed_patches=embeddings.patch_embedding,
+        class_embedding=lambda: embeddings.class_embedding[0, 0],
+        position_table=lambda: embeddings.position_embedding[0],
+        ln_pre=lambda tokens: tokens,
+        head=lambda tokens: model.vision_proj(vision.post_layernorm(tokens)),
+        text=text,
+        no_text="a BLIP checkpoint carries no tokenizer: pass one, as in clearclip.view(model, tokenizer) or --tokenizer FOLDER",
+        position_resize="size",
+        square_windows=True,
+    )
+
+
+def _block(layer: Any) -> Block:
+    qkv, width = layer.self_attn.qkv, layer.self_attn.embed_dim
+
+    def read(part: int) -> tuple[Tensor, Tensor | None]:
+        span = slice(part * width, (part + 1) * width)
+        return qkv.weight[span], None if qkv.bias is None else qkv.bias[span]
+
+    return Block(
+        forward=partial(_forward, layer),
+        ln_1=layer.layer_norm1,
+        qkv={name: partial(read, part) for part, name in enumerate("qkv")},
+        out_proj=layer.self_attn.projection,
+        ln_2=layer.layer_norm2,
+        mlp=layer.mlp,
+    )
+
+
+def _forward(layer: Any, tokens: Tensor) -> Tensor:
+    out = layer(tokens)
+    return out if isinstance(out, Tensor) else out[0]
+
+
+def _encode(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    hidden = model.text_encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    projected: Tensor = model.text_proj(hidden[:, 0])
+    return projected

@@ -1,0 +1,288 @@
+"""Adapter for open_clip's native ViTs: `ViT-B-16/tag`, `hf-hub:`, `local-dir:`, and model objects."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
+from torch import Tensor, nn
+
+from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.errors import CheckpointError, UnsupportedModelError, nearest
+from clearclip.protocol import CLIP_MEAN, CLIP_STD
+
+CLIP_VOCABULARY = 49_408
+
+
+def is_open_clip(model: object) -> bool:
+    """Whether a model object is one of open_clip's.
+
+    Args:
+        model: Any object.
+
+    Returns:
+        True for open_clip's CLIP, CustomTextCLIP and CoCa.
+    """
+    return isinstance(model, (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa))
+
+
+def load(name: str, *, tokenizer: str | None = None) -> Backbone:
+    """Load what open_clip loads.
+
+    Args:
+        name: `ARCHITECTURE/TAG` or `ARCHITECTURE/FILE` as open_clip writes them, `hf-hub:ORG/NAME` or
+            `local-dir:FOLDER`.
+        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
+
+    Returns:
+        The view, in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: The name is unknown, the weights are missing, damaged, of another architecture or trained
+            with another activation, or cannot be downloaded.
+        UnsupportedModelError: The architecture does not fit.
+    """
+    if name.startswith(("hf-hub:", "local-dir:")):
+        architecture, tag = name, None
+    else:
+        architecture, _, tag = name.partition("/")
+        _check_tag(architecture, tag)
+    file = _weights_file(architecture, tag)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = open_clip.create_model(
+                architecture, pretrained=tag, weights_only=True, require_pretrained=True, pretrained_text=False
+            )
+    except Exception as error:
+        raise CheckpointError(_loading_failed(name, architecture, tag, error)) from error
+    try:
+        words = _hf_tokenizer(tokenizer, model) if tokenizer else open_clip.get_tokenizer(architecture)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+    backbone = view(model, words)
+    backbone.name, backbone.weights_file = name, file
+    return backbone
+
+
+def _hf_tokenizer(folder: str, model: Any) -> Any:
+    from open_clip.tokenizer import HFTokenizer
+
+    return HFTokenizer(folder, context_length=_tower(model).context_length)
+
+
+def _check_tag(architecture: str, tag: str) -> None:
+    if architecture not in open_clip.list_models():
+        raise CheckpointError(
+            f"architecture {architecture!r} is not known to open_clip: {nearest(architecture, open_clip.list_models())}"
+        )
+    if Path(tag).is_file():
+        return
+    tags = open_clip.pretrained.list_pretrained_tags_by_model(architecture)
+    row = open_clip.get_pretrained_cfg(architecture, tag)
+    if not row:
+        raise CheckpointError(f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}")
+    quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
+    trained_quick = bool(row.get("quick_gelu", False))
+    if quick != trained_quick:
+        names = {True: "QuickGELU", False: "GELU"}
+        other = f"{architecture}-quickgelu" if trained_quick else architecture.removesuffix("-quickgelu")
+        raise CheckpointError(
+            f"{architecture}/{tag}: the weights were trained with {names[trained_quick]}, the architecture has "
+            f"{names[quick]}; it would run and be wrong. Use {other}/{tag}"
+        )
+
+
+def _weights_file(architecture: str, tag: str | None) -> Path | None:
+    if architecture.startswith("local-dir:"):
+        folder = Path(architecture.removeprefix("local-dir:"))
+        if not folder.is_dir():
+            raise CheckpointError(f"{architecture}: there is no such folder")
+        if not (folder / "open_clip_config.json").is_file():
+            raise CheckpointError(
+                f"{architecture}: the folder has no open_clip_config.json; give a folder as open_clip saves it"
+            )
+        found = open_clip.factory._find_checkpoint_in_dir(folder)
+        if found is None:
+            raise CheckpointError(f"{architecture}: the folder has no weights (open_clip_model.safetensors)")
+        return Path(found)
+    return Path(tag) if tag is not None and Path(tag).is_file() else None
+
+
+def _loading_failed(name: str, architecture: str, tag: str | None, error: Exception) -> str:
+    cause = _first_line(error)
+    text = f"{type(error).__name__} {error}"
+    if "weights_only" in text or "WeightsUnpickler" in text or "UnpicklingError" in text:
+        return (
+            f"{name}: the weights file is damaged, or needs a full unpickle, which can run any code and is refused; "
+            "convert it to safetensors where you trust it"
+        )
+    if architecture.startswith("local-dir:") or (tag is not None and Path(tag).is_file()):
+        return f"{name}: the weights do not fit the architecture or are damaged ({cause})"
+    row = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    home = str(row.get("hf_hub", "")).rstrip("/") or architecture.removeprefix("hf-hub:")
+    return (
+        f"{name} could not be downloaded ({cause}). Without network: put open_clip_config.json and "
+        f"open_clip_model.safetensors of https://huggingface.co/{home} into a folder and use --model local-dir:FOLDER; "
+        "--model tiny (the embedded model) works offline"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def view(model: Any, tokenizer: Any = None) -> Backbone:
+    """See an open_clip model as a backbone; it is put into evaluation mode and otherwise left alone.
+
+    Args:
+        model: open_clip's `CLIP` or `CustomTextCLIP` with a native ViT.
+        tokenizer: What `open_clip.get_tokenizer` returns. Without one CLIP's own is taken where the vocabulary
+            has 49,408 entries.
+
+    Returns:
+        The view.
+
+    Raises:
+        UnsupportedModelError: The vision tower is another than a native ViT with plain blocks.
+    """
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has a {type(visual).__name__} vision tower, which the decomposition does not fit "
+            "yet (a ResNet has no residual stream of tokens, a timm trunk has other blocks): use one of open_clip's "
+            "native ViTs, for instance ViT-B-16"
+        )
+    if visual.attn_pool is not None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} pools with attention, so its patch tokens do not live in the text space: use a "
+            "model whose class token is projected, for instance ViT-B-16"
+        )
+    for block in visual.transformer.resblocks:
+        if not isinstance(block, ResidualAttentionBlock) or not isinstance(block.attn, nn.MultiheadAttention):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has {type(block).__name__} blocks with changed attention (scaled cosine, "
+                "query-key norm or head scales), which the decomposition does not fit yet: use a plain ViT"
+            )
+    if visual.patch_size[0] != visual.patch_size[1]:
+        raise UnsupportedModelError(f"patches of {visual.patch_size} pixels are not square: use a model with square ones")
+    model.eval()
+    preprocess = getattr(visual, "preprocess_cfg", {})
+    text, no_text = _text(model, tokenizer)
+    return Backbone(
+        name=type(model).__name__,
+        model=model,
+        blocks=[_block(block) for block in visual.transformer.resblocks],
+        heads=visual.transformer.resblocks[0].attn.num_heads,
+        width=visual.transformer.width,
+        embed_dim=visual.output_dim if visual.proj is not None else visual.transformer.width,
+        patch_size=visual.patch_size[0],
+        native_grid=tuple(visual.grid_size),
+        embed_patches=visual.conv1,
+        class_embedding=lambda: visual.class_embedding,
+        position_table=lambda: visual.positional_embedding,
+        ln_pre=visual.ln_pre,
+        head=partial(_head, visual),
+        text=text,
+        no_text=no_text,
+        mean=tuple(preprocess.get("mean", CLIP_MEAN)),
+        std=tuple(preprocess.get("std", CLIP_STD)),
+    )
+
+
+def _head(visual: Any, tokens: Tensor) -> Tensor:
+    normed: Tensor = visual.ln_post(tokens)
+    return normed if visual.proj is None else normed @ visual.proj
+
+
+def _block(block: Any) -> Block:
+    attention = block.attn
+
+    def rows(part: int) -> Callable[[], tuple[Tensor, Tensor | None]]:
+        def read() -> tuple[Tensor, Tensor | None]:
+            span = slice(part * attention.embed_dim, (part + 1) * attention.embed_dim)
+            bias = attention.in_proj_bias
+            return attention.in_proj_weight[span], None if bias is None else bias[span]
+
+        return read
+
+    return Block(
+        forward=block,
+        ln_1=block.ln_1,
+        qkv={name: rows(part) for part, name in enumerate("qkv")},
+        out_proj=lambda tokens: block.ls_1(attention.out_proj(tokens)),
+        ln_2=block.ln_2,
+        mlp=lambda tokens: block.ls_2(block.mlp(tokens)),
+    )
+
+
+def _tower(model: Any) -> Any:
+    return getattr(model, "text", model)
+
+
+def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
+    tower = _tower(model)
+    if tokenizer is None:
+        vocabulary = getattr(tower, "vocab_size", None)
+        if vocabulary != CLIP_VOCABULARY:
+            return None, (
+                f"an open_clip model carries no tokenizer, and its vocabulary of {vocabulary} is not CLIP's own of "
+                f"{CLIP_VOCABULARY}: pass one, as in clearclip.view(model, open_clip.get_tokenizer(...))"
+            )
+        tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
+    context = int(tower.context_length)
+    pad_id = int(tokenizer("", context_length=context)[0, -1])
+    plain = isinstance(tower, (open_clip.CLIP, TextTransformer)) and getattr(tower, "attn_mask", None) is not None
+    trimmable = plain and _pool_type(tower) in ("argmax", "eos", "first") and getattr(tower, "cls_emb", None) is None
+    return (
+        TextEncoder(
+            tokenize=partial(_tokenize, tokenizer, context, pad_id),
+            encode=partial(_encode_trimmed, tower) if trimmable else partial(_encode_full, model, context, pad_id),
+            context_length=context,
+            pad_id=pad_id,
+            modules=(tower.token_embedding, tower.transformer, tower.ln_final, _projection(tower), tower.positional_embedding)
+            if plain
+            else (tower,),
+        ),
+        "",
+    )
+
+
+def _projection(tower: Any) -> nn.Module | nn.Parameter | None:
+    projection: nn.Module | nn.Parameter | None = tower.text_projection
+    return projection
+
+
+def _pool_type(tower: Any) -> str:
+    return str(getattr(tower, "text_pool_type", None) or tower.pool_type)
+
+
+def _tokenize(tokenizer: Any, context: int, pad_id: int, texts: list[str]) -> list[list[int]]:
+    rows = tokenizer(texts, context_length=4 * context)
+    lengths = rows.shape[1] - (rows != pad_id).flip(1).int().argmax(dim=1)
+    return [row[:length] for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)]
+
+
+def _encode_full(model: Any, context: int, pad_id: int, ids: Tensor, mask: Tensor) -> Tensor:
+    padded = nn.functional.pad(ids, (0, context - ids.shape[1]), value=pad_id)
+    encoded: Tensor = model.encode_text(padded)
+    return encoded
+
+
+def _encode_trimmed(tower: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    length = ids.shape[1]
+    dtype = tower.transformer.get_cast_dtype()
+    tokens = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    tokens = tower.ln_final(tower.transformer(tokens, attn_mask=tower.attn_mask[:length, :length]))
+    end_id = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+    pooled = open_clip.transformer.text_global_pool(tokens, ids, _pool_type(tower), eos_token_id=end_id)
+    projection = _projection(tower)
+    if projection is None:
+        return torch.as_tensor(pooled)
+    return projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection

@@ -1,0 +1,41 @@
+"""Resize of a position table to another grid: the one place where it is done."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_positions(
+    table: Tensor, grid_size: tuple[int, int], *, native: tuple[int, int], how: str
+) -> Tensor:
+    """Position table for a grid; the native grid's is returned unchanged.
+
+    Args:
+        table: `(1 + native_h · native_w, C)`; the first row belongs to the class token.
+        grid_size: `(gh, gw)` wanted, in patches.
+        native: The grid the table was trained for.
+        how: `"offset"`: bicubic with the scale factors `(gh + 0.1) / native_h`, `(gw + 0.1) / native_w`, as CLIP's
+            users since DINO have it (protocol, inference step 4); `"size"`: bicubic to the grid (BLIP);
+            `"antialias"`: the same with antialiasing (GEM).
+
+    Returns:
+        `(1 + gh · gw, C)`.
+    """
+    if grid_size == native:
+        return table
+    class_row, patches = table[:1], table[1:]
+    image = patches.reshape(1, *native, -1).permute(0, 3, 1, 2).float()
+    if how == "offset":
+        factors = ((grid_size[0] + 0.1) / native[0], (grid_size[1] + 0.1) / native[1])
+        resized = F.interpolate(
+            image, scale_factor=factors, mode="bicubic", align_corners=False, recompute_scale_factor=False
+        )
+    else:
+        resized = F.interpolate(
+            image, size=grid_size, mode="bicubic", align_corners=False, antialias=how == "antialias"
+        )
+    if resized.shape[-2:] != grid_size:
+        raise AssertionError(f"the position table came out as {tuple(resized.shape[-2:])} instead of {grid_size}")
+    return torch.cat([class_row, resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)])

@@ -1,0 +1,51 @@
+"""What can go wrong, as one clear sentence each. No other code lives here.
+
+Every error a user can cause is a `ClearclipError`: its message says what came, what is allowed and what to
+do, and the command line prints it as one line instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClearclipError(Exception):
+    """Something the user can mend; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(ClearclipError, ValueError):
+    """The request itself is wrong: an unknown name, a value out of range, words that cannot be used."""
+
+    exit_code = 2
+
+
+class ImageError(ClearclipError):
+    """One image cannot be read or used; the other images of a run go on."""
+
+
+class CheckpointError(ClearclipError):
+    """A checkpoint is missing, is not what it claims to be, or is refused for safety."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A model that the decomposition does not fit, or that lacks the part that is asked for."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Say which of the options was probably meant.
+
+    Args:
+        name: What came.
+        options: What is allowed.
+
+    Returns:
+        `"did you mean 'clearclip'?"`, or the list of all options where none is close.
+    """
+    known = [str(option) for option in options]
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(option) for option in close) + "?"
+    return "allowed: " + ", ".join(known)

@@ -1,0 +1,135 @@
+"""How an image is cut into windows and how logits become labels: numbers only, no torch.
+
+The numbers of the paper's evaluation (supplement; `paper` and one preset per benchmark) and the same protocol in
+units of a model's native size (`native`), which suits images of one's own and models of other sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from clearclip.errors import UsageError, nearest
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Resize, windows and post-processing of one run.
+
+    Attributes:
+        short_side: Length the image's short side is resized to; the ratio is kept.
+        long_side: Upper bound of the resized long side; it wins over `short_side`.
+        crop_size: Side of a sliding window.
+        stride: Step of the sliding window, at most `crop_size`, so that every pixel is covered.
+        units: `"pixels"`, or `"native"`: the four lengths are multiples of the model's native image side.
+        normalization: `"clip"`: CLIP's mean and deviation, as in the paper for every family; `"model"`: those
+            the checkpoint was trained with.
+        logit_scale: Factor on the cosines before the softmax over queries.
+        threshold: Where the vocabulary has a background: pixels whose best probability is below become
+            background. `None` leaves the decision to the words alone.
+
+    Raises:
+        UsageError: A length is not positive, or the stride leaves gaps between windows.
+    """
+
+    short_side: float
+    long_side: float
+    crop_size: float
+    stride: float
+    units: str = "pixels"
+    normalization: str = "clip"
+    logit_scale: float = 50.0
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("short_side", "long_side", "crop_size", "stride", "logit_scale"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise UsageError(f"{name}={value!r}: a number above 0 is needed")
+        if self.stride > self.crop_size:
+            raise UsageError(
+                f"stride={self.stride:g} is larger than crop_size={self.crop_size:g}: pixels between the windows "
+                "would get no label (use a stride of at most the crop size)"
+            )
+        if self.units not in ("pixels", "native"):
+            raise UsageError(f"units={self.units!r} is not known: {nearest(self.units, ('pixels', 'native'))}")
+        if self.normalization not in ("clip", "model"):
+            raise UsageError(
+                f"normalization={self.normalization!r} is not known: {nearest(self.normalization, ('clip', 'model'))}"
+            )
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold={self.threshold!r}: a probability from 0 to 1 is needed")
+
+    def in_pixels(self, native_size: int) -> Protocol:
+        """The same protocol with its lengths in pixels.
+
+        Args:
+            native_size: The model's native image side in pixels, the unit of `units="native"`.
+
+        Returns:
+            A protocol with `units="pixels"` and whole lengths of at least 1.
+        """
+        unit = native_size if self.units == "native" else 1
+        lengths = {
+            name: max(1, round(getattr(self, name) * unit))
+            for name in ("short_side", "long_side", "crop_size", "stride")
+        }
+        return replace(self, units="pixels", **lengths)
+
+    def with_overrides(self, **numbers: Any) -> Protocol:
+        """A copy in which the numbers that are not `None` replace the preset's.
+
+        Args:
+            **numbers: Attributes of this class, for instance `stride=112`. A length is in pixels; overriding
+                one of a `native` preset turns the others into pixels first (see `in_pixels`).
+
+        Returns:
+            The new protocol.
+
+        Raises:
+            UsageError: As the class.
+        """
+        return replace(self, **{name: value for name, value in numbers.items() if value is not None})
+
+
+_PAPER = Protocol(short_side=448, long_side=2048, crop_size=448, stride=224)
+
+PROTOCOLS = MappingProxyType(
+    {
+        "native": Protocol(
+            short_side=2, long_side=2048 / 224, crop_size=2, stride=1, units="native", normalization="model"
+        ),
+        "paper": _PAPER,
+        "voc21": replace(_PAPER, threshold=0.5),
+        "voc20": _PAPER,
+        "context60": replace(_PAPER, threshold=0.15),
+        "context59": _PAPER,
+        "coco_object": replace(_PAPER, threshold=0.4),
+        "coco_stuff": _PAPER,
+        "cityscapes": replace(_PAPER, crop_size=224, stride=224),
+        "ade20k": _PAPER,
+    }
+)
+
+
+def get_protocol(name: str | Protocol) -> Protocol:
+    """Look a preset up.
+
+    Args:
+        name: A key of `PROTOCOLS`; a `Protocol` is returned as it is.
+
+    Returns:
+        The protocol.
+
+    Raises:
+        UsageError: No preset has that name.
+    """
+    if isinstance(name, Protocol):
+        return name
+    if name not in PROTOCOLS:
+        raise UsageError(f"protocol {name!r} is not known: {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]

@@ -1,0 +1,249 @@
+"""Words: labels with synonyms and colours, from lists, dicts and files, and the queries they become. No torch."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clearclip.errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class: its name, further words for the same thing, and optionally its colour.
+
+    Attributes:
+        name: Shown in legends and files, and the first word asked for.
+        synonyms: Further queries; the label's score is the best of them.
+        color: `(r, g, b)`, 0–255 each, or `None` for one from the palette.
+
+    Raises:
+        UsageError: The name or a synonym is empty, or the colour is out of range.
+    """
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    color: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise UsageError("a label is empty: give every label a name")
+        if any(not synonym.strip() for synonym in self.synonyms):
+            raise UsageError(f"label {self.name!r} has an empty synonym: write it as in 'person=man|woman'")
+        if self.color is not None and not all(0 <= part <= 255 for part in self.color):
+            raise UsageError(f"label {self.name!r} has the colour {self.color}: three numbers from 0 to 255 are needed")
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """What the text encoder is asked for: the name and its synonyms, each once."""
+        return tuple(dict.fromkeys((self.name, *self.synonyms)))
+
+    @classmethod
+    def parse(cls, text: str) -> Label:
+        """Read `name`, `name=synonym|synonym` or either followed by `@#rrggbb`.
+
+        Args:
+            text: For instance `"person=man|woman|child"` or `"sky @#87ceeb"`.
+
+        Returns:
+            The label.
+
+        Raises:
+            UsageError: As the class.
+        """
+        body, _, color = text.partition("@#")
+        rgb = None
+        if color:
+            if not re.fullmatch(r"[0-9a-fA-F]{6}\s*", color):
+                raise UsageError(f"label {text!r}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'")
+            rgb = (int(color[0:2], 16), int(color[2:4], 16), int(color[4:6], 16))
+        name, equals, synonyms = body.partition("=")
+        words = tuple(part.strip() for part in synonyms.split("|")) if equals else ()
+        return cls(name.strip(), words, rgb)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The labels of one run, in order; a pixel's value in a label map is an index into them.
+
+    Attributes:
+        labels: At least one; names differ.
+        background: Name of the label that pixels below the threshold fall to. It is one of `labels`.
+        asks_background: Whether the background's own words are asked for as well. `False` for a background that
+            was only named: it has no queries and gets what the threshold rejects.
+
+    Raises:
+        UsageError: There is no label, two have the same name, or the background is none of them.
+    """
+
+    labels: tuple[Label, ...]
+    background: str | None = None
+    asks_background: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise UsageError("no labels were given: name at least one thing to look for")
+        names = [label.name for label in self.labels]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"label {name!r} was given twice: give each label once, further words as synonyms")
+        if self.background is not None and self.background not in names:
+            raise UsageError(f"background {self.background!r} is none of the labels: {nearest(self.background, names)}")
+        if not self.queries:
+            raise UsageError("there is no label beside the background: name at least one thing to look for")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels' names, in order."""
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def _asked(self) -> tuple[tuple[int, str], ...]:
+        return tuple(
+            (index, query)
+            for index, label in enumerate(self.labels)
+            if self.asks_background or label.name != self.background
+            for query in label.queries
+        )
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """What the text encoder is asked for, label by label."""
+        return tuple(query for _, query in self._asked)
+
+    @property
+    def query_to_class(self) -> tuple[int, ...]:
+        """For each query the index of its label."""
+        return tuple(index for index, _ in self._asked)
+
+    @property
+    def background_index(self) -> int | None:
+        """Index of the background label, or `None`."""
+        return None if self.background is None else self.names.index(self.background)
+
+    @property
+    def palette(self) -> npt.NDArray[np.uint8]:
+        """Colours `(n, 3)`, uint8: each label's own, else one that follows from its index alone."""
+        drawn = distinct_colors(len(self.labels))
+        if self.background is not None:
+            drawn = np.insert(drawn[:-1], self.names.index(self.background), 0, axis=0)
+        for index, label in enumerate(self.labels):
+            if label.color is not None:
+                drawn[index] = label.color
+        return drawn
+
+    def index(self, name: str) -> int:
+        """Index of a label by its name.
+
+        Args:
+            name: A label's name.
+
+        Returns:
+            Its index.
+
+        Raises:
+            UsageError: No label has that name.
+        """
+        if name not in self.names:
+            raise UsageError(f"label {name!r} is none of this vocabulary: {nearest(name, self.names)}")
+        return self.names.index(name)
+
+    def with_background(self, name: str | None) -> Vocabulary:
+        """The same labels with a background: one of them, or a new first one without words of its own.
+
+        Args:
+            name: The background's name; `None` changes nothing.
+
+        Returns:
+            The vocabulary.
+        """
+        if name is None or name == self.background:
+            return self
+        if name in self.names:
+            return replace(self, background=name)
+        return Vocabulary((Label(name), *self.labels), background=name, asks_background=False)
+
+    @classmethod
+    def parse(cls, labels: Any, *, background: str | None = None) -> Vocabulary:
+        """Read labels in any of the forms that users write.
+
+        Args:
+            labels: A list of `Label` or of texts as `Label.parse` reads them; a dict from name to synonyms
+                (`None`, a text or a list) or to `{"synonyms": …, "color": "#rrggbb" or (r, g, b)}`; a path of a
+                file with one label a line; a `Vocabulary`.
+            background: As `with_background`.
+
+        Returns:
+            The vocabulary.
+
+        Raises:
+            UsageError: As the classes; also a label file that cannot be read.
+        """
+        if isinstance(labels, cls):
+            return labels.with_background(background)
+        if isinstance(labels, Path):
+            parsed: Iterable[Label] = _read_file(labels)
+        elif isinstance(labels, str):
+            raise UsageError(f"labels={labels!r} is one text: give a list, as in [{labels!r}], or a Path of a label file")
+        elif isinstance(labels, Mapping):
+            parsed = [_from_entry(name, entry) for name, entry in labels.items()]
+        elif isinstance(labels, Iterable):
+            parsed = [label if isinstance(label, Label) else Label.parse(label) for label in labels]
+        else:
+            raise UsageError(f"labels are a {type(labels).__name__}: give a list, a dict or a Path of a label file")
+        return cls(tuple(parsed)).with_background(background)
+
+
+def _read_file(path: Path) -> list[Label]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"label file {path}: {error} (a UTF-8 text with one label a line is needed)") from error
+    stripped = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in lines)
+    labels = [Label.parse(line) for line in stripped if line]
+    if not labels:
+        raise UsageError(f"label file {path} holds no label: write one a line")
+    return labels
+
+
+def _from_entry(name: str, entry: Any) -> Label:
+    color = None
+    if isinstance(entry, Mapping):
+        unknown = set(entry) - {"synonyms", "color"}
+        if unknown:
+            raise UsageError(f"label {name!r} has {sorted(unknown)}: only 'synonyms' and 'color' are known")
+        color = entry.get("color")
+        entry = entry.get("synonyms")
+    if isinstance(color, str):
+        color = Label.parse(f"{name}@{color if color.startswith('#') else '#' + color}").color
+    synonyms = [entry] if isinstance(entry, str) else list(entry or ())
+    return Label(name.strip(), tuple(synonym.strip() for synonym in synonyms), tuple(color) if color else None)
+
+
+def distinct_colors(count: int) -> npt.NDArray[np.uint8]:
+    """Colours that can be told apart; colour i does not depend on how many there are.
+
+    The first ones are Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), the others walk
+    the hue circle by the golden angle at alternating brightness.
+
+    Args:
+        count: How many.
+
+    Returns:
+        `(count, 3)` uint8.
+    """
+    okabe_ito = [(86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (240, 228, 66), (0, 114, 178)]
+    colors = okabe_ito[:count]
+    for index in range(len(colors), count):
+        hue = (index * 0.618033988749895) % 1.0
+        lightness, saturation = ((0.45, 0.75), (0.65, 0.6), (0.3, 0.7), (0.78, 0.5))[index % 4]
+        rgb = colorsys.hls_to_rgb(hue, lightness, saturation)
+        colors.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
+    return np.array(colors, dtype=np.uint8).reshape(count, 3)
