@@ -13,7 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from clearclip.backbones import Backbone, load_backbone, view
     from clearclip.decompose import Parts, dense_features
-    from clearclip.errors import CheckpointError, ClearclipError, ImageError, UnsupportedModelError, UsageError
+    from clearclip.errors import (
+        CheckpointError,
+        ClearclipError,
+        ImageError,
+        UnsupportedModelError,
+        UsageError,
+    )
     from clearclip.images import load_image
     from clearclip.methods import METHODS, Method, parse_method, parse_methods
     from clearclip.protocol import PROTOCOLS, Protocol
@@ -24,7 +30,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "clearclip.backbones": ("Backbone", "load_backbone", "view"),
     "clearclip.decompose": ("Parts", "dense_features"),
-    "clearclip.errors": ("CheckpointError", "ClearclipError", "ImageError", "UnsupportedModelError", "UsageError"),
+    "clearclip.errors": (
+        "CheckpointError",
+        "ClearclipError",
+        "ImageError",
+        "UnsupportedModelError",
+        "UsageError",
+    ),
     "clearclip.images": ("load_image",),
     "clearclip.methods": ("METHODS", "Method", "parse_method", "parse_methods"),
     "clearclip.protocol": ("PROTOCOLS", "Protocol"),

@@ -89,7 +89,11 @@ def dense_features(
         stream = trunk(backbone, padded, positions=how, depth=max(row.depth for row in group))
         results |= rewrite(backbone, stream, group, grid_size=grid_size)
     if parts:
-        return results[methods[0].spelling] if single else {row.spelling: results[row.spelling] for row in methods}
+        return (
+            results[methods[0].spelling]
+            if single
+            else {row.spelling: results[row.spelling] for row in methods}
+        )
     if single:
         return results[methods[0].spelling].features
     return {row.spelling: results[row.spelling].features for row in methods}
@@ -148,7 +152,9 @@ def trunk(backbone: Backbone, images: Tensor, *, positions: str, depth: int) -> 
     """
     count = len(backbone.blocks)
     if depth > count:
-        raise UsageError(f"depth={depth} needs {depth} blocks, but {backbone.name} has {count}: use depth={count} or less")
+        raise UsageError(
+            f"depth={depth} needs {depth} blocks, but {backbone.name} has {count}: use depth={count} or less"
+        )
     tokens = backbone.embed(images, positions)
     inputs = [tokens] if count - depth == 0 else []
     for index, block in enumerate(backbone.blocks[:-1], start=1):

@@ -17,7 +17,9 @@ from clearclip.errors import ImageError
 from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"}
+)
 
 ImageLike = Any
 _PILLOW_LIMIT = threading.Lock()
@@ -41,7 +43,9 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
     if isinstance(image, Image.Image):
         return _from_pil(image, "image", max_pixels=max_pixels)
     if not isinstance(image, (str, Path)):
-        raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
+        raise ImageError(
+            f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)"
+        )
     path = Path(image)
     if not path.exists():
         raise ImageError(f"{path}: there is no such file")
@@ -53,7 +57,9 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
         with _open(path) as opened:
             return _from_pil(opened, str(path), max_pixels=max_pixels)
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP") from error
+        raise ImageError(
+            f"{path} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP"
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: the image cannot be read ({error})") from error
 
@@ -90,9 +96,13 @@ def _from_pil(image: Image.Image, name: str, *, max_pixels: int) -> npt.NDArray[
 
 def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.uint8]:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
-        raise ImageError(f"an image array has the shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed")
+        raise ImageError(
+            f"an image array has the shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"
+        )
     if array.dtype not in (np.uint8, np.uint16, np.bool_):
-        raise ImageError(f"an image array has the type {array.dtype}: uint8 (0–255), uint16 or bool is needed")
+        raise ImageError(
+            f"an image array has the type {array.dtype}: uint8 (0–255), uint16 or bool is needed"
+        )
     _check_size(array.shape[1], array.shape[0], "the array", max_pixels=max_pixels)
     pixels = _to_bytes(array, "the array")
     if pixels.ndim == 3 and pixels.shape[2] == 4:

@@ -38,7 +38,9 @@ class Label:
         if any(not synonym.strip() for synonym in self.synonyms):
             raise UsageError(f"label {self.name!r} has an empty synonym: write it as in 'person=man|woman'")
         if self.color is not None and not all(0 <= part <= 255 for part in self.color):
-            raise UsageError(f"label {self.name!r} has the colour {self.color}: three numbers from 0 to 255 are needed")
+            raise UsageError(
+                f"label {self.name!r} has the colour {self.color}: three numbers from 0 to 255 are needed"
+            )
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -62,7 +64,9 @@ class Label:
         rgb = None
         if color:
             if not re.fullmatch(r"[0-9a-fA-F]{6}\s*", color):
-                raise UsageError(f"label {text!r}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'")
+                raise UsageError(
+                    f"label {text!r}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'"
+                )
             rgb = (int(color[0:2], 16), int(color[2:4], 16), int(color[4:6], 16))
         name, equals, synonyms = body.partition("=")
         words = tuple(part.strip() for part in synonyms.split("|")) if equals else ()
@@ -93,9 +97,13 @@ class Vocabulary:
         names = [label.name for label in self.labels]
         for name in names:
             if names.count(name) > 1:
-                raise UsageError(f"label {name!r} was given twice: give each label once, further words as synonyms")
+                raise UsageError(
+                    f"label {name!r} was given twice: give each label once, further words as synonyms"
+                )
         if self.background is not None and self.background not in names:
-            raise UsageError(f"background {self.background!r} is none of the labels: {nearest(self.background, names)}")
+            raise UsageError(
+                f"background {self.background!r} is none of the labels: {nearest(self.background, names)}"
+            )
         if not self.queries:
             raise UsageError("there is no label beside the background: name at least one thing to look for")
 
@@ -191,13 +199,17 @@ class Vocabulary:
         if isinstance(labels, Path):
             parsed: Iterable[Label] = _read_file(labels)
         elif isinstance(labels, str):
-            raise UsageError(f"labels={labels!r} is one text: give a list, as in [{labels!r}], or a Path of a label file")
+            raise UsageError(
+                f"labels={labels!r} is one text: give a list, as in [{labels!r}], or a Path of a label file"
+            )
         elif isinstance(labels, Mapping):
             parsed = [_from_entry(name, entry) for name, entry in labels.items()]
         elif isinstance(labels, Iterable):
             parsed = [label if isinstance(label, Label) else Label.parse(label) for label in labels]
         else:
-            raise UsageError(f"labels are a {type(labels).__name__}: give a list, a dict or a Path of a label file")
+            raise UsageError(
+                f"labels are a {type(labels).__name__}: give a list, a dict or a Path of a label file"
+            )
         return cls(tuple(parsed)).with_background(background)
 
 
@@ -205,7 +217,9 @@ def _read_file(path: Path) -> list[Label]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"label file {path}: {error} (a UTF-8 text with one label a line is needed)") from error
+        raise UsageError(
+            f"label file {path}: {error} (a UTF-8 text with one label a line is needed)"
+        ) from error
     stripped = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in lines)
     labels = [Label.parse(line) for line in stripped if line]
     if not labels:
@@ -224,7 +238,9 @@ def _from_entry(name: str, entry: Any) -> Label:
     if isinstance(color, str):
         color = Label.parse(f"{name}@{color if color.startswith('#') else '#' + color}").color
     synonyms = [entry] if isinstance(entry, str) else list(entry or ())
-    return Label(name.strip(), tuple(synonym.strip() for synonym in synonyms), tuple(color) if color else None)
+    return Label(
+        name.strip(), tuple(synonym.strip() for synonym in synonyms), tuple(color) if color else None
+    )
 
 
 def distinct_colors(count: int) -> npt.NDArray[np.uint8]:
@@ -239,7 +255,15 @@ def distinct_colors(count: int) -> npt.NDArray[np.uint8]:
     Returns:
         `(count, 3)` uint8.
     """
-    okabe_ito = [(86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (240, 228, 66), (0, 114, 178)]
+    okabe_ito = [
+        (86, 180, 233),
+        (230, 159, 0),
+        (0, 158, 115),
+        (213, 94, 0),
+        (204, 121, 167),
+        (240, 228, 66),
+        (0, 114, 178),
+    ]
     colors = okabe_ito[:count]
     for index in range(len(colors), count):
         hue = (index * 0.618033988749895) % 1.0

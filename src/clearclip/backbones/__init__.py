@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
-from clearclip.backbones.checkpoints import CHECKPOINTS, Checkpoint
+from clearclip.checkpoints import CHECKPOINTS, Checkpoint
 from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
 
 __all__ = ["CHECKPOINTS", "Backbone", "Block", "Checkpoint", "TextEncoder", "load_backbone", "view"]

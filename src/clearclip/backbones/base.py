@@ -73,6 +73,7 @@ class TextEncoder:
         context_length: Most tokens a text may have.
         pad_id: Id that fills shorter texts.
         modules: Where the weights are, for the fingerprint.
+        known_words: The words the model was trained with, lower case, where the checkpoint lists them.
     """
 
     tokenize: Callable[[list[str]], list[list[int]]]
@@ -80,6 +81,7 @@ class TextEncoder:
     context_length: int
     pad_id: int
     modules: tuple[nn.Module | nn.Parameter | None, ...]
+    known_words: frozenset[str] | None = None
 
     def fingerprint(self) -> str:
         """Hash of the tower's weights as they are loaded (dtype included)."""
@@ -141,6 +143,7 @@ class Backbone:
     weights_file: Path | None = None
     license: str | None = None
     _tables: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+    _text_hash: str | None = field(default=None, repr=False)
 
     @property
     def native_size(self) -> int:
@@ -180,7 +183,21 @@ class Backbone:
         """
         self.model.to(device=device, dtype=dtype)
         self._tables.clear()
+        self._text_hash = None
         return self
+
+    def text_fingerprint(self) -> str:
+        """Hash of the text tower's weights as they are loaded; made once until the model is moved.
+
+        Returns:
+            Hexadecimal digits.
+
+        Raises:
+            UnsupportedModelError: There is no text tower.
+        """
+        if self._text_hash is None:
+            self._text_hash = self.require_text().fingerprint()
+        return self._text_hash
 
     def require_text(self) -> TextEncoder:
         """The text tower.
@@ -211,7 +228,9 @@ class Backbone:
         if key not in self._tables:
             if len(self._tables) >= 64:
                 self._tables.clear()
-            self._tables[key] = resize_positions(table.detach(), grid_size, native=self.native_grid, how=resolved)
+            self._tables[key] = resize_positions(
+                table.detach(), grid_size, native=self.native_grid, how=resolved
+            )
         return self._tables[key]
 
     def table_kind(self, grid_size: tuple[int, int], how: str) -> str:

@@ -28,7 +28,10 @@ _RENAMED = (
     (r"^visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
     (r"^visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
     (r"^visual_encoder\.norm\.", "vision_model.post_layernorm."),
-    (r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.", r"vision_model.encoder.layers.\1.self_attn.projection."),
+    (
+        r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.",
+        r"vision_model.encoder.layers.\1.self_attn.projection.",
+    ),
     (r"^visual_encoder\.blocks\.(\d+)\.attn\.", r"vision_model.encoder.layers.\1.self_attn."),
     (r"^visual_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_model.encoder.layers.\1.layer_norm\2."),
     (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
@@ -90,7 +93,9 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     state, metadata = _read(file)
     if "visual_encoder.patch_embed.proj.weight" not in state:
         known = ", ".join(sorted(state)[:3])
-        raise CheckpointError(f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})")
+        raise CheckpointError(
+            f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})"
+        )
     has_text = "text_encoder.embeddings.word_embeddings.weight" in state and "text_proj.weight" in state
     model = BlipForImageTextRetrieval(_config(state, metadata, file, has_text=has_text))
     renamed = {_rename(name): tensor for name, tensor in state.items()}
@@ -101,9 +106,13 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
         or (has_text and name.startswith(("text_encoder.", "text_proj.")) and "crossattention" not in name)
     }
     try:
-        report = model.load_state_dict({name: renamed[name] for name in wanted if name in renamed}, strict=False)
+        report = model.load_state_dict(
+            {name: renamed[name] for name in wanted if name in renamed}, strict=False
+        )
     except RuntimeError as error:
-        raise CheckpointError(f"{file}: the weights do not fit together ({str(error).splitlines()[-1].strip()})") from error
+        raise CheckpointError(
+            f"{file}: the weights do not fit together ({str(error).splitlines()[-1].strip()})"
+        ) from error
     missing = sorted(wanted & set(report.missing_keys) - {"text_encoder.embeddings.position_ids"})
     if missing:
         raise CheckpointError(f"{file}: {len(missing)} weights are missing (first: {missing[0]})")
@@ -120,7 +129,9 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if file.suffix == ".safetensors":
             with safe_open(str(file), "pt") as opened:
                 metadata = opened.metadata() or {}
-                return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(metadata.get("config", "{}"))
+                return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(
+                    metadata.get("config", "{}")
+                )
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
@@ -155,7 +166,7 @@ def _config(state: dict[str, Tensor], metadata: dict[str, Any], file: Path, *, h
         "patch_size": side,
         "layer_norm_eps": LAYER_NORM_EPS,
     }
-    text: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "vocab_size": 8}
+    text: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1}
     if has_text:
         words = state["text_encoder.embeddings.word_embeddings.weight"]
         depth = len({name.split(".")[3] for name in state if name.startswith("text_encoder.encoder.layer.")})
@@ -168,7 +179,9 @@ def _config(state: dict[str, Tensor], metadata: dict[str, Any], file: Path, *, h
             "max_position_embeddings": state["text_encoder.embeddings.position_embeddings.weight"].shape[0],
         }
     text |= {"encoder_hidden_size": width, "projection_dim": 8}
-    return BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=state["vision_proj.weight"].shape[0])
+    return BlipConfig(
+        vision_config=vision, text_config=text, image_text_hidden_size=state["vision_proj.weight"].shape[0]
+    )
 
 
 def _bert(tokenizer: str | None) -> tuple[Any, str]:

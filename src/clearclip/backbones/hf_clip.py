@@ -76,7 +76,9 @@ def load_hf(kind: Any, name: str, **options: Any) -> Any:
     except Exception as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if Path(name).is_dir():
-            raise CheckpointError(f"{name}: the folder's weights cannot be loaded as {kind.__name__} ({cause})") from error
+            raise CheckpointError(
+                f"{name}: the folder's weights cannot be loaded as {kind.__name__} ({cause})"
+            ) from error
         raise CheckpointError(
             f"{name} could not be downloaded ({cause}). Without network: put the files of https://huggingface.co/{name} "
             "(config.json, model.safetensors, tokenizer files) into a folder and use --model FOLDER; --model tiny (the "
@@ -104,7 +106,12 @@ def load_tokenizer(name: str, *, required: bool) -> Any:
         CheckpointError: It is required and cannot be loaded.
     """
     folder = Path(name)
-    if folder.is_dir() and not required and not any(folder.glob("*vocab*")) and not (folder / "tokenizer.json").is_file():
+    if (
+        folder.is_dir()
+        and not required
+        and not any(folder.glob("*vocab*"))
+        and not (folder / "tokenizer.json").is_file()
+    ):
         return None
     try:
         return AutoTokenizer.from_pretrained(name)

@@ -58,14 +58,20 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = open_clip.create_model(
-                architecture, pretrained=tag, weights_only=True, require_pretrained=True, pretrained_text=False
+                architecture,
+                pretrained=tag,
+                weights_only=True,
+                require_pretrained=True,
+                pretrained_text=False,
             )
     except Exception as error:
         raise CheckpointError(_loading_failed(name, architecture, tag, error)) from error
     try:
         words = _hf_tokenizer(tokenizer, model) if tokenizer else open_clip.get_tokenizer(architecture)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+        raise CheckpointError(
+            f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})"
+        ) from error
     backbone = view(model, words)
     backbone.name, backbone.weights_file = name, file
     return backbone
@@ -87,7 +93,9 @@ def _check_tag(architecture: str, tag: str) -> None:
     tags = open_clip.pretrained.list_pretrained_tags_by_model(architecture)
     row = open_clip.get_pretrained_cfg(architecture, tag)
     if not row:
-        raise CheckpointError(f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}")
+        raise CheckpointError(
+            f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}"
+        )
     quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
     trained_quick = bool(row.get("quick_gelu", False))
     if quick != trained_quick:
@@ -171,7 +179,9 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
                 "query-key norm or head scales), which the decomposition does not fit yet: use a plain ViT"
             )
     if visual.patch_size[0] != visual.patch_size[1]:
-        raise UnsupportedModelError(f"patches of {visual.patch_size} pixels are not square: use a model with square ones")
+        raise UnsupportedModelError(
+            f"patches of {visual.patch_size} pixels are not square: use a model with square ones"
+        )
     model.eval()
     preprocess = getattr(visual, "preprocess_cfg", {})
     text, no_text = _text(model, tokenizer)
@@ -238,15 +248,27 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
     context = int(tower.context_length)
     pad_id = int(tokenizer("", context_length=context)[0, -1])
-    plain = isinstance(tower, (open_clip.CLIP, TextTransformer)) and getattr(tower, "attn_mask", None) is not None
-    trimmable = plain and _pool_type(tower) in ("argmax", "eos", "first") and getattr(tower, "cls_emb", None) is None
+    plain = (
+        isinstance(tower, (open_clip.CLIP, TextTransformer)) and getattr(tower, "attn_mask", None) is not None
+    )
+    trimmable = (
+        plain and _pool_type(tower) in ("argmax", "eos", "first") and getattr(tower, "cls_emb", None) is None
+    )
     return (
         TextEncoder(
             tokenize=partial(_tokenize, tokenizer, context, pad_id),
-            encode=partial(_encode_trimmed, tower) if trimmable else partial(_encode_full, model, context, pad_id),
+            encode=partial(_encode_trimmed, tower)
+            if trimmable
+            else partial(_encode_full, model, context, pad_id),
             context_length=context,
             pad_id=pad_id,
-            modules=(tower.token_embedding, tower.transformer, tower.ln_final, _projection(tower), tower.positional_embedding)
+            modules=(
+                tower.token_embedding,
+                tower.transformer,
+                tower.ln_final,
+                _projection(tower),
+                tower.positional_embedding,
+            )
             if plain
             else (tower,),
         ),

@@ -1,0 +1,265 @@
+"""Many image files → result files: found, decoded beside the model, written when complete, resumed, failures listed."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.images import IMAGE_SUFFIXES, load_image
+from clearclip.outputs import atomic_write, read_info, save_image, save_label_map
+from clearclip.progress import track
+from clearclip.segmentation import Segmentation
+from clearclip.segmenter import BACKGROUND, Segmenter
+from clearclip.vocabulary import Vocabulary
+
+PREFETCH_THREADS = 2
+
+
+@dataclass
+class Report:
+    """What became of a run's images.
+
+    Attributes:
+        done: Segmented now.
+        skipped: There already.
+        failed: Paths with the reason.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        failures = [{"image": str(path), "reason": reason} for path, reason in self.failed]
+        return {"done": self.done, "skipped": self.skipped, "failed": failures}
+
+
+def find_images(sources: Sequence[str]) -> list[Path]:
+    """Files that paths, folders and globs name, each once, in order.
+
+    Args:
+        sources: A file is taken whatever its suffix; a folder gives the images in it and in its subfolders.
+
+    Returns:
+        Paths; a file that does not exist is among them, so that a run can list it as failed.
+
+    Raises:
+        UsageError: There is no image.
+    """
+    found: dict[Path, Path] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            inside = (
+                file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+            )
+            matches = sorted(file for file in inside if not file.name.startswith("."))
+        elif not path.exists() and glob.has_magic(source):
+            matches = sorted(
+                match for match in map(Path, glob.glob(source, recursive=True)) if match.is_file()
+            )
+        else:
+            matches = [path]
+        for match in matches:
+            found.setdefault(match.resolve(), match)
+    if not found:
+        raise UsageError(
+            f"no images in {', '.join(map(str, sources))}: name files, folders or globs that hold some"
+        )
+    return list(found.values())
+
+
+def segment_files(
+    segmenter: Segmenter,
+    paths: Sequence[Path],
+    *,
+    labels: Any,
+    output: Path,
+    threshold: float | None = None,
+    batch_size: int = 4,
+    overwrite: bool = False,
+) -> Report:
+    """Segment files into a folder: `<stem>.png` (label indices), `<stem>.overlay.jpg`, and one `labels.json`.
+
+    An image that cannot be used is listed and the others go on. A result stands under its name only when it is
+    complete, the PNG last, so that a run that was stopped goes on where it was.
+
+    Args:
+        segmenter: With the method to use.
+        paths: Image files; see `find_images`.
+        labels: As `Vocabulary.parse`.
+        output: Folder; made where it is missing.
+        threshold: As `Segmenter.__call__`.
+        batch_size: Images whose windows go through the encoder together.
+        overwrite: Make existing results again.
+
+    Returns:
+        What became of them.
+
+    Raises:
+        UsageError: The folder cannot be written, or holds results of other labels or settings.
+        ClearclipError: The disk is full.
+    """
+    vocabulary = Vocabulary.parse(labels)
+    if threshold is not None and vocabulary.background is None:
+        vocabulary = vocabulary.with_background(BACKGROUND)
+    segmenter.embed(vocabulary)
+    report = Report()
+    try:
+        _claim(output, _settings(segmenter, vocabulary, threshold), overwrite=overwrite)
+        wanted = list(_pending(paths, output, report, overwrite=overwrite))
+        with ThreadPoolExecutor(PREFETCH_THREADS) as pool:
+            writes: deque[tuple[Path, Future[None]]] = deque()
+            batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+            decoded = _prefetch(pool, segmenter, batches)
+            for batch in track(batches, "Segmenting", show=segmenter.show_progress):
+                usable = _usable(batch, next(decoded), report)
+                if usable:
+                    results = segmenter([image for _, image in usable], vocabulary, threshold=threshold)
+                    for (path, _), result in zip(usable, results, strict=True):
+                        writes.append((path, pool.submit(_write, result, path, output)))
+                while len(writes) > 2 * batch_size:
+                    _finish(*writes.popleft(), report)
+            while writes:
+                _finish(*writes.popleft(), report)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ClearclipError(
+                f"{output}: the disk is full. {report.done} images are done and stay; free some space and start again"
+            ) from error
+        raise ClearclipError(f"{output} cannot be written ({error})") from error
+    return report
+
+
+def _settings(segmenter: Segmenter, vocabulary: Vocabulary, threshold: float | None) -> dict[str, Any]:
+    limit = (
+        threshold if threshold is not None or vocabulary.background is None else segmenter.protocol.threshold
+    )
+    palette = vocabulary.palette.tolist()
+    return {
+        "labels": [
+            {"index": index, "name": label.name, "queries": list(label.queries), "color": palette[index]}
+            for index, label in enumerate(vocabulary.labels)
+        ],
+        "background": vocabulary.background,
+        **segmenter.describe(segmenter.method, limit),
+    }
+
+
+def _claim(output: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
+    """Make the folder and write its `labels.json`, or refuse a folder that holds something else."""
+    file = output / "labels.json"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not overwrite else None
+    except ValueError as error:
+        raise UsageError(f"{file} is none of ours ({error}): choose another folder or --overwrite") from error
+    except OSError as error:
+        raise UsageError(
+            f"output folder {output} cannot be used ({error.strerror}): choose another"
+        ) from error
+    if known is not None:
+        ours = ("labels", "background", "model", "method", "protocol", "threshold", "templates", "dtype")
+        differing = (
+            [key for key in ours if known.get(key) != settings[key]]
+            if isinstance(known, dict)
+            else ["everything"]
+        )
+        if differing:
+            raise UsageError(
+                f"{output} holds results with other settings ({', '.join(differing)}): choose another folder, or make "
+                "everything again with --overwrite"
+            )
+        return
+    try:
+        with atomic_write(file) as partial:
+            partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except PermissionError as error:
+        raise UsageError(
+            f"output folder {output} cannot be written ({error.strerror}): choose another"
+        ) from error
+
+
+def _pending(paths: Iterable[Path], output: Path, report: Report, *, overwrite: bool) -> Iterator[Path]:
+    taken: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in taken:
+            report.failed.append(
+                (
+                    path,
+                    f"{path} and {taken[path.stem]} would both become {path.stem}.png: rename one, or use two folders",
+                )
+            )
+            continue
+        taken[path.stem] = path
+        result = output / f"{path.stem}.png"
+        if overwrite or not result.exists():
+            yield path
+        elif read_info(result).get("source") == _source(path):
+            report.skipped += 1
+        else:
+            report.failed.append(
+                (
+                    path,
+                    f"{result} exists and was made from another image than {path}: use another folder or --overwrite",
+                )
+            )
+
+
+def _source(path: Path) -> str:
+    size = path.stat().st_size if path.exists() else 0
+    return f"{path.name}, {size} bytes"
+
+
+def _prefetch(
+    pool: ThreadPoolExecutor, segmenter: Segmenter, batches: Sequence[Sequence[Path]]
+) -> Iterator[list[Future[npt.NDArray[np.uint8]]]]:
+    """Decoded batches, one ahead of the model."""
+
+    def start(batch: Sequence[Path]) -> list[Future[npt.NDArray[np.uint8]]]:
+        return [pool.submit(load_image, path, max_pixels=segmenter.max_pixels) for path in batch]
+
+    ahead = deque(start(batch) for batch in batches[:1])
+    for batch in batches[1:]:
+        ahead.append(start(batch))
+        yield ahead.popleft()
+    yield from ahead
+
+
+def _usable(
+    batch: Sequence[Path], decoded: Sequence[Future[npt.NDArray[np.uint8]]], report: Report
+) -> list[tuple[Path, npt.NDArray[np.uint8]]]:
+    usable = []
+    for path, future in zip(batch, decoded, strict=True):
+        try:
+            usable.append((path, future.result()))
+        except ImageError as error:
+            report.failed.append((path, str(error)))
+    return usable
+
+
+def _write(result: Segmentation, path: Path, output: Path) -> None:
+    save_image(result.overlay(), output / f"{path.stem}.overlay.jpg")
+    save_label_map(
+        result.label_map,
+        output / f"{path.stem}.png",
+        palette=result.palette,
+        info={**result.info, "source": _source(path)},
+    )
+
+
+def _finish(path: Path, write: Future[None], report: Report) -> None:
+    write.result()
+    report.done += 1

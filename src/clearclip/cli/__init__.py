@@ -1,0 +1,49 @@
+"""The command line: one small module a command; nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from clearclip import __version__
+from clearclip.cli import catalog, segment
+from clearclip.errors import ClearclipError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clearclip",
+    help="Label every pixel of an image with your own words, without training anything.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clearclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Label every pixel of an image with your own words, without training anything."""
+
+
+for module in (segment, catalog):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the program; errors a user can mend are one line on standard error, never a traceback."""
+    try:
+        app()
+    except ClearclipError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,111 @@
+"""Drawing label maps over images, with a legend that covers nothing. Pillow only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+BACKGROUND = (255, 255, 255)
+INK = (20, 20, 20)
+
+
+def draw_overlay(
+    image: npt.NDArray[np.uint8],
+    label_map: npt.NDArray[np.integer[npt.NBitBase]],
+    palette: npt.NDArray[np.uint8],
+    *,
+    names: Sequence[str] | None = None,
+    opacity: float = 0.55,
+) -> Image.Image:
+    """Colours over an image, labels' borders drawn, and a legend below.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        label_map: `(H, W)`, indices into the palette; other values (ignored pixels) stay uncoloured.
+        palette: `(n, 3)` uint8.
+        names: Labels' names for the legend; `None` draws none.
+        opacity: Of the colours, 0–1.
+
+    Returns:
+        An RGB picture.
+    """
+    known = (label_map >= 0) & (label_map < len(palette))
+    colors = palette[np.where(known, label_map, 0)]
+    weight = np.where(known, opacity, 0.0)[..., None]
+    blended = np.rint(image * (1 - weight) + colors * weight).astype(np.uint8)
+    border = np.zeros(label_map.shape, dtype=bool)
+    border[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
+    border[1:] |= label_map[1:] != label_map[:-1]
+    blended[border] = (blended[border] * 0.35 + 255 * 0.65).astype(np.uint8)
+    picture = Image.fromarray(blended)
+    if names is None:
+        return picture
+    shares = np.bincount(label_map[known].ravel(), minlength=len(palette)) / max(1, label_map.size)
+    present = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
+    entries = [(f"{names[index]}  {shares[index]:.1%}", _rgb(palette[index])) for index in present]
+    return stack([picture, draw_legend(entries, width=max(picture.width, 160))])
+
+
+def draw_legend(
+    entries: Sequence[tuple[str, tuple[int, int, int]]], *, width: int, size: int = 14
+) -> Image.Image:
+    """A white strip of coloured squares with texts, wrapped to a width.
+
+    Args:
+        entries: Texts with their colours.
+        width: Of the strip in pixels.
+        size: Of the letters in pixels.
+
+    Returns:
+        An RGB picture of that width.
+    """
+    font = ImageFont.load_default(size)
+    pad, line = size // 2, size + 10
+    places, x, y = [], pad, pad
+    for text, color in entries:
+        shown = _fit(text, font, width - size - 4 * pad)
+        advance = size + pad + int(font.getlength(shown)) + 2 * pad
+        if x > pad and x + advance > width:
+            x, y = pad, y + line
+        places.append((x, y, shown, color))
+        x += advance
+    strip = Image.new("RGB", (width, y + line), BACKGROUND)
+    pen = ImageDraw.Draw(strip)
+    for x, y, text, color in places:
+        pen.rectangle((x, y, x + size, y + size), fill=color, outline=INK)
+        pen.text((x + size + pad, y - 1), text, fill=INK, font=font)
+    return strip
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other on white.
+
+    Args:
+        pictures: At least one.
+
+    Returns:
+        An RGB picture as wide as the widest.
+    """
+    canvas = Image.new(
+        "RGB", (max(part.width for part in pictures), sum(part.height for part in pictures)), BACKGROUND
+    )
+    top = 0
+    for part in pictures:
+        canvas.paste(part, (0, top))
+        top += part.height
+    return canvas
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while len(text) > 1 and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _rgb(color: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
+    return int(color[0]), int(color[1]), int(color[2])

@@ -1,0 +1,137 @@
+"""The result of segmenting one image: one value that every drawer and writer accepts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clearclip.masks import LogitGrid
+from clearclip.outputs import save_label_map
+from clearclip.overlay import draw_overlay
+from clearclip.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label for every pixel, with how sure it is.
+
+    Attributes:
+        label_map: `(H, W)` int32, indices into `labels`.
+        scores: `(H, W)` float32, the best probability of each pixel among all queries, 0–1. Where a threshold
+            turned a pixel into background it is still the best query's.
+        vocabulary: The labels, their words and colours.
+        image: The image, `(H, W, 3)` uint8.
+        info: How it was made: model, method, protocol, versions.
+    """
+
+    label_map: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+    vocabulary: Vocabulary
+    image: npt.NDArray[np.uint8]
+    info: Mapping[str, str] = field(default_factory=dict)
+    _grid: LogitGrid | None = field(default=None, repr=False)
+    _logit_scale: float = field(default=50.0, repr=False)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels' names; a pixel's value is an index into them."""
+        return self.vocabulary.names
+
+    @property
+    def palette(self) -> npt.NDArray[np.uint8]:
+        """Colours of the labels, `(n, 3)` uint8."""
+        return self.vocabulary.palette
+
+    def mask(self, label: str) -> npt.NDArray[np.bool_]:
+        """Where a label won.
+
+        Args:
+            label: Its name.
+
+        Returns:
+            `(H, W)` bool.
+
+        Raises:
+            UsageError: No label has that name.
+        """
+        return np.equal(self.label_map, self.vocabulary.index(label))
+
+    def probabilities(self, label: str) -> npt.NDArray[np.float32]:
+        """Probability of a label at every pixel, the best of its words; computed when asked for.
+
+        Args:
+            label: Its name.
+
+        Returns:
+            `(H, W)` float32, 0–1; zeros for a background without words of its own.
+
+        Raises:
+            UsageError: No label has that name.
+        """
+        index = self.vocabulary.index(label)
+        if self._grid is None:
+            raise AttributeError("this segmentation was made without its logits: segment the image again")
+        queries = [query for query, owner in enumerate(self.vocabulary.query_to_class) if owner == index]
+        probability = self._grid.probability(queries, logit_scale=self._logit_scale)
+        return np.asarray(probability.cpu().numpy(), dtype=np.float32)
+
+    def ranking(self, y: int, x: int) -> list[tuple[str, float]]:
+        """All labels at one pixel, the likeliest first.
+
+        Args:
+            y: Row.
+            x: Column.
+
+        Returns:
+            Names and probabilities, the best of each label's words.
+
+        Raises:
+            IndexError: The pixel is outside the image.
+        """
+        if not (0 <= y < self.label_map.shape[0] and 0 <= x < self.label_map.shape[1]):
+            raise IndexError(f"pixel ({y}, {x}) is outside the image of {self.label_map.shape}")
+        if self._grid is None:
+            raise AttributeError("this segmentation was made without its logits: segment the image again")
+        best = dict.fromkeys(self.labels, 0.0)
+        probabilities = self._grid.ranking(y, x, logit_scale=self._logit_scale).tolist()
+        for owner, probability in zip(self.vocabulary.query_to_class, probabilities, strict=True):
+            name = self.labels[owner]
+            best[name] = max(best[name], probability)
+        return sorted(best.items(), key=lambda item: -item[1])
+
+    def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
+        """The image with every label's colour laid over it.
+
+        Args:
+            opacity: Of the colours, 0–1.
+            legend: Whether a strip below names the labels that occur, largest first, with their share of the area.
+
+        Returns:
+            An RGB picture, higher than the image where there is a legend.
+        """
+        return draw_overlay(
+            self.image, self.label_map, self.palette, names=self.labels if legend else None, opacity=opacity
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the label map as a PNG whose pixel values are label indices; it appears only when complete.
+
+        Args:
+            path: Where to; the suffix is `.png`.
+
+        Raises:
+            ValueError: The suffix is another one.
+            OSError: The file cannot be written.
+        """
+        target = Path(path)
+        if target.suffix.lower() != ".png":
+            raise ValueError(
+                f"{target}: a label map is saved as .png, which loses nothing; use overlay().save for a picture"
+            )
+        save_label_map(self.label_map, target, palette=self.palette, info=self.info)

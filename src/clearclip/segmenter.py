@@ -1,0 +1,488 @@
+"""Segmenter: encode an image once, classify it with any words by any method as often as wanted."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearclip import __version__
+from clearclip.backbones import Backbone, load_backbone
+from clearclip.decompose import MethodLike, group_by_table, rewrite, trunk
+from clearclip.errors import UsageError, nearest
+from clearclip.images import MAX_PIXELS, ImageLike, load_image, normalize, resize, resized_size
+from clearclip.masks import LogitGrid
+from clearclip.methods import Method, parse_method, parse_methods
+from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol, get_protocol
+from clearclip.segmentation import Segmentation
+from clearclip.text import TemplatesLike, default_cache_dir, embed_queries, read_templates
+from clearclip.vocabulary import Vocabulary
+from clearclip.windows import Plan, plan_windows
+
+WINDOWS_AT_ONCE = 16
+IMAGES_AT_ONCE = 8
+BACKGROUND = "background"
+
+
+@dataclass
+class Encoded:
+    """An image that the trunk has read: what `Segmenter.classify` starts from.
+
+    Attributes:
+        image: `(H, W, 3)` uint8.
+        plan: Its windows.
+        windows: The windows as the encoder sees them, `(count, 3, h, w)`.
+    """
+
+    image: npt.NDArray[np.uint8]
+    plan: Plan
+    windows: Tensor = field(repr=False)
+    _streams: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
+    _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+def load(
+    model: str = "clip-b16",
+    *,
+    method: MethodLike = "clearclip",
+    device: str = "auto",
+    dtype: str = "auto",
+    protocol: str | Protocol = "native",
+    templates: TemplatesLike = None,
+    tokenizer: str | None = None,
+) -> Segmenter:
+    """Load a checkpoint and make a segmenter of it.
+
+    Args:
+        model: As `clearclip.load_backbone`.
+        method: The method that is used where a call names none.
+        device: `"auto"` (CUDA, then Apple's MPS, then the CPU), or torch's name of a device.
+        dtype: `"auto"` (float16 on CUDA, else float32), `"float32"`, `"float16"` or `"bfloat16"`.
+        protocol: A preset's name or a `Protocol`.
+        templates: Prompts with `{}` for the label; `None` for the paper's 80.
+        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        ClearclipError: A name is unknown, or the checkpoint cannot be used; the message says what to do.
+    """
+    parse_method(method), get_protocol(protocol), _pick_dtype(dtype, _pick_device(device))
+    return Segmenter(
+        load_backbone(model, tokenizer=tokenizer),
+        method=method,
+        device=device,
+        dtype=dtype,
+        protocol=protocol,
+        templates=templates,
+    )
+
+
+class Segmenter:
+    """A backbone with a method, a protocol and its prompts.
+
+    Attributes:
+        backbone: The model.
+        method: Used where a call names none.
+        protocol: Resize, windows and post-processing.
+        templates: The prompts.
+
+    Args:
+        backbone: What `clearclip.view` or `clearclip.load_backbone` returns. It is moved in place.
+        method: As `load`.
+        device: As `load`.
+        dtype: As `load`.
+        protocol: As `load`.
+        templates: As `load`.
+        cache: Whether text embeddings are kept on disk (`$CLEARCLIP_CACHE`, else the user's cache folder).
+        max_pixels: Larger images are refused.
+        show_progress: Whether long steps draw a bar on standard error; `None`: where that is a terminal.
+
+    Raises:
+        UsageError: A name is unknown, or the method is deeper than the model.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        method: MethodLike = "clearclip",
+        device: str = "auto",
+        dtype: str = "auto",
+        protocol: str | Protocol = "native",
+        templates: TemplatesLike = None,
+        cache: bool = True,
+        max_pixels: int = MAX_PIXELS,
+        show_progress: bool | None = None,
+    ) -> None:
+        self.method = parse_method(method)
+        self.protocol = get_protocol(protocol)
+        self.templates = read_templates(templates)
+        self.max_pixels = max_pixels
+        self.show_progress = show_progress
+        self._cache_dir = default_cache_dir() if cache else None
+        self._embedded: dict[str, Tensor] = {}
+        target = _pick_device(device)
+        self.backbone = backbone.to(target, _pick_dtype(dtype, target))
+
+    @overload
+    def __call__(
+        self,
+        images: Sequence[ImageLike],
+        labels: Any,
+        *,
+        method: MethodLike | None = None,
+        threshold: float | None = None,
+    ) -> list[Segmentation]: ...
+    @overload
+    def __call__(
+        self,
+        images: ImageLike,
+        labels: Any,
+        *,
+        method: MethodLike | None = None,
+        threshold: float | None = None,
+    ) -> Segmentation: ...
+
+    def __call__(
+        self, images: Any, labels: Any, *, method: MethodLike | None = None, threshold: float | None = None
+    ) -> Segmentation | list[Segmentation]:
+        """Label every pixel of one image or of a list of them.
+
+        Args:
+            images: A path, a PIL image, an array `(H, W, 3)`, or a list of these. The windows of a list go through the
+                encoder together.
+            labels: As `Vocabulary.parse`.
+            method: Instead of the segmenter's own.
+            threshold: Pixels whose best probability is below become background: the label of that name, or a
+                new first one. Default: the protocol's, where the vocabulary has a background.
+
+        Returns:
+            One `Segmentation`, or a list of them.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UsageError: The labels cannot be used; there are no images.
+        """
+        single = isinstance(images, (np.ndarray, str)) or not isinstance(images, (list, tuple))
+        listed = [images] if single else list(images)
+        if not listed:
+            raise UsageError("no images were given: give at least one")
+        row = self.method if method is None else parse_method(method)
+        vocabulary, limit = self._vocabulary(labels, threshold)
+        self.embed(vocabulary)
+        results: list[Segmentation] = []
+        for start in range(0, len(listed), IMAGES_AT_ONCE):
+            arrays = [
+                load_image(image, max_pixels=self.max_pixels)
+                for image in listed[start : start + IMAGES_AT_ONCE]
+            ]
+            encoded = self._encode(arrays, [row], keep=False)
+            results += [self._classify(image, vocabulary, row, limit) for image in encoded]
+        return results[0] if single else results
+
+    def encode(self, image: ImageLike) -> Encoded:
+        """Run the trunk over an image, once for all words and methods.
+
+        Args:
+            image: A path, a PIL image or an array `(H, W, 3)`.
+
+        Returns:
+            What `classify` takes.
+
+        Raises:
+            ImageError: The image cannot be read.
+        """
+        return self._encode([load_image(image, max_pixels=self.max_pixels)], [self.method], keep=True)[0]
+
+    @overload
+    def classify(
+        self,
+        encoded: Encoded,
+        labels: Any,
+        *,
+        method: MethodLike | None = None,
+        threshold: float | Mapping[str, float] | None = None,
+    ) -> Segmentation: ...
+    @overload
+    def classify(
+        self,
+        encoded: Encoded,
+        labels: Any,
+        *,
+        method: Sequence[Method],
+        threshold: float | Mapping[str, float] | None = None,
+    ) -> dict[str, Segmentation]: ...
+
+    def classify(
+        self,
+        encoded: Encoded,
+        labels: Any,
+        *,
+        method: MethodLike | Sequence[MethodLike] | None = None,
+        threshold: float | Mapping[str, float] | None = None,
+    ) -> Segmentation | dict[str, Segmentation]:
+        """Label an encoded image: new words run no part of the encoder, another method its rewritten blocks alone.
+
+        Args:
+            encoded: What `encode` returned.
+            labels: As `Vocabulary.parse`.
+            method: A method, or a list of them, instead of the segmenter's own.
+            threshold: As in a call; for a list of methods also a dict by spelling.
+
+        Returns:
+            A `Segmentation`, or a dict of them by the method's spelling.
+
+        Raises:
+            UsageError: A method is unknown, or the labels cannot be used.
+        """
+        single = method is None or isinstance(method, (str, Method))
+        rows = parse_methods(
+            [self.method] if method is None else [method] if isinstance(method, (str, Method)) else method
+        )
+        self._add_features([encoded], rows, keep=True)
+        results = {}
+        for row in rows:
+            wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
+            vocabulary, limit = self._vocabulary(labels, wanted)
+            results[row.spelling] = self._classify(encoded, vocabulary, row, limit)
+        return results[rows[0].spelling] if single else results
+
+    def embed(self, labels: Any) -> Tensor:
+        """Text embeddings of a vocabulary's queries; kept in memory and on disk.
+
+        Args:
+            labels: As `Vocabulary.parse`.
+
+        Returns:
+            `(Q, E)` float32, unit length.
+
+        Raises:
+            UsageError: A label does not fit the model's context.
+            UnsupportedModelError: The backbone cannot read words.
+        """
+        queries = Vocabulary.parse(labels).queries
+        missing = [query for query in dict.fromkeys(queries) if query not in self._embedded]
+        if missing:
+            if len(self._embedded) > 10_000:
+                self._embedded.clear()
+                missing = list(dict.fromkeys(queries))
+            embeddings = embed_queries(
+                self.backbone,
+                missing,
+                templates=self.templates,
+                cache_dir=self._cache_dir,
+                show_progress=self.show_progress,
+            )
+            self._embedded.update(zip(missing, embeddings, strict=True))
+        return torch.stack([self._embedded[query] for query in queries])
+
+    @torch.no_grad()
+    def logits(
+        self,
+        images: Tensor,
+        text_embeddings: Tensor,
+        *,
+        crop_size: int | None = None,
+        stride: int | None = None,
+        size: tuple[int, int] | None = None,
+        method: MethodLike | None = None,
+    ) -> Tensor:
+        """Cosine logits of prepared tensors: windows, stitching and the resize of the protocol, without softmax.
+
+        Args:
+            images: `(B, 3, H, W)`, resized and normalised.
+            text_embeddings: `(Q, E)`; they are normalised here.
+            crop_size: Side of a window in pixels; default: the protocol's.
+            stride: Step of the windows; default: the protocol's.
+            size: `(height, width)` of the logits; default: the images'.
+            method: Instead of the segmenter's own.
+
+        Returns:
+            `(B, Q, height, width)` float32 cosines.
+
+        Raises:
+            UsageError: A shape does not fit.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UsageError(f"images have the shape {tuple(images.shape)}: (B, 3, H, W) is needed")
+        if text_embeddings.ndim != 2 or text_embeddings.shape[1] != self.backbone.embed_dim:
+            raise UsageError(
+                f"text embeddings have the shape {tuple(text_embeddings.shape)}: (Q, {self.backbone.embed_dim}) is needed"
+            )
+        row = self.method if method is None else parse_method(method)
+        numbers = self._pixels().with_overrides(crop_size=crop_size, stride=stride)
+        plan = self._plan((images.shape[2], images.shape[3]), numbers)
+        text = F.normalize(text_embeddings.to(self.backbone.device).float(), dim=-1)
+        results = []
+        for image in images:
+            empty = np.zeros((*(size or tuple(image.shape[1:])), 3), dtype=np.uint8)
+            encoded = Encoded(empty, plan, plan.cut(image.float()))
+            self._add_features([encoded], [row], keep=False)
+            results.append(self._grid(encoded, text, row).logits())
+        return torch.stack(results)
+
+    def describe(self, method: Method, threshold: float | None = None) -> dict[str, str]:
+        """How a result is made, for provenance.
+
+        Args:
+            method: The row used.
+            threshold: The background threshold used.
+
+        Returns:
+            Texts: model, method, protocol and versions.
+        """
+        numbers = self._pixels()
+        return {
+            "software": f"clearclip {__version__}",
+            "model": self.backbone.name,
+            "method": method.spelling,
+            "protocol": f"short_side={numbers.short_side:g} long_side={numbers.long_side:g} crop_size={numbers.crop_size:g} "
+            f"stride={numbers.stride:g} normalization={numbers.normalization} logit_scale={numbers.logit_scale:g}",
+            "threshold": "none" if threshold is None else f"{threshold:g}",
+            "templates": str(len(self.templates)) if len(self.templates) > 1 else self.templates[0],
+            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "versions": f"python {platform.python_version()}, torch {version('torch')}, "
+            f"open_clip_torch {version('open_clip_torch')}, transformers {version('transformers')}",
+        }
+
+    def _vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
+        vocabulary = Vocabulary.parse(labels)
+        if threshold is None:
+            return vocabulary, self.protocol.threshold if vocabulary.background is not None else None
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"threshold={threshold!r}: a probability from 0 to 1 is needed")
+        return vocabulary if vocabulary.background else vocabulary.with_background(BACKGROUND), threshold
+
+    def _pixels(self) -> Protocol:
+        return self.protocol.in_pixels(self.backbone.native_size)
+
+    def _plan(self, size: tuple[int, int], numbers: Protocol) -> Plan:
+        return plan_windows(
+            size,
+            crop_size=int(numbers.crop_size),
+            stride=int(numbers.stride),
+            patch_size=self.backbone.patch_size,
+            square=self.backbone.square_windows,
+        )
+
+    def _encode(
+        self, images: Iterable[npt.NDArray[np.uint8]], methods: Sequence[Method], *, keep: bool
+    ) -> list[Encoded]:
+        numbers = self._pixels()
+        own = numbers.normalization == "model"
+        mean, std = (self.backbone.mean, self.backbone.std) if own else (CLIP_MEAN, CLIP_STD)
+        encoded = []
+        for image in images:
+            size = resized_size(image.shape[0], image.shape[1], numbers)
+            plan = self._plan(size, numbers)
+            encoded.append(Encoded(image, plan, plan.cut(normalize(resize(image, size), mean=mean, std=std))))
+        self._add_features(encoded, methods, keep=keep)
+        return encoded
+
+    @torch.no_grad()
+    def _add_features(self, images: Sequence[Encoded], methods: Sequence[Method], *, keep: bool) -> None:
+        """Features the images lack; windows of equal size go through the trunk together, whichever image they are of."""
+        by_grid: dict[tuple[int, ...], list[Encoded]] = {}
+        for image in images:
+            by_grid.setdefault(tuple(image.windows.shape[2:]), []).append(image)
+        for group in by_grid.values():
+            grid_size = group[0].plan.grid_size
+            lacking = [row for row in methods if any(row.spelling not in image._features for image in group)]
+            for how, rows in group_by_table(self.backbone, lacking, grid_size).items():
+                self._add_group(group, how, rows, keep=keep)
+
+    def _add_group(self, group: Sequence[Encoded], how: str, rows: Sequence[Method], *, keep: bool) -> None:
+        depth = max(row.depth for row in rows)
+        grid_size = group[0].plan.grid_size
+        fresh = [image for image in group if len(image._streams.get(how, ())) < depth]
+        known = [image for image in group if len(image._streams.get(how, ())) >= depth]
+        for image in known:
+            self._store(image, rewrite(self.backbone, image._streams[how], rows, grid_size=grid_size))
+        if not fresh:
+            return
+        windows = torch.cat([image.windows for image in fresh])
+        streams: list[list[Tensor]] = []
+        features: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
+        for chunk in windows.split(WINDOWS_AT_ONCE):
+            stream = trunk(
+                self.backbone, chunk.to(self.backbone.device, self.backbone.dtype), positions=how, depth=depth
+            )
+            for spelling, parts in rewrite(self.backbone, stream, rows, grid_size=grid_size).items():
+                features[spelling].append(F.normalize(parts.features.float(), dim=-1))
+            if keep:
+                streams.append(stream)
+        counts = [image.plan.count for image in fresh]
+        for spelling, chunks in features.items():
+            for image, part in zip(fresh, torch.cat(chunks).split(counts), strict=True):
+                image._features[spelling] = part
+        if keep:
+            levels = [torch.cat(level).split(counts) for level in zip(*streams, strict=True)]
+            for index, image in enumerate(fresh):
+                image._streams[how] = [level[index] for level in levels]
+
+    @staticmethod
+    def _store(image: Encoded, results: Mapping[str, Any]) -> None:
+        for spelling, parts in results.items():
+            image._features[spelling] = F.normalize(parts.features.float(), dim=-1)
+
+    def _grid(self, encoded: Encoded, text_embeddings: Tensor, method: Method) -> LogitGrid:
+        size = (encoded.image.shape[0], encoded.image.shape[1])
+        return LogitGrid.from_features(
+            encoded._features[method.spelling], text_embeddings, plan=encoded.plan, size=size
+        )
+
+    @torch.no_grad()
+    def _classify(
+        self, encoded: Encoded, vocabulary: Vocabulary, method: Method, threshold: float | None
+    ) -> Segmentation:
+        grid = self._grid(encoded, self.embed(vocabulary), method)
+        winners, scores = grid.best(logit_scale=self.protocol.logit_scale)
+        owners = torch.tensor(vocabulary.query_to_class, device=winners.device, dtype=torch.int32)
+        label_map = owners[winners]
+        if scores is None:
+            raise AssertionError("scores were asked for")
+        if threshold is not None and vocabulary.background_index is not None:
+            label_map = label_map.masked_fill_(scores < threshold, vocabulary.background_index)
+        return Segmentation(
+            label_map=np.asarray(label_map.cpu().numpy(), dtype=np.int32),
+            scores=np.asarray(scores.cpu().numpy(), dtype=np.float32),
+            vocabulary=vocabulary,
+            image=encoded.image,
+            info=self.describe(method, threshold),
+            _grid=grid,
+            _logit_scale=self.protocol.logit_scale,
+        )
+
+
+def _pick_device(device: str) -> torch.device:
+    if device != "auto":
+        try:
+            picked = torch.device(device)
+            torch.empty(0, device=picked)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(
+                f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try auto or cpu"
+            ) from error
+        return picked
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise UsageError(f"dtype {dtype!r} is not known: {nearest(dtype, ('auto', *known))}")
+    return known[dtype]
