@@ -36,7 +36,8 @@ def attend(kind: str, qkv: Mapping[str, Tensor]) -> Tensor:
     """
     if kind == "identity":
         return qkv["v"]
-    return F.scaled_dot_product_attention(qkv[kind[0]], qkv[kind[1]], qkv["v"])
+    attended: Tensor = F.scaled_dot_product_attention(qkv[kind[0]], qkv[kind[1]], qkv["v"])
+    return attended
 
 
 def attend_iterated(kind: str, qkv: Mapping[str, Tensor], temperature: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ def attend_iterated(kind: str, qkv: Mapping[str, Tensor], temperature: Tensor) -
     tokens = F.normalize(qkv[kind[0]], dim=-1)
     refined = F.scaled_dot_product_attention(tokens * scale, tokens, tokens, scale=1.0)
     tokens = F.normalize(refined, dim=-1)
-    return F.scaled_dot_product_attention(tokens * scale, tokens, qkv["v"], scale=1.0)
+    attended: Tensor = F.scaled_dot_product_attention(tokens * scale, tokens, qkv["v"], scale=1.0)
+    return attended
 
 
 def gem_temperature(normed: Tensor, head_dim: int) -> Tensor:
@@ -69,4 +71,5 @@ def gem_temperature(normed: Tensor, head_dim: int) -> Tensor:
     Returns:
         `(B,)`.
     """
-    return torch.linalg.vector_norm(normed.float(), dim=-1).mean(dim=1) / head_dim**0.5
+    norms: Tensor = torch.linalg.vector_norm(normed.float(), dim=-1)
+    return norms.mean(dim=1) / head_dim**0.5

@@ -62,23 +62,21 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = (
-                file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-            )
+            inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
             matches = sorted(file for file in inside if not file.name.startswith("."))
         elif not path.exists() and glob.has_magic(source):
-            matches = sorted(
-                match for match in map(Path, glob.glob(source, recursive=True)) if match.is_file()
-            )
+            matches = sorted(match for match in map(Path, _expand(source)) if match.is_file())
         else:
             matches = [path]
         for match in matches:
             found.setdefault(match.resolve(), match)
     if not found:
-        raise UsageError(
-            f"no images in {', '.join(map(str, sources))}: name files, folders or globs that hold some"
-        )
+        raise UsageError(f"no images in {', '.join(map(str, sources))}: name files, folders or globs that hold some")
     return list(found.values())
+
+
+def _expand(pattern: str) -> list[str]:
+    return glob.glob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
 
 
 def segment_files(
@@ -144,9 +142,7 @@ def segment_files(
 
 
 def _settings(segmenter: Segmenter, vocabulary: Vocabulary, threshold: float | None) -> dict[str, Any]:
-    limit = (
-        threshold if threshold is not None or vocabulary.background is None else segmenter.protocol.threshold
-    )
+    limit = threshold if threshold is not None or vocabulary.background is None else segmenter.protocol.threshold
     palette = vocabulary.palette.tolist()
     return {
         "labels": [
@@ -167,15 +163,11 @@ def _claim(output: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
     except ValueError as error:
         raise UsageError(f"{file} is none of ours ({error}): choose another folder or --overwrite") from error
     except OSError as error:
-        raise UsageError(
-            f"output folder {output} cannot be used ({error.strerror}): choose another"
-        ) from error
+        raise UsageError(f"output folder {output} cannot be used ({error.strerror}): choose another") from error
     if known is not None:
         ours = ("labels", "background", "model", "method", "protocol", "threshold", "templates", "dtype")
         differing = (
-            [key for key in ours if known.get(key) != settings[key]]
-            if isinstance(known, dict)
-            else ["everything"]
+            [key for key in ours if known.get(key) != settings[key]] if isinstance(known, dict) else ["everything"]
         )
         if differing:
             raise UsageError(
@@ -187,9 +179,7 @@ def _claim(output: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
         with atomic_write(file) as partial:
             partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except PermissionError as error:
-        raise UsageError(
-            f"output folder {output} cannot be written ({error.strerror}): choose another"
-        ) from error
+        raise UsageError(f"output folder {output} cannot be written ({error.strerror}): choose another") from error
 
 
 def _pending(paths: Iterable[Path], output: Path, report: Report, *, overwrite: bool) -> Iterator[Path]:

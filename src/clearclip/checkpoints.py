@@ -34,18 +34,10 @@ _BLIP = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models
 CHECKPOINTS: dict[str, Checkpoint] = {
     row.name: row
     for row in (
-        Checkpoint(
-            "clip-b16", "CLIP", "ViT-B/16", "ViT-B-16-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs"
-        ),
-        Checkpoint(
-            "clip-l14", "CLIP", "ViT-L/14", "ViT-L-14-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs"
-        ),
-        Checkpoint(
-            "openclip-b16", "OpenCLIP", "ViT-B/16", "ViT-B-16/laion2b_s34b_b88k", "MIT", "trained on LAION-2B"
-        ),
-        Checkpoint(
-            "openclip-l14", "OpenCLIP", "ViT-L/14", "ViT-L-14/laion2b_s32b_b82k", "MIT", "trained on LAION-2B"
-        ),
+        Checkpoint("clip-b16", "CLIP", "ViT-B/16", "ViT-B-16-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs"),
+        Checkpoint("clip-l14", "CLIP", "ViT-L/14", "ViT-L-14-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs"),
+        Checkpoint("openclip-b16", "OpenCLIP", "ViT-B/16", "ViT-B-16/laion2b_s34b_b88k", "MIT", "trained on LAION-2B"),
+        Checkpoint("openclip-l14", "OpenCLIP", "ViT-L/14", "ViT-L-14/laion2b_s32b_b82k", "MIT", "trained on LAION-2B"),
         Checkpoint(
             "metaclip-b16",
             "MetaCLIP",
@@ -62,9 +54,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             "CC-BY-NC-4.0 (non-commercial)",
             "2.5 B curated pairs",
         ),
-        Checkpoint(
-            "blip-b16", "BLIP", "ViT-B/16", _BLIP + "model_base_14M.pth", "BSD-3-Clause", "BLIP, 14 M images"
-        ),
+        Checkpoint("blip-b16", "BLIP", "ViT-B/16", _BLIP + "model_base_14M.pth", "BSD-3-Clause", "BLIP, 14 M images"),
         Checkpoint(
             "blip-l16",
             "BLIP",

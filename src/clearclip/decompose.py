@@ -20,6 +20,7 @@ from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_methods
 
 MethodLike = str | Method
+Several = list[MethodLike] | list[str] | list[Method] | tuple[MethodLike, ...]
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,12 @@ class Parts:
 @overload
 def dense_features(backbone: Backbone, images: Tensor, *, method: MethodLike) -> Tensor: ...
 @overload
-def dense_features(
-    backbone: Backbone, images: Tensor, *, method: Sequence[MethodLike]
-) -> dict[str, Tensor]: ...
+def dense_features(backbone: Backbone, images: Tensor, *, method: Several) -> dict[str, Tensor]: ...
+@overload
+def dense_features(backbone: Backbone, images: Tensor, *, method: MethodLike, parts: Literal[True]) -> Parts: ...
 @overload
 def dense_features(
-    backbone: Backbone, images: Tensor, *, method: MethodLike, parts: Literal[True]
-) -> Parts: ...
-@overload
-def dense_features(
-    backbone: Backbone, images: Tensor, *, method: Sequence[MethodLike], parts: Literal[True]
+    backbone: Backbone, images: Tensor, *, method: Several, parts: Literal[True]
 ) -> dict[str, Parts]: ...
 
 
@@ -60,7 +57,7 @@ def dense_features(
     backbone: Backbone,
     images: Tensor,
     *,
-    method: MethodLike | Sequence[MethodLike] = "clearclip",
+    method: MethodLike | Several = "clearclip",
     parts: bool = False,
 ) -> Tensor | Parts | dict[str, Tensor] | dict[str, Parts]:
     """Features of every patch in the space of the text embeddings, by one or many methods from one pass.
@@ -89,11 +86,7 @@ def dense_features(
         stream = trunk(backbone, padded, positions=how, depth=max(row.depth for row in group))
         results |= rewrite(backbone, stream, group, grid_size=grid_size)
     if parts:
-        return (
-            results[methods[0].spelling]
-            if single
-            else {row.spelling: results[row.spelling] for row in methods}
-        )
+        return results[methods[0].spelling] if single else {row.spelling: results[row.spelling] for row in methods}
     if single:
         return results[methods[0].spelling].features
     return {row.spelling: results[row.spelling].features for row in methods}

@@ -17,9 +17,7 @@ from clearclip.errors import ImageError
 from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"}
-)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
 
 ImageLike = Any
 _PILLOW_LIMIT = threading.Lock()
@@ -43,9 +41,7 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
     if isinstance(image, Image.Image):
         return _from_pil(image, "image", max_pixels=max_pixels)
     if not isinstance(image, (str, Path)):
-        raise ImageError(
-            f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)"
-        )
+        raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
     path = Path(image)
     if not path.exists():
         raise ImageError(f"{path}: there is no such file")
@@ -57,9 +53,7 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
         with _open(path) as opened:
             return _from_pil(opened, str(path), max_pixels=max_pixels)
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP"
-        ) from error
+        raise ImageError(f"{path} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: the image cannot be read ({error})") from error
 
@@ -100,9 +94,7 @@ def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.u
             f"an image array has the shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"
         )
     if array.dtype not in (np.uint8, np.uint16, np.bool_):
-        raise ImageError(
-            f"an image array has the type {array.dtype}: uint8 (0–255), uint16 or bool is needed"
-        )
+        raise ImageError(f"an image array has the type {array.dtype}: uint8 (0–255), uint16 or bool is needed")
     _check_size(array.shape[1], array.shape[0], "the array", max_pixels=max_pixels)
     pixels = _to_bytes(array, "the array")
     if pixels.ndim == 3 and pixels.shape[2] == 4:
@@ -158,13 +150,11 @@ def resize(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[n
     if image.shape[:2] == size:
         return image
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-    return resized[0].round_().clamp_(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
+    return np.asarray(resized.round_().clamp_(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
 
 
-def normalize(
-    image: npt.NDArray[np.uint8], *, mean: tuple[float, ...], std: tuple[float, ...]
-) -> torch.Tensor:
+def normalize(image: npt.NDArray[np.uint8], *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """Scale to 0–1, subtract the mean, divide by the deviation.
 
     Args:

@@ -263,9 +263,7 @@ def parse_method(text: str | Method) -> Method:
         return text
     match = re.fullmatch(r"\s*([^\[\]]*?)\s*(?:\[([^\[\]]*)\])?\s*", text)
     if match is None:
-        raise UsageError(
-            f"method {text!r} has unbalanced brackets: write it as in 'clearclip[residual=beta:30]'"
-        )
+        raise UsageError(f"method {text!r} has unbalanced brackets: write it as in 'clearclip[residual=beta:30]'")
     name, changes = match.group(1).lower(), match.group(2)
     if name not in METHODS:
         raise UsageError(f"method {name!r} is not known: {nearest(name, METHODS)}")
@@ -275,9 +273,7 @@ def parse_method(text: str | Method) -> Method:
     for change in changes.split(","):
         axis, equals, value = (part.strip() for part in change.partition("="))
         if axis not in {known.name for known in AXES}:
-            raise UsageError(
-                f"axis {axis!r} in {text!r} is not known: {nearest(axis, [a.name for a in AXES])}"
-            )
+            raise UsageError(f"axis {axis!r} in {text!r} is not known: {nearest(axis, [a.name for a in AXES])}")
         if not equals or not value:
             raise UsageError(f"axis {axis!r} in {text!r} has no value: write {axis}=VALUE")
         if axis in values:

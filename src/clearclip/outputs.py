@@ -101,6 +101,6 @@ def save_image(image: Image.Image, path: Path) -> None:
         OSError: The file cannot be written.
         ValueError: The suffix is unknown.
     """
-    options = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
+    options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
     with atomic_write(path) as partial:
         image.save(partial, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ INK = (20, 20, 20)
 
 def draw_overlay(
     image: npt.NDArray[np.uint8],
-    label_map: npt.NDArray[np.integer[npt.NBitBase]],
+    label_map: npt.NDArray[Any],
     palette: npt.NDArray[np.uint8],
     *,
     names: Sequence[str] | None = None,
@@ -49,9 +50,7 @@ def draw_overlay(
     return stack([picture, draw_legend(entries, width=max(picture.width, 160))])
 
 
-def draw_legend(
-    entries: Sequence[tuple[str, tuple[int, int, int]]], *, width: int, size: int = 14
-) -> Image.Image:
+def draw_legend(entries: Sequence[tuple[str, tuple[int, int, int]]], *, width: int, size: int = 14) -> Image.Image:
     """A white strip of coloured squares with texts, wrapped to a width.
 
     Args:
@@ -89,9 +88,7 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     Returns:
         An RGB picture as wide as the widest.
     """
-    canvas = Image.new(
-        "RGB", (max(part.width for part in pictures), sum(part.height for part in pictures)), BACKGROUND
-    )
+    canvas = Image.new("RGB", (max(part.width for part in pictures), sum(part.height for part in pictures)), BACKGROUND)
     top = 0
     for part in pictures:
         canvas.paste(part, (0, top))

@@ -56,9 +56,7 @@ class Protocol:
                 "would get no label (use a stride of at most the crop size)"
             )
         if self.units not in ("pixels", "native"):
-            raise UsageError(
-                f"units={self.units!r} is not known: {nearest(self.units, ('pixels', 'native'))}"
-            )
+            raise UsageError(f"units={self.units!r} is not known: {nearest(self.units, ('pixels', 'native'))}")
         if self.normalization not in ("clip", "model"):
             raise UsageError(
                 f"normalization={self.normalization!r} is not known: {nearest(self.normalization, ('clip', 'model'))}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
-from clearclip.decompose import MethodLike, group_by_table, rewrite, trunk
+from clearclip.decompose import MethodLike, Several, group_by_table, rewrite, trunk
 from clearclip.errors import UsageError, nearest
 from clearclip.images import MAX_PIXELS, ImageLike, load_image, normalize, resize, resized_size
 from clearclip.masks import LogitGrid
@@ -182,10 +182,7 @@ class Segmenter:
         self.embed(vocabulary)
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
-            arrays = [
-                load_image(image, max_pixels=self.max_pixels)
-                for image in listed[start : start + IMAGES_AT_ONCE]
-            ]
+            arrays = [load_image(image, max_pixels=self.max_pixels) for image in listed[start : start + IMAGES_AT_ONCE]]
             encoded = self._encode(arrays, [row], keep=False)
             results += [self._classify(image, vocabulary, row, limit) for image in encoded]
         return results[0] if single else results
@@ -219,7 +216,7 @@ class Segmenter:
         encoded: Encoded,
         labels: Any,
         *,
-        method: Sequence[Method],
+        method: Several,
         threshold: float | Mapping[str, float] | None = None,
     ) -> dict[str, Segmentation]: ...
 
@@ -228,7 +225,7 @@ class Segmenter:
         encoded: Encoded,
         labels: Any,
         *,
-        method: MethodLike | Sequence[MethodLike] | None = None,
+        method: MethodLike | Several | None = None,
         threshold: float | Mapping[str, float] | None = None,
     ) -> Segmentation | dict[str, Segmentation]:
         """Label an encoded image: new words run no part of the encoder, another method its rewritten blocks alone.
@@ -317,7 +314,8 @@ class Segmenter:
             raise UsageError(f"images have the shape {tuple(images.shape)}: (B, 3, H, W) is needed")
         if text_embeddings.ndim != 2 or text_embeddings.shape[1] != self.backbone.embed_dim:
             raise UsageError(
-                f"text embeddings have the shape {tuple(text_embeddings.shape)}: (Q, {self.backbone.embed_dim}) is needed"
+                f"text embeddings have the shape {tuple(text_embeddings.shape)}: "
+                f"(Q, {self.backbone.embed_dim}) is needed"
             )
         row = self.method if method is None else parse_method(method)
         numbers = self._pixels().with_overrides(crop_size=crop_size, stride=stride)
@@ -346,8 +344,9 @@ class Segmenter:
             "software": f"clearclip {__version__}",
             "model": self.backbone.name,
             "method": method.spelling,
-            "protocol": f"short_side={numbers.short_side:g} long_side={numbers.long_side:g} crop_size={numbers.crop_size:g} "
-            f"stride={numbers.stride:g} normalization={numbers.normalization} logit_scale={numbers.logit_scale:g}",
+            "protocol": f"short_side={numbers.short_side:g} long_side={numbers.long_side:g} "
+            f"crop_size={numbers.crop_size:g} stride={numbers.stride:g} normalization={numbers.normalization} "
+            f"logit_scale={numbers.logit_scale:g}",
             "threshold": "none" if threshold is None else f"{threshold:g}",
             "templates": str(len(self.templates)) if len(self.templates) > 1 else self.templates[0],
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
@@ -391,7 +390,7 @@ class Segmenter:
 
     @torch.no_grad()
     def _add_features(self, images: Sequence[Encoded], methods: Sequence[Method], *, keep: bool) -> None:
-        """Features the images lack; windows of equal size go through the trunk together, whichever image they are of."""
+        """Features the images lack; windows of equal size go through the trunk together, whosever they are."""
         by_grid: dict[tuple[int, ...], list[Encoded]] = {}
         for image in images:
             by_grid.setdefault(tuple(image.windows.shape[2:]), []).append(image)

@@ -99,9 +99,7 @@ def embed_queries(
     missing = [query for query in tokens if query not in embedded]
     groups = [missing[start : start + QUERIES_AT_ONCE] for start in range(0, len(missing), QUERIES_AT_ONCE)]
     for group in track(groups, "Reading words", show=show_progress):
-        for query, embedding in zip(
-            group, _encode(backbone, encoder, [tokens[query] for query in group]), strict=True
-        ):
+        for query, embedding in zip(group, _encode(backbone, encoder, [tokens[query] for query in group]), strict=True):
             embedded[query] = embedding
             _write(entries[query], embedding)
     return torch.stack([embedded[query] for query in queries]).to(backbone.device)
@@ -113,8 +111,8 @@ def _tokenize(encoder: TextEncoder, query: str, templates: Iterable[str]) -> lis
     longest = max(range(len(rows)), key=lambda index: len(rows[index]))
     if len(rows[longest]) > encoder.context_length:
         raise UsageError(
-            f"label {query!r} is too long: in the prompt {texts[longest][:60]!r} it takes {len(rows[longest])} tokens, the "
-            f"model reads {encoder.context_length}. Shorten it; nothing is cut silently"
+            f"label {query!r} is too long: in the prompt {texts[longest][:60]!r} it takes {len(rows[longest])} tokens, "
+            f"the model reads {encoder.context_length}. Shorten it; nothing is cut silently"
         )
     return rows
 
@@ -162,9 +160,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "clearclip"
 
 
-def _entry(
-    backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], cache_dir: Path | None
-) -> Path | None:
+def _entry(backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], cache_dir: Path | None) -> Path | None:
     if cache_dir is None:
         return None
     key = f"{backbone.text_fingerprint()} {backbone.dtype} {encoder.pad_id} {tokens}"
@@ -186,11 +182,7 @@ def _read(entry: Path, embed_dim: int) -> Tensor | None:
             checksum = (opened.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
-    intact = (
-        embedding.shape == (embed_dim,)
-        and embedding.dtype == torch.float32
-        and checksum == _checksum(embedding)
-    )
+    intact = embedding.shape == (embed_dim,) and embedding.dtype == torch.float32 and checksum == _checksum(embedding)
     return embedding if intact else None
 
 

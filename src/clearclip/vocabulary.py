@@ -38,9 +38,7 @@ class Label:
         if any(not synonym.strip() for synonym in self.synonyms):
             raise UsageError(f"label {self.name!r} has an empty synonym: write it as in 'person=man|woman'")
         if self.color is not None and not all(0 <= part <= 255 for part in self.color):
-            raise UsageError(
-                f"label {self.name!r} has the colour {self.color}: three numbers from 0 to 255 are needed"
-            )
+            raise UsageError(f"label {self.name!r} has the colour {self.color}: three numbers from 0 to 255 are needed")
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -64,9 +62,7 @@ class Label:
         rgb = None
         if color:
             if not re.fullmatch(r"[0-9a-fA-F]{6}\s*", color):
-                raise UsageError(
-                    f"label {text!r}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'"
-                )
+                raise UsageError(f"label {text!r}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'")
             rgb = (int(color[0:2], 16), int(color[2:4], 16), int(color[4:6], 16))
         name, equals, synonyms = body.partition("=")
         words = tuple(part.strip() for part in synonyms.split("|")) if equals else ()
@@ -97,13 +93,9 @@ class Vocabulary:
         names = [label.name for label in self.labels]
         for name in names:
             if names.count(name) > 1:
-                raise UsageError(
-                    f"label {name!r} was given twice: give each label once, further words as synonyms"
-                )
+                raise UsageError(f"label {name!r} was given twice: give each label once, further words as synonyms")
         if self.background is not None and self.background not in names:
-            raise UsageError(
-                f"background {self.background!r} is none of the labels: {nearest(self.background, names)}"
-            )
+            raise UsageError(f"background {self.background!r} is none of the labels: {nearest(self.background, names)}")
         if not self.queries:
             raise UsageError("there is no label beside the background: name at least one thing to look for")
 
@@ -207,9 +199,7 @@ class Vocabulary:
         elif isinstance(labels, Iterable):
             parsed = [label if isinstance(label, Label) else Label.parse(label) for label in labels]
         else:
-            raise UsageError(
-                f"labels are a {type(labels).__name__}: give a list, a dict or a Path of a label file"
-            )
+            raise UsageError(f"labels are a {type(labels).__name__}: give a list, a dict or a Path of a label file")
         return cls(tuple(parsed)).with_background(background)
 
 
@@ -217,9 +207,7 @@ def _read_file(path: Path) -> list[Label]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"label file {path}: {error} (a UTF-8 text with one label a line is needed)"
-        ) from error
+        raise UsageError(f"label file {path}: {error} (a UTF-8 text with one label a line is needed)") from error
     stripped = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in lines)
     labels = [Label.parse(line) for line in stripped if line]
     if not labels:
@@ -238,9 +226,7 @@ def _from_entry(name: str, entry: Any) -> Label:
     if isinstance(color, str):
         color = Label.parse(f"{name}@{color if color.startswith('#') else '#' + color}").color
     synonyms = [entry] if isinstance(entry, str) else list(entry or ())
-    return Label(
-        name.strip(), tuple(synonym.strip() for synonym in synonyms), tuple(color) if color else None
-    )
+    return Label(name.strip(), tuple(synonym.strip() for synonym in synonyms), tuple(color) if color else None)
 
 
 def distinct_colors(count: int) -> npt.NDArray[np.uint8]:

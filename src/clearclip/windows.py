@@ -103,11 +103,7 @@ class Plan:
             `(count, 3, encoded_h, encoded_w)`, row by row.
         """
         windows = torch.stack(
-            [
-                image[:, y : y + self.y.window, x : x + self.x.window]
-                for y in self.y.starts
-                for x in self.x.starts
-            ]
+            [image[:, y : y + self.y.window, x : x + self.x.window] for y in self.y.starts for x in self.x.starts]
         )
         encoded = (self.y.encoded, self.x.encoded)
         if self.y.padding is None or self.x.padding is None:
@@ -121,9 +117,7 @@ class Plan:
         )
 
 
-def plan_windows(
-    size: tuple[int, int], *, crop_size: int, stride: int, patch_size: int, square: bool = False
-) -> Plan:
+def plan_windows(size: tuple[int, int], *, crop_size: int, stride: int, patch_size: int, square: bool = False) -> Plan:
     """Lay windows over an image.
 
     Args:

@@ -114,7 +114,8 @@ def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(
-            f"{folder} holds neither config.json (Hugging Face) nor open_clip_config.json (open_clip): give a model's folder"
+            f"{folder} holds neither config.json (Hugging Face) nor open_clip_config.json (open_clip): give a model's "
+            "folder"
         )
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
@@ -141,7 +142,7 @@ def _load_hf(name: str, kind: str | None, tokenizer: str | None) -> Backbone:
     if kind == "blip":
         return blip.load(name, tokenizer=tokenizer)
     raise UnsupportedModelError(
-        f"{name} is a {kind!r} model, which the decomposition does not fit yet: use a 'clip' or 'blip' (retrieval) model"
+        f"{name} is a {kind!r} model, which the decomposition does not fit yet: use a 'clip' or 'blip' (retrieval) one"
     )
 
 

@@ -228,9 +228,7 @@ class Backbone:
         if key not in self._tables:
             if len(self._tables) >= 64:
                 self._tables.clear()
-            self._tables[key] = resize_positions(
-                table.detach(), grid_size, native=self.native_grid, how=resolved
-            )
+            self._tables[key] = resize_positions(table.detach(), grid_size, native=self.native_grid, how=resolved)
         return self._tables[key]
 
     def table_kind(self, grid_size: tuple[int, int], how: str) -> str:
@@ -268,5 +266,5 @@ def _hash_tensors(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -93,9 +93,7 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     state, metadata = _read(file)
     if "visual_encoder.patch_embed.proj.weight" not in state:
         known = ", ".join(sorted(state)[:3])
-        raise CheckpointError(
-            f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})"
-        )
+        raise CheckpointError(f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})")
     has_text = "text_encoder.embeddings.word_embeddings.weight" in state and "text_proj.weight" in state
     model = BlipForImageTextRetrieval(_config(state, metadata, file, has_text=has_text))
     renamed = {_rename(name): tensor for name, tensor in state.items()}
@@ -106,9 +104,7 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
         or (has_text and name.startswith(("text_encoder.", "text_proj.")) and "crossattention" not in name)
     }
     try:
-        report = model.load_state_dict(
-            {name: renamed[name] for name in wanted if name in renamed}, strict=False
-        )
+        report = model.load_state_dict({name: renamed[name] for name in wanted if name in renamed}, strict=False)
     except RuntimeError as error:
         raise CheckpointError(
             f"{file}: the weights do not fit together ({str(error).splitlines()[-1].strip()})"
@@ -129,7 +125,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if file.suffix == ".safetensors":
             with safe_open(str(file), "pt") as opened:
                 metadata = opened.metadata() or {}
-                return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(
+                return {name: opened.get_tensor(name) for name in opened.offset_keys()}, json.loads(
                     metadata.get("config", "{}")
                 )
         loaded = torch.load(file, map_location="cpu", weights_only=True)
@@ -246,7 +242,8 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
         ln_pre=lambda tokens: tokens,
         head=lambda tokens: model.vision_proj(vision.post_layernorm(tokens)),
         text=text,
-        no_text="a BLIP checkpoint carries no tokenizer: pass one, as in clearclip.view(model, tokenizer) or --tokenizer FOLDER",
+        no_text="a BLIP checkpoint carries no tokenizer: pass one, as in clearclip.view(model, tokenizer) or "
+        "--tokenizer FOLDER",
         position_resize="size",
         square_windows=True,
     )

@@ -80,9 +80,9 @@ def load_hf(kind: Any, name: str, **options: Any) -> Any:
                 f"{name}: the folder's weights cannot be loaded as {kind.__name__} ({cause})"
             ) from error
         raise CheckpointError(
-            f"{name} could not be downloaded ({cause}). Without network: put the files of https://huggingface.co/{name} "
-            "(config.json, model.safetensors, tokenizer files) into a folder and use --model FOLDER; --model tiny (the "
-            "embedded model) works offline"
+            f"{name} could not be downloaded ({cause}). Without network: put the files of "
+            f"https://huggingface.co/{name} (config.json, model.safetensors, tokenizer files) into a folder and use "
+            "--model FOLDER; --model tiny (the embedded model) works offline"
         ) from error
     missing = sorted(set(report["missing_keys"]))
     if missing:
@@ -120,7 +120,8 @@ def load_tokenizer(name: str, *, required: bool) -> Any:
             return None
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(
-            f"tokenizer {name} cannot be loaded ({cause}): give a folder with tokenizer.json or vocab.txt, --tokenizer FOLDER"
+            f"tokenizer {name} cannot be loaded ({cause}): give a folder with tokenizer.json or vocab.txt, "
+            "--tokenizer FOLDER"
         ) from error
 
 
@@ -186,8 +187,8 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
     if tokenizer is None:
         if vocabulary != CLIP_VOCABULARY:
             return None, (
-                f"no tokenizer came with it, and its vocabulary of {vocabulary} is not CLIP's own of {CLIP_VOCABULARY}: "
-                "pass one, as in clearclip.view(model, tokenizer) or --tokenizer FOLDER"
+                f"no tokenizer came with it, and its vocabulary of {vocabulary} is not CLIP's own of "
+                f"{CLIP_VOCABULARY}: pass one, as in clearclip.view(model, tokenizer) or --tokenizer FOLDER"
             )
         import open_clip
 

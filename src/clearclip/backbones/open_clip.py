@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
@@ -69,9 +68,7 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     try:
         words = _hf_tokenizer(tokenizer, model) if tokenizer else open_clip.get_tokenizer(architecture)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
     backbone = view(model, words)
     backbone.name, backbone.weights_file = name, file
     return backbone
@@ -93,9 +90,7 @@ def _check_tag(architecture: str, tag: str) -> None:
     tags = open_clip.pretrained.list_pretrained_tags_by_model(architecture)
     row = open_clip.get_pretrained_cfg(architecture, tag)
     if not row:
-        raise CheckpointError(
-            f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}"
-        )
+        raise CheckpointError(f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}")
     quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
     trained_quick = bool(row.get("quick_gelu", False))
     if quick != trained_quick:
@@ -248,18 +243,12 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
     context = int(tower.context_length)
     pad_id = int(tokenizer("", context_length=context)[0, -1])
-    plain = (
-        isinstance(tower, (open_clip.CLIP, TextTransformer)) and getattr(tower, "attn_mask", None) is not None
-    )
-    trimmable = (
-        plain and _pool_type(tower) in ("argmax", "eos", "first") and getattr(tower, "cls_emb", None) is None
-    )
+    plain = isinstance(tower, (open_clip.CLIP, TextTransformer)) and getattr(tower, "attn_mask", None) is not None
+    trimmable = plain and _pool_type(tower) in ("argmax", "eos", "first") and getattr(tower, "cls_emb", None) is None
     return (
         TextEncoder(
             tokenize=partial(_tokenize, tokenizer, context, pad_id),
-            encode=partial(_encode_trimmed, tower)
-            if trimmable
-            else partial(_encode_full, model, context, pad_id),
+            encode=partial(_encode_trimmed, tower) if trimmable else partial(_encode_full, model, context, pad_id),
             context_length=context,
             pad_id=pad_id,
             modules=(
@@ -303,8 +292,10 @@ def _encode_trimmed(tower: Any, ids: Tensor, mask: Tensor) -> Tensor:
     tokens = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
     tokens = tower.ln_final(tower.transformer(tokens, attn_mask=tower.attn_mask[:length, :length]))
     end_id = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
-    pooled = open_clip.transformer.text_global_pool(tokens, ids, _pool_type(tower), eos_token_id=end_id)
+    pooled: Tensor = open_clip.transformer.text_global_pool(tokens, ids, _pool_type(tower), eos_token_id=end_id)
     projection = _projection(tower)
-    if projection is None:
-        return torch.as_tensor(pooled)
-    return projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
+    if isinstance(projection, nn.Module):
+        pooled = projection(pooled)
+    elif projection is not None:
+        pooled = pooled @ projection
+    return pooled

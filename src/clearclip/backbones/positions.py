@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_positions(
-    table: Tensor, grid_size: tuple[int, int], *, native: tuple[int, int], how: str
-) -> Tensor:
+def resize_positions(table: Tensor, grid_size: tuple[int, int], *, native: tuple[int, int], how: str) -> Tensor:
     """Position table for a grid; the native grid's is returned unchanged.
 
     Args:
@@ -37,7 +35,5 @@ def resize_positions(
             image, size=grid_size, mode="bicubic", align_corners=False, antialias=how == "antialias"
         )
     if resized.shape[-2:] != grid_size:
-        raise AssertionError(
-            f"the position table came out as {tuple(resized.shape[-2:])} instead of {grid_size}"
-        )
+        raise AssertionError(f"the position table came out as {tuple(resized.shape[-2:])} instead of {grid_size}")
     return torch.cat([class_row, resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)])

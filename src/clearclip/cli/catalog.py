@@ -50,8 +50,7 @@ def methods(as_json: AsJson = False) -> None:
     if as_json:
         document = {
             "methods": [
-                {**asdict(row), "about": ABOUT[row.name], "spelling": row.spelling}
-                for row in METHODS.values()
+                {**asdict(row), "about": ABOUT[row.name], "spelling": row.spelling} for row in METHODS.values()
             ],
             "axes": [asdict(axis) for axis in AXES],
         }

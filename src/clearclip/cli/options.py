@@ -17,23 +17,15 @@ if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
     from clearclip.vocabulary import Vocabulary
 
-Output = Annotated[
-    Path, typer.Option("-o", "--output", help="Folder for the results; it is made where it is missing.")
-]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; it is made where it is missing.")]
 Labels = Annotated[
     list[str] | None,
-    typer.Option(
-        "-l", "--label", help="A label: 'sky', 'person=man|woman|child', 'sky @#87ceeb'. Repeat it."
-    ),
+    typer.Option("-l", "--label", help="A label: 'sky', 'person=man|woman|child', 'sky @#87ceeb'. Repeat it."),
 ]
-LabelFile = Annotated[
-    Path | None, typer.Option("--labels", help="File with one label a line; # starts a comment.")
-]
+LabelFile = Annotated[Path | None, typer.Option("--labels", help="File with one label a line; # starts a comment.")]
 Background = Annotated[
     str | None,
-    typer.Option(
-        help="Label that pixels below the threshold fall to; one of the labels, or a new one without words."
-    ),
+    typer.Option(help="Label that pixels below the threshold fall to; one of the labels, or a new one without words."),
 ]
 Threshold = Annotated[
     float | None, typer.Option(help="Pixels whose best probability is below become background (0–1).")
@@ -45,9 +37,7 @@ Model = Annotated[
         help="Friendly name (`clearclip models`), open_clip's ARCH/TAG, hf-hub:, local-dir:, HF id, folder, .pth.",
     ),
 ]
-Tokenizer = Annotated[
-    str | None, typer.Option(help="Hugging Face tokenizer folder or id instead of the model's own.")
-]
+Tokenizer = Annotated[str | None, typer.Option(help="Hugging Face tokenizer folder or id instead of the model's own.")]
 MethodName = Annotated[
     str,
     typer.Option("--method", help="As `clearclip methods` lists them, e.g. 'clearclip[residual=beta:30]'."),

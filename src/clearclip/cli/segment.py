@@ -35,9 +35,7 @@ def segment(
     method: o.MethodName = "clearclip",
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Images whose windows go through the encoder together.")
-    ] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images whose windows go through the encoder together.")] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make existing results again.")] = False,
     protocol: o.ProtocolName = "native",
     short_side: o.ShortSide = None,
