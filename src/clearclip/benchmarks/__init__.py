@@ -1,0 +1,42 @@
+"""The paper's eight benchmarks, `scenes` and data sets of one's own: files, metrics, evaluation and results.
+
+Importing this package loads no torch.
+"""
+
+from clearclip.benchmarks.check import Report, check_dataset
+from clearclip.benchmarks.evaluation import Evaluation, Run, evaluate, merge
+from clearclip.benchmarks.metrics import Scores, confusion, scores
+from clearclip.benchmarks.published import Published, published_number
+from clearclip.benchmarks.readers import Dataset, Pair, Sample, open_benchmark, open_folders
+from clearclip.benchmarks.results import read_results, records
+from clearclip.benchmarks.rows import BENCHMARKS, Benchmark, get_benchmark, vocabulary_of
+from clearclip.benchmarks.state import Shard
+from clearclip.benchmarks.tables import Table, table
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Dataset",
+    "Evaluation",
+    "Pair",
+    "Published",
+    "Report",
+    "Run",
+    "Sample",
+    "Scores",
+    "Shard",
+    "Table",
+    "check_dataset",
+    "confusion",
+    "evaluate",
+    "get_benchmark",
+    "merge",
+    "open_benchmark",
+    "open_folders",
+    "published_number",
+    "read_results",
+    "records",
+    "scores",
+    "table",
+    "vocabulary_of",
+]

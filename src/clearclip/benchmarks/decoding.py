@@ -1,0 +1,132 @@
+"""What the values of a label map on disk mean, as lookup tables. Pure numpy; where files lie stands in `rows`.
+
+A table turns a raw value (0…255) into the benchmark's own label space: a class index, `IGNORE`, or `INVALID`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clearclip.errors import ImageError
+
+IGNORE = 255
+INVALID = -1
+
+COCO_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Raw ids of COCO's stuff-thing maps that no class has (https://github.com/nightrome/cocostuff, labels.txt)."""
+
+CITYSCAPES_TRAINED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""`labelIds` of the 19 evaluated classes, in order (https://github.com/mcordts/cityscapesScripts, labels.py)."""
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """One form in which a benchmark's label maps lie on disk.
+
+    Attributes:
+        suffix: What follows an image's id in the file's name.
+        table: For each raw value 0…255 the class index, `IGNORE` or `INVALID`.
+        about: How people call it.
+    """
+
+    suffix: str
+    table: tuple[int, ...]
+    about: str
+
+    def decode(self, raw: npt.NDArray[np.integer], *, source: str) -> npt.NDArray[np.uint8]:
+        """Turn raw values into class indices.
+
+        Args:
+            raw: `(H, W)`, as the file holds them.
+            source: The file's name, for the message.
+
+        Returns:
+            `(H, W)` uint8: class indices and `IGNORE`.
+
+        Raises:
+            ImageError: A value is none that this form allows; the message names the file, the value and its count.
+        """
+        table = np.array(self.table, dtype=np.int16)
+        if raw.size and (raw.min() < 0 or raw.max() > 255):
+            wrong = int(raw.max() if raw.max() > 255 else raw.min())
+            raise ImageError(f"{source} holds the label {wrong}: {self.describe()}")
+        decoded = table[raw]
+        invalid = decoded == INVALID
+        if invalid.any():
+            values, counts = np.unique(raw[invalid], return_counts=True)
+            listed = ", ".join(f"{value} ({count:,} pixels)" for value, count in zip(values[:5], counts, strict=False))
+            more = f" and {len(values) - 5} other values" if len(values) > 5 else ""
+            raise ImageError(f"{source} holds labels outside the range: {listed}{more}; {self.describe()}")
+        return np.asarray(decoded, dtype=np.uint8)
+
+    def describe(self) -> str:
+        """The allowed values as a clause: `index maps allow 0–20, 255 (*.png)`."""
+        allowed = [value for value, index in enumerate(self.table) if index != INVALID]
+        runs: list[list[int]] = []
+        for value in allowed:
+            if runs and value == runs[-1][1] + 1:
+                runs[-1][1] = value
+            else:
+                runs.append([value, value])
+        spelled = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
+        return f"{self.about} allow {spelled} (*{self.suffix})"
+
+
+def indices(classes: int, *, ignored: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Table of maps that hold class indices, 255 being ignored.
+
+    Args:
+        classes: How many raw values there are, from 0.
+        ignored: Raw values besides 255 that are left out; the values after them move down.
+
+    Returns:
+        The table.
+    """
+    kept = [value for value in range(classes) if value not in ignored]
+    return from_order(kept, ignored=(*ignored, 255))
+
+
+def from_order(raw: list[int] | tuple[int, ...], *, ignored: tuple[int, ...]) -> tuple[int, ...]:
+    """Table that gives raw values the indices 0, 1, 2, … in the order of a list.
+
+    Args:
+        raw: Raw value of class 0, of class 1, and so on.
+        ignored: Raw values that are left out of the evaluation.
+
+    Returns:
+        The table; every other value is `INVALID`.
+    """
+    table = [INVALID] * 256
+    for value in ignored:
+        table[value] = IGNORE
+    for index, value in enumerate(raw):
+        table[value] = index
+    return tuple(table)
+
+
+def coco_stuff_raw() -> tuple[int, ...]:
+    """COCO's raw stuff-thing maps → 171 classes: the order is kept, the gaps are closed, 255 is ignored."""
+    return from_order([value for value in range(182) if value not in COCO_GAPS], ignored=(255,))
+
+
+def coco_object_raw() -> tuple[int, ...]:
+    """COCO's raw stuff-thing maps → background and 80 things: every stuff id and 255 are background, none ignored."""
+    return _things_and_background(coco_stuff_raw(), things=80)
+
+
+def coco_object_from_stuff() -> tuple[int, ...]:
+    """COCO-Stuff's 171 train ids → background and 80 things, as `coco_object_raw`."""
+    return _things_and_background(indices(171), things=80)
+
+
+def _things_and_background(stuff: tuple[int, ...], *, things: int) -> tuple[int, ...]:
+    return tuple(index if index == INVALID else index + 1 if index < things else 0 for index in stuff)
+
+
+def cityscapes_label_ids() -> tuple[int, ...]:
+    """Cityscapes' `labelIds` → 19 train ids; everything else is ignored."""
+    others = tuple(value for value in range(256) if value not in CITYSCAPES_TRAINED)
+    return from_order(CITYSCAPES_TRAINED, ignored=others)

@@ -1,0 +1,318 @@
+"""One pass over a data set for any number of methods: the resumable loop and what it returns.
+
+Belongs here: the loop. Does not: files (`readers`, `state`), counting (`metrics`), tables and records (`results`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clearclip.benchmarks.check import broken_items, refuse
+from clearclip.benchmarks.configuration import configuration, facts, thresholds_for, warnings_of
+from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
+from clearclip.benchmarks.readers import Dataset, Item, Sample, read_ahead
+from clearclip.benchmarks.state import (
+    WHOLE,
+    Shard,
+    State,
+    add_shards,
+    empty_state,
+    file_name,
+    load_state,
+    state_path,
+)
+from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.methods import Method, parse_method, parse_methods
+from clearclip.outputs import save_label_map
+
+if TYPE_CHECKING:
+    from clearclip.segmenter import Segmenter
+
+Checked = Callable[[int, int], None]
+Advanced = Callable[[int, int, Mapping[str, Matrix]], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run goes about its images; none of it but `limit` and `seed` changes a number.
+
+    Attributes:
+        output: Folder of states and results; `None` keeps nothing and cannot go on after an interruption.
+        limit: Only the first images of the split.
+        shard: Only every n-th of them.
+        skip_broken: Leave out what cannot be used, and list it, instead of stopping before the first image.
+        overwrite: Begin anew although there is a state.
+        predictions: Folder for palette PNGs of every prediction, a folder for each method.
+        seed: Set before the first image. Evaluation itself draws no random number.
+        save_seconds: Least time between two saved states.
+    """
+
+    output: Path | None = None
+    limit: int | None = None
+    shard: Shard = WHOLE
+    skip_broken: bool = False
+    overwrite: bool = False
+    predictions: Path | None = None
+    seed: int = 0
+    save_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit={self.limit}: at least 1 image is needed")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The outcome of a run.
+
+    Attributes:
+        config: Everything the numbers depend on.
+        facts: Device, versions, the data's place, when the run began, its id.
+        shard: Which part of the split was evaluated.
+        classes: Names, in the order of the matrices.
+        matrices: By method, `(C, C)` int64, row = true class.
+        images: How many images were counted.
+        skipped: One sentence for each image or pair left out.
+        warnings: What must be known to compare these numbers with others.
+        seconds: Time spent.
+        image_scores: By method, `(N,)` mIoU of each image of the part in its order; `nan` for a skipped one.
+    """
+
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    shard: Shard
+    classes: tuple[str, ...]
+    matrices: dict[str, Matrix]
+    images: int
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+    image_scores: dict[str, npt.NDArray[np.float32]]
+
+    def scores(self, method: str) -> Scores:
+        """Scores of one method, by its spelling."""
+        return scores(self.matrices[method])
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    methods: str | Method | Iterable[str | Method] | None = None,
+    thresholds: Mapping[str, float] | float | None = None,
+    run: Run | None = None,
+    on_check: Checked | None = None,
+    on_image: Advanced | None = None,
+) -> Evaluation:
+    """Measure methods on a data set: each image goes through the trunk once for all of them.
+
+    The state is one exact confusion matrix a method over the whole split (mIoU is not a mean of per-image scores).
+    Interrupted at any moment and started again with the same arguments and output folder, the run goes on from the
+    last saved state and ends with the same numbers.
+
+    Args:
+        segmenter: The model and its protocol.
+        dataset: From `open_benchmark` or `open_folders`.
+        methods: One or more; by default the segmenter's own.
+        thresholds: As `thresholds_for`.
+        run: Where results go, which images are taken, what happens to broken ones.
+        on_check: Called while files are checked, with the number of files read and their total.
+        on_image: Called after each image, with the number done, the total, and the matrices so far by method.
+
+    Returns:
+        The outcome; nothing is computed again where the output folder holds it already.
+
+    Raises:
+        ClearclipError: A file is missing or broken and `run.skip_broken` is off; nothing can be evaluated.
+        UsageError: A method, threshold or number is not usable.
+    """
+    run = run or Run()
+    rows = parse_methods(segmenter.method if methods is None else methods)
+    limits = thresholds_for(dataset, rows, wanted=thresholds)
+    items = dataset.items[: run.limit][run.shard.index - 1 :: run.shard.count]
+    if not items:
+        raise UsageError(f"shard {run.shard} of {len(dataset.items[: run.limit])} images is empty: use fewer shards")
+    config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
+    state = _stored(config, run=run, items=items)
+    if state is None:
+        state = empty_state(
+            config,
+            facts=facts(segmenter, dataset, config=config),
+            shard=run.shard,
+            total=len(items),
+            classes=len(dataset.vocabulary.labels),
+        )
+    if not run.skip_broken:
+        todo = items[state.done :]
+        refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken_items(todo, progress=on_check))
+    elif dataset.missing:
+        state = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
+    state = _advance(state, segmenter, dataset, items, run=run, on_image=on_image)
+    return _outcome(state, order=[row.spelling for row in rows])
+
+
+def merge(folders: Iterable[Path]) -> list[Evaluation]:
+    """Add up the finished shards below output folders; exact, as if the run had not been divided.
+
+    Args:
+        folders: Output folders.
+
+    Returns:
+        One outcome for each configuration found.
+
+    Raises:
+        ClearclipError: As `add_shards`.
+    """
+    return [_outcome(state, order=state.config["methods"]) for state in add_shards(folders)]
+
+
+def _stored(config: dict[str, Any], *, run: Run, items: Sequence[Item]) -> State | None:
+    """The saved state to go on from, unless there is none or it lacks predictions that are asked for."""
+    if run.output is None or run.overwrite:
+        return None
+    path = state_path(run.output, config, shard=run.shard)
+    if not path.exists():
+        return None
+    state = load_state(path)
+    if run.predictions is not None:
+        seen = (index for index in range(state.done) if not np.isnan(state.image_scores[:, index]).all())
+        wanted = (
+            prediction_path(run.predictions, method=method, item=items[index])
+            for index in seen
+            for method in config["methods"]
+        )
+        if not all(path.exists() for path in wanted):
+            return None
+    return state
+
+
+def prediction_path(folder: Path, *, method: str, item: Item) -> Path:
+    """Where the prediction of a method for an image is kept.
+
+    Args:
+        folder: `Run.predictions`.
+        method: The method's spelling.
+        item: The image.
+
+    Returns:
+        The path of a PNG.
+    """
+    return folder / file_name(method) / f"{item.id}.png"
+
+
+def _advance(
+    state: State,
+    segmenter: Segmenter,
+    dataset: Dataset,
+    items: Sequence[Item],
+    *,
+    run: Run,
+    on_image: Advanced | None,
+) -> State:
+    """Go through the images that are left; every state on the way is whole, so that any may be saved."""
+    import torch
+
+    methods: list[str] = state.config["methods"]
+    if state.complete:
+        return state
+    torch.manual_seed(run.seed)
+    segmenter.embed(dataset.vocabulary)
+    saved = last = time.monotonic()
+    for item, outcome in zip(items[state.done :], read_ahead(items[state.done :]), strict=True):
+        if isinstance(outcome, ImageError):
+            if not run.skip_broken:
+                raise outcome
+            column = np.full((len(methods), 1), np.nan, dtype=np.float32)
+            state = replace(state, skipped=(*state.skipped, str(outcome)))
+        else:
+            counted = _measure(outcome, segmenter, dataset, item, state=state, predictions=run.predictions)
+            column = np.array([[scores(matrix).miou] for matrix in counted], dtype=np.float32)
+            state = replace(state, matrices=state.matrices + counted, evaluated=state.evaluated + 1)
+        now = time.monotonic()
+        state = replace(
+            state,
+            done=state.done + 1,
+            image_scores=np.concatenate([state.image_scores, column], axis=1),
+            seconds=state.seconds + now - last,
+        )
+        last = now
+        if run.output is not None and now - saved >= run.save_seconds:
+            state.save(run.output)
+            saved = time.monotonic()
+        if on_image:
+            on_image(state.done, state.total, dict(zip(methods, state.matrices, strict=True)))
+    if run.output is not None:
+        state.save(run.output)
+    return state
+
+
+def _measure(
+    sample: Sample,
+    segmenter: Segmenter,
+    dataset: Dataset,
+    item: Item,
+    *,
+    state: State,
+    predictions: Path | None,
+) -> Matrix:
+    """`(M, C, C)`: the confusion matrices of one image."""
+    label_maps = predict(sample, segmenter, dataset, config=state.config)
+    for method, label_map in label_maps.items():
+        if predictions is not None:
+            path = prediction_path(predictions, method=method, item=item)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_label_map(label_map, path, palette=dataset.vocabulary.palette)
+    classes = len(dataset.vocabulary.labels)
+    return np.stack([confusion(sample.truth, label_map, classes=classes) for label_map in label_maps.values()])
+
+
+def predict(
+    sample: Sample, segmenter: Segmenter, dataset: Dataset, *, config: dict[str, Any]
+) -> dict[str, npt.NDArray[np.integer]]:
+    """Label maps of one image by every method of a configuration.
+
+    Args:
+        sample: The image.
+        segmenter: The model.
+        dataset: Gives the words.
+        config: Gives the methods and their thresholds.
+
+    Returns:
+        By method, in the configuration's order, `(H, W)` class indices.
+    """
+    methods = [parse_method(spelling) for spelling in config["methods"]]
+    if dataset.vocabulary.background is None:
+        thresholds = None
+    else:
+        thresholds = {method: value or 0.0 for method, value in config["thresholds"].items()}
+    encoded = segmenter.encode(sample.image)
+    found = segmenter.classify(encoded, dataset.vocabulary, method=methods, threshold=thresholds)
+    return {method: found[method].label_map for method in config["methods"]}
+
+
+def _outcome(state: State, *, order: Sequence[str]) -> Evaluation:
+    if not state.evaluated:
+        raise ClearclipError(
+            f"{state.config['benchmark']}: none of {state.total} images could be used: {state.skipped[0]}"
+        )
+    by_method = dict(zip(state.config["methods"], state.matrices, strict=True))
+    image_scores = dict(zip(state.config["methods"], state.image_scores, strict=True))
+    return Evaluation(
+        config=state.config,
+        facts=state.facts,
+        shard=state.shard,
+        classes=tuple(label[0] for label in state.config["labels"]),
+        matrices={method: by_method[method] for method in order},
+        images=state.evaluated,
+        skipped=state.skipped,
+        warnings=warnings_of(state),
+        seconds=state.seconds,
+        image_scores={method: image_scores[method] for method in order},
+    )

@@ -1,0 +1,45 @@
+"""Numbers that the paper prints, to stand beside measured ones. They are quoted (`published.csv`), never computed."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed number.
+
+    Attributes:
+        miou: mIoU in percent.
+        source: Paper and table.
+    """
+
+    miou: float
+    source: str
+
+
+def published_number(benchmark: str, *, model: str, method: str) -> Published | None:
+    """The paper's mIoU of one cell.
+
+    Args:
+        benchmark: Key of `BENCHMARKS`.
+        model: Friendly name of a checkpoint. The table's BLIP row "ViT-L/14" is `blip-l16`; its MaskCLIP, SCLIP and
+            GEM rows run on OpenAI's CLIP.
+        method: A method's spelling.
+
+    Returns:
+        The number, or `None` where the paper has none.
+    """
+    return _table().get((benchmark, model, method))
+
+
+@functools.cache
+def _table() -> dict[tuple[str, str, str], Published]:
+    text = resources.files(__package__).joinpath("published.csv").read_text(encoding="utf-8")
+    return {
+        (row["benchmark"], row["model"], row["method"]): Published(float(row["miou"]), row["source"])
+        for row in csv.DictReader(text.splitlines())
+    }

@@ -1,0 +1,208 @@
+"""Records as tables, and tables as Markdown, CSV or LaTeX. No computation beyond means and differences."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clearclip.benchmarks.results import Record
+from clearclip.benchmarks.rows import BENCHMARKS
+from clearclip.errors import UsageError, nearest
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of texts and numbers; `None` is an empty cell.
+
+    Attributes:
+        columns: Headings.
+        rows: Cells.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def texts(self) -> list[list[str]]:
+        """The cells as people read them: percentages with one decimal, an empty cell as a dash."""
+        return [[_text(cell) for cell in row] for row in self.rows]
+
+    def markdown(self) -> str:
+        """GitHub's Markdown."""
+        rows = [[text.replace("|", "\\|") for text in row] for row in self.texts()]
+        marks = ["---" if column else ":--" for column in self.columns]
+        return "\n".join("| " + " | ".join(row) + " |" for row in [list(self.columns), marks, *rows]) + "\n"
+
+    def csv(self) -> str:
+        """Comma-separated values with every digit that was recorded; an empty cell is empty."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """A `tabular` with booktabs' rules."""
+        texts = self.texts()
+        numeric = [
+            all(isinstance(row[index], (int, float, type(None))) for row in self.rows)
+            for index in range(len(self.columns))
+        ]
+        lines = [" & ".join(map(_escape, row)) + r" \\" for row in [list(self.columns), *texts]]
+        return "\n".join(
+            [
+                r"% needs \usepackage{booktabs}",
+                r"\begin{tabular}{" + "".join("r" if number else "l" for number in numeric) + "}",
+                r"\toprule",
+                lines[0],
+                r"\midrule",
+                *lines[1:],
+                r"\bottomrule",
+                r"\end{tabular}",
+                "",
+            ]
+        )
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
+
+
+def _escape(text: str) -> str:
+    for character in "\\&%$#_{}~^":
+        text = text.replace(character, {"\\": r"\textbackslash "}.get(character, "\\" + character))
+    return text.replace("−", "$-$").replace("–", "--")
+
+
+def runs_table(found: Sequence[Record]) -> Table:
+    """One row for each record, with the paper's number and the difference where it has one.
+
+    Args:
+        found: Records.
+
+    Returns:
+        The table.
+    """
+    columns = (
+        "benchmark", "model", "method", "threshold", "images", "mIoU", "mAcc", "aAcc", "fwIoU", "paper", "difference",
+    )  # fmt: skip
+    return Table(columns, tuple(_run_row(record) for record in found))
+
+
+def _run_row(record: Record) -> tuple[Cell, ...]:
+    printed: dict[str, Any] = record.get("published") or {}
+    threshold = record.get("config", {}).get("threshold")
+    return (
+        record["benchmark"],
+        record["model"],
+        record["method"],
+        None if threshold is None else f"{threshold:g}",
+        record.get("images"),
+        *(record.get(score) for score in ("miou", "macc", "aacc", "fwiou")),
+        printed.get("miou"),
+        printed.get("difference"),
+    )
+
+
+def methods_table(found: Sequence[Record]) -> Table:
+    """One row for each model and method, one column for each benchmark: mIoU, as the paper prints it.
+
+    Where the paper has numbers for a row, they stand below it in a row marked "paper". Of several records for a cell
+    the last counts. The mean is given only where a row has every benchmark.
+
+    Args:
+        found: Records.
+
+    Returns:
+        The table.
+    """
+    known = list(BENCHMARKS)
+    benchmarks = sorted({record["benchmark"] for record in found}, key=lambda name: (*_place(name, known), name))
+    cells: dict[tuple[str, str], dict[str, Cell]] = {}
+    printed: dict[tuple[str, str], dict[str, Cell]] = {}
+    for record in found:
+        row = (record["model"], record["method"])
+        cells.setdefault(row, {})[record["benchmark"]] = record["miou"]
+        if record.get("published"):
+            printed.setdefault(row, {})[record["benchmark"]] = record["published"]["miou"]
+    rows: list[tuple[Cell, ...]] = []
+    for (model, method), values in cells.items():
+        rows.append((model, method, *_with_mean(values, benchmarks)))
+        if (model, method) in printed:
+            rows.append((model, f"{method} (paper)", *_with_mean(printed[model, method], benchmarks)))
+    mean = ("mean",) if len(benchmarks) > 1 else ()
+    return Table(("model", "method", *benchmarks, *mean), tuple(rows))
+
+
+def _place(name: str, known: Sequence[str]) -> tuple[int]:
+    return (known.index(name) if name in known else len(known),)
+
+
+def _with_mean(values: dict[str, Cell], benchmarks: Sequence[str]) -> tuple[Cell, ...]:
+    cells = tuple(values.get(name) for name in benchmarks)
+    if len(cells) == 1:
+        return cells
+    numbers = [cell for cell in cells if isinstance(cell, (int, float))]
+    return (*cells, sum(numbers) / len(numbers) if len(numbers) == len(cells) else None)
+
+
+def classes_table(found: Sequence[Record]) -> Table:
+    """IoU with a row for each class and a column for each record, to see where methods differ.
+
+    Args:
+        found: Records of one benchmark.
+
+    Returns:
+        The table.
+
+    Raises:
+        UsageError: The records are of several benchmarks.
+    """
+    benchmarks = sorted({record["benchmark"] for record in found})
+    if len(benchmarks) > 1:
+        raise UsageError(f"classes of {', '.join(benchmarks)} cannot share a table: name one with --benchmark")
+    several = len({record["model"] for record in found}) > 1
+    columns = [f"{record['model']} {record['method']}" if several else record["method"] for record in found]
+    names = list(dict.fromkeys(name for record in found for name in record["classes"]))
+    rows = tuple(
+        (name, *(record["classes"].get(name, {}).get("iou") for record in found))
+        for name in names
+    )  # fmt: skip
+    return Table(("class", *columns), rows)
+
+
+VIEWS: dict[str, Callable[[Sequence[Record]], Table]] = {
+    "runs": runs_table,
+    "methods": methods_table,
+    "classes": classes_table,
+}
+
+FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
+    "md": (".md", Table.markdown),
+    "csv": (".csv", Table.csv),
+    "latex": (".tex", Table.latex),
+}
+
+
+def table(found: Sequence[Record], *, view: str = "runs") -> Table:
+    """Lay records out.
+
+    Args:
+        found: Records.
+        view: `"runs"`, `"methods"` or `"classes"`.
+
+    Returns:
+        The table.
+
+    Raises:
+        UsageError: There is no such view.
+    """
+    if view not in VIEWS:
+        raise UsageError(f"view {view!r} is not known: {nearest(view, VIEWS)}")
+    return VIEWS[view](found)
