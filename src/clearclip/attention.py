@@ -72,4 +72,5 @@ def gem_temperature(normed: Tensor, head_dim: int) -> Tensor:
         `(B,)`.
     """
     norms: Tensor = torch.linalg.vector_norm(normed.float(), dim=-1)
-    return norms.mean(dim=1) / head_dim**0.5
+    temperature: Tensor = norms.mean(dim=1) / head_dim**0.5
+    return temperature

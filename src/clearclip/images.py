@@ -17,7 +17,7 @@ from clearclip.errors import ImageError
 from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in "jpg jpeg png webp bmp tif tiff gif ppm pgm jp2".split())
 
 ImageLike = Any
 _PILLOW_LIMIT = threading.Lock()
@@ -151,7 +151,8 @@ def resize(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[n
         return image
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
-    return np.asarray(resized.round_().clamp_(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
+    rounded: npt.NDArray[np.uint8] = resized.round_().clamp_(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    return rounded
 
 
 def normalize(image: npt.NDArray[np.uint8], *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
