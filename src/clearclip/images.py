@@ -17,7 +17,9 @@ from clearclip.errors import ImageError
 from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in "jpg jpeg png webp bmp tif tiff gif ppm pgm jp2".split())
+IMAGE_SUFFIXES = frozenset(
+    f".{name}" for name in ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2"]
+)
 
 ImageLike = Any
 _PILLOW_LIMIT = threading.Lock()
@@ -27,7 +29,8 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
     """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB.
 
     Args:
-        image: A path, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` of uint8, uint16 or bool.
+        image: A path, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` of uint8, uint16
+            or bool.
         max_pixels: Refuse larger images before they are decoded (decompression bombs).
 
     Returns:
@@ -106,7 +109,7 @@ def _to_bytes(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+        return np.where(array, np.uint8(255), np.uint8(0))
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
         raise ImageError(f"{name} has values from {low:g} to {high:g}: 8 or 16 bits a channel are needed")
