@@ -17,7 +17,7 @@ from clearclip.errors import ImageError
 from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
-IMAGE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
     f".{name}" for name in ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2"]
 )
 
@@ -109,7 +109,7 @@ def _to_bytes(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
-        return np.where(array, np.uint8(255), np.uint8(0))
+        return np.multiply(array, 255, dtype=np.uint8)
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
         raise ImageError(f"{name} has values from {low:g} to {high:g}: 8 or 16 bits a channel are needed")
