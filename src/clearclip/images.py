@@ -18,8 +18,6 @@ from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
-    f".{name}" for name in ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2"]
-)
 
 ImageLike = Any
 _PILLOW_LIMIT = threading.Lock()
