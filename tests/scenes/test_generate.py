@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 import subprocess
 import sys
 
@@ -78,7 +79,7 @@ def test_held_out_pairs_are_never_trained_on(layout):
     pairs = {(thing.colour, thing.name) for scene in scenes for thing in scene.objects}
     assert not pairs & HELD_OUT
     words = " ".join(text for scene in scenes for text in scene.captions)
-    assert not any(f"{colour} {name}" in words for colour, name in HELD_OUT)
+    assert not any(re.search(rf"{colour} {name}\b", words) for colour, name in HELD_OUT)
     tested = {(thing.colour, thing.name) for index in range(300) for thing in make_scene(index, size=(16, 20)).objects}
     assert tested >= HELD_OUT
 
@@ -116,7 +117,7 @@ def test_bad_arguments_are_named():
         make_scene(0, layout="moonbase")
     with pytest.raises(ValueError, match="0 or more"):
         make_scene(-1)
-    with pytest.raises(ValueError, match="something|one thing to name"):
+    with pytest.raises(ValueError, match="one thing to name"):
         caption([], np.random.default_rng(0))
 
 

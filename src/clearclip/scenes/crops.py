@@ -1,0 +1,140 @@
+"""Training pairs: pictures rendered once into a file, then random zoomed crops with captions of what is in view.
+
+Belongs here: what one batch is. Only pictures and captions leave this module, never labels: the instance maps
+decide what a caption may name, as a person writing it would see.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .captions import caption
+from .generate import make_scene, visible_phrases
+
+_CHUNK = 250
+
+
+@dataclass(frozen=True, eq=False)
+class Album:
+    """Rendered training pictures on disk.
+
+    Attributes:
+        images: (N, H, W, 3) uint8, memory-mapped.
+        instance_maps: (N, H, W) uint8, memory-mapped.
+        phrases: for each picture the words of its objects, by number in the instance map.
+        times: for each picture its time of day.
+    """
+
+    images: NDArray[np.uint8]
+    instance_maps: NDArray[np.uint8]
+    phrases: list[tuple[str, ...]]
+    times: list[str]
+
+    def __len__(self) -> int:
+        return len(self.phrases)
+
+
+def _render(indices: range, *, size: tuple[int, int], portraits: float) -> list[tuple[bytes, bytes, list[str], str]]:
+    rows = []
+    for index in indices:
+        single = (index * 0.6180339887) % 1.0 < portraits
+        scene = make_scene(index, split="train", size=size, layout="portrait" if single else None, captions=0)
+        phrases = [thing.phrase for thing in scene.objects]
+        rows.append((scene.image.tobytes(), scene.instance_map.tobytes(), phrases, scene.time))
+    return rows
+
+
+def render_album(
+    folder: Path,
+    *,
+    pictures: int,
+    size: tuple[int, int],
+    portraits: float,
+    workers: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> Album:
+    """Render pictures of the `train` split, or take them from the folder where they lie complete.
+
+    Args:
+        folder: Where the files go; about 4 bytes a pixel.
+        pictures: How many.
+        size: (height, width) of each in pixels.
+        portraits: Share of pictures of a single thing.
+        workers: Processes.
+        progress: Called with the number of pictures finished so far.
+
+    Returns:
+        The album.
+    """
+    wanted = {"pictures": pictures, "size": list(size), "portraits": portraits}
+    index_file = folder / "album.json"
+    shape = (pictures, *size)
+    if not index_file.is_file() or json.loads(index_file.read_text())["made"] != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        index_file.unlink(missing_ok=True)
+        rows: list[tuple[list[str], str]] = []
+        chunks = [range(start, min(start + _CHUNK, pictures)) for start in range(0, pictures, _CHUNK)]
+        render = partial(_render, size=size, portraits=portraits)
+        with (
+            ProcessPoolExecutor(workers) as pool,
+            (folder / "images.u8").open("wb") as images,
+            (folder / "instances.u8").open("wb") as maps,
+        ):
+            for chunk in pool.map(render, chunks) if workers > 1 else map(render, chunks):
+                for image, instances, phrases, time in chunk:
+                    images.write(image)
+                    maps.write(instances)
+                    rows.append((phrases, time))
+                if progress is not None:
+                    progress(len(rows))
+        index_file.write_text(json.dumps({"made": wanted, "rows": rows}))
+    stored = json.loads(index_file.read_text())["rows"]
+    return Album(
+        np.memmap(folder / "images.u8", np.uint8, "r", shape=(*shape, 3)),
+        np.memmap(folder / "instances.u8", np.uint8, "r", shape=shape),
+        [tuple(phrases) for phrases, _ in stored],
+        [time for _, time in stored],
+    )
+
+
+def draw_batch(
+    album: Album, rng: np.random.Generator, *, batch_size: int, image_size: int, zoom: float, named: int, share: float
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Draw random crops and write a caption for each.
+
+    Args:
+        album: Rendered pictures.
+        rng: Decides everything.
+        batch_size: How many pairs, each from another picture where there are enough.
+        image_size: Side of the square crops, after the resize.
+        zoom: The largest magnification; a crop's side is the picture's height divided by 1 to `zoom`.
+        named: A caption names at most so many things.
+        share: The least part of a crop that something must cover to be named.
+
+    Returns:
+        Images (B, S, S, 3) uint8 and B captions.
+    """
+    count, height, width = album.instance_maps.shape
+    images = np.empty((batch_size, image_size, image_size, 3), dtype=np.uint8)
+    captions = []
+    for place, index in enumerate(rng.choice(count, batch_size, replace=count < batch_size).tolist()):
+        side = round(height / float(rng.uniform(1.0, zoom)))
+        top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+        window = (slice(top, top + side), slice(left, left + side))
+        crop = Image.fromarray(album.images[index][window])
+        resized = np.asarray(crop.resize((image_size, image_size), Image.Resampling.BILINEAR))
+        images[place] = resized[:, ::-1] if rng.random() < 0.5 else resized
+        phrases = visible_phrases(album.instance_maps[index][window], album.phrases[index], share=share)
+        if len(phrases) > named:
+            phrases = [phrases[position] for position in rng.permutation(len(phrases))[:named]]
+        captions.append(caption(phrases, rng, time=album.times[index]))
+    return images, captions

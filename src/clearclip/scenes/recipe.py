@@ -1,0 +1,112 @@
+"""The training recipe as one value, and the open_clip folder that it describes.
+
+Belongs here: numbers, and the model's configuration as open_clip reads it. Does not: the loop (`train`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .words import CONTEXT_LENGTH, save_tokenizer
+
+CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run's numbers.
+
+    Attributes:
+        steps: Length of the run and of the cosine decay.
+        seed: Of the weights, the crops and the patch dropout.
+        batch_size: Pairs a step.
+        learning_rate: Peak, after `warmup` steps.
+        weight_decay: On matrices; biases, norms and embeddings have none.
+        kept_patches: Share of the patch tokens that a training step sees.
+        full_share: Share of the steps, the last ones, that see all of them.
+        pictures: How many scenes are rendered.
+        picture_size: (height, width) they are rendered at, in pixels.
+        portraits: Share of them that show a single thing.
+        zoom: Largest magnification of a crop.
+        named: Most things that a caption names.
+        share: Least part of a crop that is named.
+        image_size, patch_size, width, layers, head_width, mlp_ratio: The vision tower.
+        query_gain: Factor on the initial query and key weights of the vision tower's attention.
+        text_width, text_layers, text_heads, embed_dim: The text tower and the shared space.
+        bfloat16: Autocast the towers.
+    """
+
+    steps: int = 2500
+    seed: int = 0
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    kept_patches: float = 0.22
+    full_share: float = 0.02
+    pictures: int = 20000
+    picture_size: tuple[int, int] = (192, 240)
+    portraits: float = 0.15
+    zoom: float = 4.0
+    named: int = 5
+    share: float = 0.025
+    image_size: int = 112
+    patch_size: int = 8
+    width: int = 192
+    layers: int = 4
+    head_width: int = 64
+    mlp_ratio: float = 4.0
+    query_gain: float = 1.5
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 2
+    embed_dim: int = 128
+    bfloat16: bool = True
+
+    def model_config(self, vocabulary: int) -> dict[str, Any]:
+        """open_clip's description of the model.
+
+        Args:
+            vocabulary: Size of the tokenizer's vocabulary.
+
+        Returns:
+            What stands in `open_clip_config.json`.
+        """
+        vision = {
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "width": self.width,
+            "layers": self.layers,
+            "head_width": self.head_width,
+            "mlp_ratio": self.mlp_ratio,
+        }
+        text = {
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": vocabulary,
+            "hf_tokenizer_name": "clearclip-tiny",
+            "width": self.text_width,
+            "layers": self.text_layers,
+            "heads": self.text_heads,
+        }
+        return {
+            "model_cfg": {"embed_dim": self.embed_dim, "vision_cfg": vision, "text_cfg": text},
+            "preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "interpolation": "bicubic"},
+        }
+
+
+def write_model_folder(folder: Path, recipe: Recipe) -> None:
+    """Write configuration and tokenizer, all of an open_clip folder but the weights.
+
+    Args:
+        folder: It is made where it is missing.
+        recipe: Describes the model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = save_tokenizer(folder)
+    (folder / CONFIG_NAME).write_text(json.dumps(recipe.model_config(vocabulary), indent=2) + "\n", encoding="utf-8")

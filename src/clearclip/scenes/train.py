@@ -1,0 +1,298 @@
+"""Train the embedded model: contrastive learning of crops and captions. `python -m clearclip.scenes.train --help`.
+
+Belongs here: the loop, its checkpoints and its command line. Does not: data (`crops`), numbers (`recipe`).
+No label or mask enters the loss: captions only, as CLIP was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .crops import Album, draw_batch, render_album
+from .recipe import CLIP_MEAN, CLIP_STD, WEIGHTS_NAME, Recipe, write_model_folder
+
+CHECKPOINT_NAME = "checkpoint.pt"
+LOG_NAME = "log.jsonl"
+console = Console(stderr=True)
+
+
+def build_model(folder: Path, recipe: Recipe) -> nn.Module:
+    """The model that the folder's configuration describes, with the recipe's seed and initial query gain.
+
+    Args:
+        folder: As `write_model_folder` leaves it.
+        recipe: The seed, the patch dropout and the gain are taken from it.
+
+    Returns:
+        open_clip's `CLIP`, in training mode.
+    """
+    torch.manual_seed(recipe.seed)
+    model: nn.Module = open_clip.create_model(
+        f"local-dir:{folder}",
+        load_weights=False,
+        require_pretrained=False,
+        force_patch_dropout=1.0 - recipe.kept_patches,
+    )
+    with torch.no_grad():
+        for block in model.visual.transformer.resblocks:  # type: ignore[union-attr]
+            block.attn.in_proj_weight[: 2 * recipe.width].mul_(recipe.query_gain)
+    return model.train()
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only.
+
+    Args:
+        model: Its parameters are optimised.
+        recipe: Learning rate and weight decay.
+
+    Returns:
+        The optimiser.
+    """
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and "embedding" not in name
+        (matrices if matrix else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine decay to zero.
+
+    Args:
+        step: From 0.
+        recipe: Peak, warm-up and length.
+
+    Returns:
+        The step's learning rate.
+    """
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric cross entropy of matching pictures and captions.
+
+    Args:
+        images: (B, E), unit length.
+        texts: (B, E), unit length.
+        scale: Factor on the cosines.
+
+    Returns:
+        A scalar.
+    """
+    logits = scale * images @ texts.T
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Trainer:
+    """One training run: model, optimiser and step, resumable at any step with the same numbers.
+
+    Args:
+        folder: Holds the run: configuration, tokenizer, checkpoint, log, exported weights.
+        recipe: What to do.
+        album: The pictures.
+        device: Where to compute.
+
+    Raises:
+        ValueError: The folder's checkpoint is of another recipe.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, *, album: Album, device: str = "cpu") -> None:
+        self.folder, self.recipe, self.album = folder, recipe, album
+        self.device = torch.device(device)
+        write_model_folder(folder, recipe)
+        self.model = build_model(folder, recipe).to(self.device)
+        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.step = 0
+        self.seconds = 0.0
+        self._resume()
+
+    def _resume(self) -> None:
+        file = self.folder / CHECKPOINT_NAME
+        if not file.is_file():
+            return
+        saved = torch.load(file, map_location=self.device, weights_only=True)
+        mine = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        changed = [name for name in mine if saved["recipe"].get(name) != mine[name] and name != "steps"]
+        if changed:
+            raise ValueError(f"{file} was made with other values of {', '.join(changed)}: use them, or another folder")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint; the old one stays until the new one is complete."""
+        recipe = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "recipe": recipe}
+        partial = self.folder / f"{CHECKPOINT_NAME}.partial"
+        torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
+        partial.replace(self.folder / CHECKPOINT_NAME)
+
+    def export(self) -> None:
+        """Write the weights in float16 beside the configuration, as open_clip reads them."""
+        weights = {name: value.detach().cpu().half().contiguous() for name, value in self.model.state_dict().items()}
+        partial = self.folder / f"{WEIGHTS_NAME}.partial"
+        save_file(weights, partial, metadata={"format": "pt"})
+        partial.replace(self.folder / WEIGHTS_NAME)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, self.step))
+        pictures, captions = draw_batch(
+            self.album,
+            rng,
+            batch_size=recipe.batch_size,
+            image_size=recipe.image_size,
+            zoom=recipe.zoom,
+            named=recipe.named,
+            share=recipe.share,
+        )
+        images = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
+        tokens = self.tokenizer(captions)
+        return (images - mean) / std, tokens.to(self.device)
+
+    def train_step(self) -> float:
+        """Do one step.
+
+        Returns:
+            Its loss.
+        """
+        recipe, started = self.recipe, time.perf_counter()
+        images, tokens = self._batch()
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
+        full = self.step >= recipe.steps * (1 - recipe.full_share)
+        model: Any = self.model
+        model.visual.patch_dropout.prob = 0.0 if full else 1.0 - recipe.kept_patches
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, recipe)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+            image_features = model.encode_image(images)
+            text_features = encode_text_trimmed(model, tokens)
+        loss = contrastive_loss(
+            F.normalize(image_features.float(), dim=-1),
+            F.normalize(text_features.float(), dim=-1),
+            model.logit_scale.exp(),
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+        return float(loss.detach())
+
+    def run(self, *, until: int | None = None, save_every: int = 250) -> Iterator[tuple[int, float]]:
+        """Train to the end, saving and exporting now and then and at the end.
+
+        Args:
+            until: Stop after this many steps in all; by default the recipe's.
+            save_every: Steps between checkpoints.
+
+        Yields:
+            The number of steps done and the last one's loss.
+        """
+        last = min(until or self.recipe.steps, self.recipe.steps)
+        with (self.folder / LOG_NAME).open("a", encoding="utf-8") as log:
+            while self.step < last:
+                loss = self.train_step()
+                if self.step % 10 == 0 or self.step == last:
+                    row = {"step": self.step, "loss": round(loss, 4), "seconds": round(self.seconds, 1)}
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+                if self.step % save_every == 0 or self.step == last:
+                    self.save()
+                    self.export()
+                yield self.step, loss
+
+
+def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
+    """Text features of tokens trimmed to the longest caption: the tower is causal, so nothing changes but the time.
+
+    Args:
+        model: open_clip's `CLIP`.
+        tokens: (B, context), padded with 0.
+
+    Returns:
+        (B, E), not normalised.
+    """
+    length = int((tokens != 0).sum(dim=1).max())
+    ids = tokens[:, :length]
+    x = model.token_embedding(ids) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    pooled: Tensor = x[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
+    projected: Tensor = pooled @ model.text_projection
+    return projected
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+def train(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the run; an interrupted run goes on there.")
+    ],
+    steps: Annotated[int, typer.Option(help="Length of the run.")] = Recipe.steps,
+    seed: Annotated[int, typer.Option(help="Seed of weights, crops and patch dropout.")] = Recipe.seed,
+    pictures: Annotated[int, typer.Option(help="Scenes rendered before training.")] = Recipe.pictures,
+    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = Recipe.batch_size,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; by default torch's own choice.")] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Other values of the recipe, NAME=VALUE.")] = None,
+) -> None:
+    """Train the embedded model from nothing on generated scenes; run it again to go on after an interruption."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    recipe = Recipe(steps=steps, seed=seed, pictures=pictures, batch_size=batch_size)
+    for pair in change or []:
+        name, _, value = pair.partition("=")
+        if name not in {field.name for field in dataclasses.fields(Recipe)} or not value:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE of the recipe: {recipe}")
+        recipe = dataclasses.replace(recipe, **{name: type(getattr(recipe, name))(json.loads(value))})
+    with _bar() as bar:
+        drawing = bar.add_task("Rendering scenes", total=recipe.pictures)
+        album = render_album(
+            output / "album",
+            pictures=recipe.pictures,
+            size=recipe.picture_size,
+            portraits=recipe.portraits,
+            progress=lambda done: bar.update(drawing, completed=done),
+        )
+        bar.update(drawing, completed=recipe.pictures)
+        trainer = Trainer(output, recipe, album=album, device=device)
+        task = bar.add_task("Training", total=recipe.steps, completed=trainer.step)
+        for step, loss in trainer.run(save_every=save_every):
+            bar.update(task, completed=step, description=f"Training, loss {loss:.3f}")
+    console.print(f"{trainer.step} steps, {trainer.seconds / 60:.0f} minutes; the model is in {output}")
+
+
+if __name__ == "__main__":
+    typer.run(train)
