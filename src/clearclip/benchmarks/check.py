@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clearclip.benchmarks.readers import Dataset, Item, Pair, read_ahead
 from clearclip.errors import ClearclipError, ImageError
+from clearclip.progress import track
 
 SHOWN = 10
 
@@ -76,7 +77,7 @@ def count_warnings(benchmark: str, pairs: int, *, official: int | None) -> tuple
     return (f"{benchmark}: images: {pairs:,}, official split: {official:,}; not comparable with published numbers",)
 
 
-def check_dataset(dataset: Dataset, *, progress: Callable[[int, int], None] | None = None) -> Report:
+def check_dataset(dataset: Dataset, *, show_progress: bool | None = None) -> Report:
     """Read every image and every label map once.
 
     Whole files are decoded, not headers alone: only that finds a truncated photograph or a label out of range, and
@@ -84,7 +85,7 @@ def check_dataset(dataset: Dataset, *, progress: Callable[[int, int], None] | No
 
     Args:
         dataset: What was found.
-        progress: Called with the number of items read and their total.
+        show_progress: Whether there is a bar; `None`: where standard error is a terminal.
 
     Returns:
         The report.
@@ -96,28 +97,23 @@ def check_dataset(dataset: Dataset, *, progress: Callable[[int, int], None] | No
         official=dataset.benchmark.size,
         forms=dict(Counter(item.form.about for item in dataset.items if isinstance(item, Pair))),
         missing=dataset.missing,
-        broken=tuple(broken_items(dataset.items, progress=progress)),
+        broken=tuple(broken_items(dataset.items, show_progress=show_progress)),
     )
 
 
-def broken_items(items: Sequence[Item], *, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Read files that cannot be used; scenes are made, so there is nothing to read.
+def broken_items(items: Sequence[Item], *, show_progress: bool | None = None) -> list[str]:
+    """Read files to find those that cannot be used; scenes are made, so there is nothing to read.
 
     Args:
         items: What to read.
-        progress: Called with the number of items read and their total.
+        show_progress: As `check_dataset`.
 
     Returns:
         One sentence for each broken item, naming its file.
     """
     files = [item for item in items if isinstance(item, Pair)]
-    broken = []
-    for number, outcome in enumerate(read_ahead(files, workers=4), start=1):
-        if isinstance(outcome, ImageError):
-            broken.append(str(outcome))
-        if progress:
-            progress(number, len(files))
-    return broken
+    outcomes = zip(track(files, "Checking files", show=show_progress), read_ahead(files, workers=4), strict=True)
+    return [str(outcome) for _, outcome in outcomes if isinstance(outcome, ImageError)]
 
 
 def refuse(benchmark: str, *, missing: Sequence[str], broken: Sequence[str]) -> None:

@@ -35,7 +35,6 @@ from clearclip.outputs import save_label_map
 if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
 
-Checked = Callable[[int, int], None]
 Advanced = Callable[[int, int, Mapping[str, Matrix]], None]
 
 
@@ -66,6 +65,24 @@ class Run:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit={self.limit}: at least 1 image is needed")
+
+    def select(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items that `limit` and `shard` leave.
+
+        Args:
+            items: All of them.
+
+        Returns:
+            At least one.
+
+        Raises:
+            UsageError: None is left.
+        """
+        limited = items[: self.limit]
+        selected = limited[self.shard.index - 1 :: self.shard.count]
+        if not selected:
+            raise UsageError(f"shard {self.shard} of {len(limited)} images is empty: use fewer shards")
+        return selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +125,6 @@ def evaluate(
     methods: str | Method | Iterable[str | Method] | None = None,
     thresholds: Mapping[str, float] | float | None = None,
     run: Run | None = None,
-    on_check: Checked | None = None,
     on_image: Advanced | None = None,
 ) -> Evaluation:
     """Measure methods on a data set: each image goes through the trunk once for all of them.
@@ -123,7 +139,6 @@ def evaluate(
         methods: One or more; by default the segmenter's own.
         thresholds: As `thresholds_for`.
         run: Where results go, which images are taken, what happens to broken ones.
-        on_check: Called while files are checked, with the number of files read and their total.
         on_image: Called after each image, with the number done, the total, and the matrices so far by method.
 
     Returns:
@@ -136,9 +151,7 @@ def evaluate(
     run = run or Run()
     rows = parse_methods(segmenter.method if methods is None else methods)
     limits = thresholds_for(dataset, rows, wanted=thresholds)
-    items = dataset.items[: run.limit][run.shard.index - 1 :: run.shard.count]
-    if not items:
-        raise UsageError(f"shard {run.shard} of {len(dataset.items[: run.limit])} images is empty: use fewer shards")
+    items = run.select(dataset.items)
     config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
     state = _stored(config, run=run, items=items)
     if state is None:
@@ -151,7 +164,8 @@ def evaluate(
         )
     if not run.skip_broken:
         todo = items[state.done :]
-        refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken_items(todo, progress=on_check))
+        broken = broken_items(todo, show_progress=segmenter.show_progress)
+        refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken)
     elif dataset.missing:
         state = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
     state = _advance(state, segmenter, dataset, items, run=run, on_image=on_image)

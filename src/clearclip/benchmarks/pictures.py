@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from clearclip.benchmarks.evaluation import Evaluation, predict
-from clearclip.benchmarks.readers import Dataset, Item, Sample
+from clearclip.benchmarks.evaluation import Evaluation, Run, predict
+from clearclip.benchmarks.readers import Dataset, Sample
 from clearclip.overlay import BACKGROUND, INK, draw_overlay, stack
 from clearclip.vocabulary import Vocabulary
 
@@ -23,7 +23,7 @@ TEXT = 14
 
 
 def sheets(
-    evaluation: Evaluation, segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], *, count: int
+    evaluation: Evaluation, segmenter: Segmenter, dataset: Dataset, *, run: Run, count: int
 ) -> dict[str, Image.Image]:
     """For each method its worst images on the left and its best on the right, by the image's own mIoU.
 
@@ -32,13 +32,14 @@ def sheets(
     Args:
         evaluation: The outcome.
         segmenter: The model it was measured with.
-        dataset: The words.
-        items: What was evaluated, in its order.
-        count: How many worst and how many best images.
+        dataset: The data it was measured on.
+        run: How it was measured.
+        count: How many worst and how many best images; where there are fewer than twice as many, each stands once.
 
     Returns:
         By method an RGB picture.
     """
+    items = run.select(dataset.items)
     chosen = {method: _extremes(values, count) for method, values in evaluation.image_scores.items()}
     wanted = sorted({index for worst, best in chosen.values() for index in (*worst, *best)})
     rows: dict[str, dict[int, Image.Image]] = {method: {} for method in chosen}
@@ -55,7 +56,8 @@ def sheets(
 
 def _extremes(values: npt.NDArray[np.float32], count: int) -> tuple[list[int], list[int]]:
     order = [int(index) for index in np.argsort(values, kind="stable") if not np.isnan(values[index])]
-    return order[:count], order[::-1][:count]
+    best = order[len(order) // 2 :][::-1]
+    return order[: len(order) // 2][:count], best[:count]
 
 
 def _row(sample: Sample, prediction: npt.NDArray[np.integer], vocabulary: Vocabulary, *, caption: str) -> Image.Image:

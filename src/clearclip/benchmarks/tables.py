@@ -183,11 +183,7 @@ VIEWS: dict[str, Callable[[Sequence[Record]], Table]] = {
     "classes": classes_table,
 }
 
-FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
-    "md": (".md", Table.markdown),
-    "csv": (".csv", Table.csv),
-    "latex": (".tex", Table.latex),
-}
+FORMATS: dict[str, Callable[[Table], str]] = {"md": Table.markdown, "csv": Table.csv, "latex": Table.latex}
 
 
 def table(found: Sequence[Record], *, view: str = "runs") -> Table:

@@ -1,0 +1,160 @@
+"""`clearclip benchmarks` and its `check`: what can be measured, and whether its files are whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clearclip.cli import options as o
+from clearclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from clearclip.benchmarks import Dataset, Report
+
+Name = Annotated[str | None, typer.Argument(help="As `clearclip benchmarks` lists them; none with --images.")]
+Data = Annotated[Path | None, typer.Option(help="The benchmark's folder, as downloaded or as mmsegmentation has it.")]
+Images = Annotated[Path | None, typer.Option(help="A data set of your own: its folder of images.")]
+Annotations = Annotated[
+    Path | None, typer.Option(help="Its folder of index PNGs with the same names: value i is label i, 255 is ignored.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands.
+
+    Args:
+        app: The program.
+    """
+    group = typer.Typer(invoke_without_command=True, help="List the benchmarks, or check one's files.")
+    group.callback()(benchmarks)
+    group.command("check")(check)
+    app.add_typer(group, name="benchmarks")
+
+
+def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """List the benchmarks with where to get each; `check` says whether one's files are whole."""
+    if context.invoked_subcommand is not None:
+        return
+    from clearclip.benchmarks.rows import BENCHMARKS
+
+    if as_json:
+        rows = [
+            {
+                "name": row.name,
+                "title": row.title,
+                "classes": row.classes,
+                "images": row.size,
+                "protocol": row.protocol,
+                "thresholds": dict(row.thresholds),
+                "get": row.get,
+            }
+            for row in BENCHMARKS.values()
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Benchmarks", title_justify="left")
+    for column in ("name", "classes", "images", "what", "background threshold", "where to get it"):
+        table.add_column(column, justify="right" if column in ("classes", "images") else "left")
+    for row in BENCHMARKS.values():
+        thresholds = "\n".join(f"{method} {value:g}" for method, value in row.thresholds.items())
+        table.add_row(row.name, str(row.classes), f"{row.size:,}", row.title, thresholds or "–", row.get)
+    console = Console()
+    console.print(table)
+    console.print(
+        "clearclip benchmarks check NAME --data DIR   says what is there and what is missing\n"
+        "clearclip evaluate NAME --data DIR           measures; --images, --annotations and --labels: your own data",
+        highlight=False,
+    )
+
+
+def check(
+    name: Name = None,
+    data: Data = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    labels: o.LabelFile = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Read every image and label map once: what is there, what is missing, whether the counts are the official ones."""
+    from clearclip.benchmarks import check_dataset
+
+    dataset = choose_dataset(name, data=data, images=images, annotations=annotations, labels=labels)
+    report = check_dataset(dataset)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print(report, hint=dataset.benchmark.hint)
+    if not report.usable:
+        raise typer.Exit(1)
+
+
+def choose_dataset(
+    name: str | None,
+    *,
+    data: Path | None,
+    images: Path | None,
+    annotations: Path | None,
+    labels: Path | None,
+    background: str | None = None,
+) -> Dataset:
+    """The data set that the options name: a benchmark, or folders of one's own.
+
+    Args:
+        name: A benchmark.
+        data: Its folder.
+        images: Folder of one's own images.
+        annotations: Their index PNGs.
+        labels: Their label file.
+        background: One of the labels.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ClearclipError: As `open_benchmark` and `open_folders`.
+        UsageError: Neither or both are named.
+    """
+    from clearclip.benchmarks import BENCHMARKS, open_benchmark, open_folders
+
+    own = {"--images": images, "--annotations": annotations, "--labels": labels}
+    if not any(own.values()):
+        if name is None:
+            raise UsageError(
+                f"no benchmark was named: {', '.join(BENCHMARKS)}, or --images, --annotations and --labels for your own"
+            )
+        if background is not None:
+            raise UsageError(f"{name} has its own labels: --background goes with --images, --annotations and --labels")
+        return open_benchmark(name, data=data)
+    if name is not None or data is not None:
+        raise UsageError("name either a benchmark with --data, or --images, --annotations and --labels of your own")
+    if images is None or annotations is None or labels is None:
+        lacking = ", ".join(option for option, value in own.items() if value is None)
+        raise UsageError(f"a data set of your own needs --images, --annotations and --labels: {lacking} is missing")
+    return open_folders(images, annotations, labels=labels, background=background)
+
+
+def _print(report: Report, *, hint: str) -> None:
+    from clearclip.benchmarks.check import SHOWN
+
+    typer.echo(f"{report.benchmark}: {report.source}")
+    typer.echo(f"  pairs of image and label map: {report.pairs:,}")
+    for form, count in report.forms.items():
+        typer.echo(f"  {form}: {count:,}")
+    for title, sentences in (("missing", report.missing), ("cannot be used", report.broken)):
+        if sentences:
+            typer.echo(f"  {title}: {len(sentences):,}")
+            for sentence in sentences[:SHOWN]:
+                typer.echo(f"    {sentence}")
+            if len(sentences) > SHOWN:
+                typer.echo(f"    … and {len(sentences) - SHOWN:,} more (--json lists all)")
+    if report.missing and hint:
+        typer.echo(f"  {hint}")
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo("  usable" if report.usable else "  not usable as it is; evaluate --skip-broken leaves these out")

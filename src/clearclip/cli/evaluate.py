@@ -1,0 +1,277 @@
+"""`clearclip evaluate`: measure methods on a benchmark or on a data set of one's own, in one pass."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clearclip.cli import benchmarks as b
+from clearclip.cli import options as o
+from clearclip.cli.results import Formats, check_formats, emit
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.methods import Method, parse_method, parse_methods
+
+if TYPE_CHECKING:
+    from clearclip.benchmarks import Dataset, Evaluation, Run
+    from clearclip.segmenter import Segmenter
+
+SHOWN_METHODS = 4
+
+Target = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[BENCHMARK]", help="As `clearclip benchmarks` lists them; with --merge, output folders."),
+]
+MethodNames = Annotated[
+    str,
+    typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30]."),
+]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder for results.jsonl and the state that a run goes on from.")
+]
+Thresholds = Annotated[
+    list[str] | None,
+    typer.Option("--threshold", help="Background threshold, not the paper's: 0.3 for all, or METHOD=0.3; repeat it."),
+]
+ShardText = Annotated[str, typer.Option("--shard", help="Only part i of n of the images, as 1/4; see --merge.")]
+Merge = Annotated[bool, typer.Option("--merge", help="Add up the finished shards in the output folder(s).")]
+SkipBroken = Annotated[
+    bool, typer.Option("--skip-broken", help="Leave out files that cannot be used and list them in the result.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew although there is a state.")]
+Predictions = Annotated[
+    Path | None,
+    typer.Option("--save-predictions", help="Folder for every prediction as a palette PNG, a folder for each method."),
+]
+Worst = Annotated[int, typer.Option(min=0, help="Draw a sheet of the N worst and N best images of each method.")]
+ProtocolName = Annotated[str | None, typer.Option("--protocol", help="A preset's name; default: the benchmark's own.")]
+Seed = Annotated[int, typer.Option(help="Set before the first image and recorded; nothing random is drawn.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    target: Target = None,
+    data: b.Data = None,
+    images: b.Images = None,
+    annotations: b.Annotations = None,
+    labels: o.LabelFile = None,
+    background: o.Background = None,
+    model: o.Model = "clip-b16",
+    method: MethodNames = "clearclip",
+    output: Output = Path("clearclip-results"),
+    threshold: Thresholds = None,
+    limit: o.Limit = None,
+    shard: ShardText = "1/1",
+    merge: Merge = False,
+    skip_broken: SkipBroken = False,
+    overwrite: Overwrite = False,
+    save_predictions: Predictions = None,
+    worst: Worst = 0,
+    protocol: ProtocolName = None,
+    short_side: o.ShortSide = None,
+    crop_size: o.CropSize = None,
+    stride: o.Stride = None,
+    template: o.Templates = None,
+    tokenizer: o.Tokenizer = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    seed: Seed = 0,
+    formats: Formats = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Measure one or more methods in one pass; interrupted and started again, the run goes on where it was.
+
+    Scores are of the whole split and in percent. They are appended to results.jsonl in the output folder with
+    everything they depend on; where the paper prints a number for a cell, it stands beside ours.
+    """
+    o.prepare()
+    checked = check_formats(formats, as_json=as_json)
+    from clearclip.benchmarks import Run, Shard
+    from clearclip.benchmarks import merge as add_up
+
+    with _writing():
+        if merge:
+            _report(add_up([Path(folder) for folder in target or ()] or [output]), output=output, formats=checked)
+            return
+        run = Run(
+            output=output,
+            limit=limit,
+            shard=Shard.parse(shard),
+            skip_broken=skip_broken,
+            overwrite=overwrite,
+            predictions=save_predictions,
+            seed=seed,
+        )
+        dataset = b.choose_dataset(
+            _only(target), data=data, images=images, annotations=annotations, labels=labels, background=background
+        )
+        rows = parse_methods(method)
+        thresholds = _thresholds(threshold, rows, dataset)
+        output.mkdir(parents=True, exist_ok=True)
+        segmenter = o.load_segmenter(
+            model,
+            method=max(rows, key=lambda row: row.depth),
+            device=device,
+            dtype=dtype,
+            protocol=protocol or dataset.benchmark.protocol,
+            tokenizer=tokenizer,
+            templates=template,
+            short_side=short_side,
+            crop_size=crop_size,
+            stride=stride,
+        )
+        found = _run(segmenter, dataset, rows, thresholds=thresholds, run=run, worst=worst)
+        _report([found], output=output, formats=checked)
+
+
+def _only(target: list[str] | None) -> str | None:
+    if target and len(target) > 1:
+        raise UsageError(f"one benchmark a run: {', '.join(target)} were named")
+    return target[0] if target else None
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise ClearclipError(f"{place}{error.strerror or error} (choose another folder with --output)") from error
+
+
+def _thresholds(given: list[str] | None, rows: Sequence[Method], dataset: Dataset) -> dict[str, float] | float | None:
+    """What `--threshold` collected, checked; says where the paper names none."""
+    from clearclip.benchmarks.configuration import thresholds_for
+
+    by_method: dict[str, float] = {}
+    for text in given or ():
+        match = re.fullmatch(r"(?:(.+)=)?([0-9.]+)", text.strip())
+        if match is None:
+            raise UsageError(f"threshold {text!r}: write a probability, or METHOD=probability, as in clearclip=0.4")
+        names = [row.spelling for row in rows] if match[1] is None else [parse_method(match[1]).spelling]
+        by_method.update(dict.fromkeys(names, _probability(match[2])))
+    wanted = by_method if given else None
+    used = thresholds_for(dataset, rows, wanted=wanted)
+    without = [name for name, value in used.items() if value is None]
+    if dataset.vocabulary.background is not None and without:
+        _say(
+            f"{dataset.benchmark.name}: no background threshold is known for {', '.join(without)}; none is used "
+            f"(--threshold {without[0]}=0.3 sets one)"
+        )
+    return wanted
+
+
+def _probability(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"threshold {text!r} is not a number: a probability from 0 to 1 is needed") from None
+
+
+def _run(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    rows: Sequence[Method],
+    *,
+    thresholds: Mapping[str, float] | float | None,
+    run: Run,
+    worst: int,
+) -> Evaluation:
+    from clearclip.benchmarks import evaluate as measure
+
+    with _progress_bar(dataset.benchmark.name) as advance:
+        found = measure(
+            segmenter,
+            dataset,
+            methods=rows,
+            thresholds=thresholds,
+            run=run,
+            on_image=advance,
+        )
+    if worst and run.output is not None:
+        from clearclip.benchmarks.pictures import sheets
+        from clearclip.benchmarks.state import file_name
+
+        for method, sheet in sheets(found, segmenter, dataset, run=run, count=worst).items():
+            name = file_name(f"worst-{dataset.benchmark.name}-{Path(segmenter.backbone.name).name}-{method}")
+            sheet.save(run.output / f"{name}.png")
+            _say(f"worst and best images of {method}: {run.output / name}.png")
+    return found
+
+
+def _report(found: Sequence[Evaluation], *, output: Path, formats: Sequence[str]) -> None:
+    """Record whole runs, and print."""
+    from clearclip.benchmarks import records, table
+    from clearclip.benchmarks.results import append_results
+
+    everything: list[dict[str, Any]] = []
+    for evaluation in found:
+        everything += records(evaluation)
+        for warning in evaluation.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        for sentence in evaluation.skipped:
+            typer.echo(f"left out: {sentence}", err=True)
+        if evaluation.shard.count == 1:
+            _say(f"recorded in {append_results(evaluation, output)}")
+        else:
+            _say(f"shard {evaluation.shard} is finished; when all are: clearclip evaluate --merge -o {output}")
+    emit(everything, table(everything), formats=formats, title="Results in percent")
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[int, int, Mapping[str, Any]], None] | None]:
+    """A bar on standard error with the running mIoU, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from clearclip.benchmarks import scores
+
+    columns = (
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[running]}", markup=False),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(name, total=None, running="")
+
+    def advance(done: int, total: int, matrices: Mapping[str, Any]) -> None:
+        bar.start()
+        shown = list(matrices.items())[:SHOWN_METHODS]
+        running = "  ".join(f"{method} {100 * scores(matrix).miou:.1f}" for method, matrix in shown)
+        more = f"  (+{len(matrices) - SHOWN_METHODS})" if len(matrices) > SHOWN_METHODS else ""
+        bar.update(task, completed=done, total=total, running=f"mIoU {running}{more}")
+
+    try:
+        yield advance
+    finally:
+        bar.stop()

@@ -1,0 +1,117 @@
+"""`clearclip results`: show and compare what runs have left in results files. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clearclip.cli import options as o
+from clearclip.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from clearclip.benchmarks.results import Record
+    from clearclip.benchmarks.tables import Table
+
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", help="Print as md, csv, latex or json instead of the table; repeat it."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("results")(results)
+
+
+def results(
+    files: Annotated[list[Path], typer.Argument(help="results.jsonl files, or the folders they lie in.")],
+    view: Annotated[
+        str,
+        typer.Option(help="runs: one row each; methods: a column for each benchmark; classes: IoU of each class."),
+    ] = "runs",
+    benchmarks: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
+    models: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
+    formats: Formats = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show and compare results; the paper's numbers stand beside the measured ones, with the difference."""
+    from clearclip.benchmarks import read_results, table
+    from clearclip.methods import parse_methods
+
+    checked = check_formats(formats, as_json=as_json)
+    found = read_results(files)
+    wanted = {
+        "benchmark": _split(benchmarks),
+        "model": _split(models),
+        "method": [row.spelling for row in parse_methods(method)] if method else None,
+    }
+    for key, values in wanted.items():
+        if values is not None:
+            found = [record for record in found if record[key] in values]
+    if not found:
+        raise UsageError("no result is left: --benchmarks, --models or --method name none that is in the files")
+    emit(found, table(found, view=view), formats=checked, title="Results, mIoU in percent")
+
+
+def _split(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def check_formats(formats: Sequence[str] | None, *, as_json: bool) -> list[str]:
+    """The formats that the options name, known before anything takes long.
+
+    Args:
+        formats: What `--format` collected.
+        as_json: Whether `--json` was given, which is the format alone.
+
+    Returns:
+        Names; empty for the table on the terminal.
+
+    Raises:
+        UsageError: A format is unknown.
+    """
+    from clearclip.benchmarks.tables import FORMATS
+
+    for name in formats or ():
+        if name not in (*FORMATS, "json"):
+            raise UsageError(f"format {name!r} is not known: {nearest(name, (*FORMATS, 'json'))}")
+    return ["json"] if as_json else list(formats or ())
+
+
+def emit(found: Sequence[Record], layout: Table, *, formats: Sequence[str], title: str) -> None:
+    """Print records on standard output.
+
+    Args:
+        found: The records, for JSON.
+        layout: Their table, for everything else.
+        formats: From `check_formats`.
+        title: Above the terminal's table.
+    """
+    from clearclip.benchmarks.tables import FORMATS
+
+    for name in formats:
+        if name == "json":
+            typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            typer.echo(FORMATS[name](layout))
+    if formats:
+        return
+    from rich.console import Console
+    from rich.table import Table as Drawn
+
+    drawn = Drawn(title=title, title_justify="left")
+    for index, column in enumerate(layout.columns):
+        numeric = any(isinstance(row[index], (int, float)) for row in layout.rows)
+        drawn.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+    for row in layout.texts():
+        drawn.add_row(*row)
+    Console().print(drawn, markup=False)
