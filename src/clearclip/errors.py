@@ -44,8 +44,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
     Returns:
         `"did you mean 'clearclip'?"`, or the list of all options where none is close.
     """
-    known = [str(option) for option in options]
+    known = {str(option).lower(): str(option) for option in options}
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if close:
-        return "did you mean " + " or ".join(repr(option) for option in close) + "?"
-    return "allowed: " + ", ".join(known)
+        return "did you mean " + " or ".join(repr(known[option]) for option in close) + "?"
+    return "allowed: " + ", ".join(known.values())

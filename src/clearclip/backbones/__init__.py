@@ -31,13 +31,13 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
     """
     if isinstance(model, Backbone):
         return model
-    library = type(model).__module__.partition(".")[0]
-    if library == "open_clip":
+    libraries = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    if "open_clip" in libraries:
         from clearclip.backbones import open_clip
 
         if open_clip.is_open_clip(model):
             return open_clip.view(model, tokenizer)
-    elif library == "transformers":
+    if "transformers" in libraries:
         from clearclip.backbones import blip, hf_clip
 
         if hf_clip.is_hf_clip(model):
@@ -76,22 +76,20 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
 
 
 def _load(source: str, tokenizer: str | None) -> Backbone:
-    path = Path(source)
-    if source.startswith("https://"):
-        path = _download(source)
-    if path.is_file():
+    path = _download(source) if source.startswith("https://") else _existing(source)
+    if path is not None and path.is_file():
         from clearclip.backbones import blip
 
         if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
             raise CheckpointError(f"{path} is no weights file: give a folder, or BLIP's .pth")
         return blip.load_salesforce(path, tokenizer=tokenizer)
-    if path.is_dir() and (path / "open_clip_config.json").is_file():
+    if path is not None and (path / "open_clip_config.json").is_file():
         source = f"local-dir:{source}"
     if source.startswith(("hf-hub:", "local-dir:")):
         from clearclip.backbones import open_clip
 
         return open_clip.load(source, tokenizer=tokenizer)
-    if path.is_dir():
+    if path is not None:
         return _load_hf_folder(path, tokenizer)
     organisation, slash, rest = source.partition("/")
     if slash:
@@ -99,7 +97,7 @@ def _load(source: str, tokenizer: str | None) -> Backbone:
 
         from clearclip.backbones import open_clip
 
-        if organisation in library.list_models():
+        if organisation in library.list_models() or rest in {tag for _, tag in library.list_pretrained()}:
             return open_clip.load(source, tokenizer=tokenizer)
         if "/" not in rest and not source.startswith((".", "~")):
             return _load_hf_hub(source, tokenizer)
@@ -108,6 +106,13 @@ def _load(source: str, tokenizer: str | None) -> Backbone:
         f"model {source!r} is not known: {nearest(source, CHECKPOINTS)} Other forms: ARCHITECTURE/TAG of open_clip, "
         "hf-hub:ORG/NAME, local-dir:FOLDER, a Hugging Face ORG/NAME or folder, BLIP's .pth"
     )
+
+
+def _existing(source: str) -> Path | None:
+    try:
+        return Path(source) if source and Path(source).exists() else None
+    except (OSError, ValueError):  # a name no file can have
+        return None
 
 
 def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
@@ -119,7 +124,7 @@ def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
         )
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{config} cannot be read ({error})") from error
     return _load_hf(str(folder), kind, tokenizer)
 

@@ -95,7 +95,11 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
         known = ", ".join(sorted(state)[:3])
         raise CheckpointError(f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})")
     has_text = "text_encoder.embeddings.word_embeddings.weight" in state and "text_proj.weight" in state
-    model = BlipForImageTextRetrieval(_config(state, metadata, file, has_text=has_text))
+    try:
+        config = _config(state, metadata, file, has_text=has_text)
+    except KeyError as error:
+        raise CheckpointError(f"{file}: it is no retrieval model of BLIP, {error} is missing") from error
+    model = BlipForImageTextRetrieval(config)
     renamed = {_rename(name): tensor for name, tensor in state.items()}
     wanted = {
         name
@@ -125,9 +129,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if file.suffix == ".safetensors":
             with safe_open(str(file), "pt") as opened:
                 metadata = opened.metadata() or {}
-                return {name: opened.get_tensor(name) for name in opened.offset_keys()}, json.loads(
-                    metadata.get("config", "{}")
-                )
+                names = opened.keys()
+                return {name: opened.get_tensor(name) for name in names}, json.loads(metadata.get("config", "{}"))
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(

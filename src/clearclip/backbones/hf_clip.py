@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
-from clearclip.errors import CheckpointError
+from clearclip.errors import CheckpointError, UnsupportedModelError
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 CLIP_VOCABULARY = 49_408
@@ -135,6 +135,9 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
     Returns:
         The view.
+
+    Raises:
+        UnsupportedModelError: The tokenizer has more entries than the model's vocabulary.
     """
     model.eval()
     vision = model.vision_model
@@ -200,6 +203,10 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
 
         pad_id = ends[1]
     else:
+        if len(tokenizer) > vocabulary:
+            raise UnsupportedModelError(
+                f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {vocabulary}: give the model's own"
+            )
 
         def tokenize(texts: list[str]) -> list[list[int]]:
             rows: list[list[int]] = tokenizer(texts, truncation=False, verbose=False)["input_ids"]

@@ -13,7 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Visio
 from torch import Tensor, nn
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
-from clearclip.errors import CheckpointError, UnsupportedModelError, nearest
+from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 CLIP_VOCABULARY = 49_408
@@ -43,8 +43,9 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
         The view, in float32 on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: The name is unknown, the weights are missing, damaged, of another architecture or trained
-            with another activation, or cannot be downloaded.
+        UsageError: The architecture or the tag is unknown.
+        CheckpointError: The weights are missing, damaged, of another architecture or trained with another
+            activation, or cannot be downloaded.
         UnsupportedModelError: The architecture does not fit.
     """
     if name.startswith(("hf-hub:", "local-dir:")):
@@ -82,7 +83,7 @@ def _hf_tokenizer(folder: str, model: Any) -> Any:
 
 def _check_tag(architecture: str, tag: str) -> None:
     if architecture not in open_clip.list_models():
-        raise CheckpointError(
+        raise UsageError(
             f"architecture {architecture!r} is not known to open_clip: {nearest(architecture, open_clip.list_models())}"
         )
     if Path(tag).is_file():
@@ -90,7 +91,7 @@ def _check_tag(architecture: str, tag: str) -> None:
     tags = open_clip.pretrained.list_pretrained_tags_by_model(architecture)
     row = open_clip.get_pretrained_cfg(architecture, tag)
     if not row:
-        raise CheckpointError(f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}")
+        raise UsageError(f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}")
     quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
     trained_quick = bool(row.get("quick_gelu", False))
     if quick != trained_quick:
@@ -242,12 +243,18 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
             )
         tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
     context = int(tower.context_length)
+    words = getattr(tokenizer, "tokenizer", None)  # Hugging Face's, inside open_clip's HFTokenizer
+    if words is not None and len(words) > tower.vocab_size:
+        raise UnsupportedModelError(
+            f"the tokenizer has {len(words)} entries, the model's vocabulary {tower.vocab_size}: give the model's own"
+        )
     pad_id = int(tokenizer("", context_length=context)[0, -1])
+    ends_with_pad = words is not None and words.eos_token_id == pad_id
     plain = isinstance(tower, (open_clip.CLIP, TextTransformer)) and getattr(tower, "attn_mask", None) is not None
     trimmable = plain and _pool_type(tower) in ("argmax", "eos", "first") and getattr(tower, "cls_emb", None) is None
     return (
         TextEncoder(
-            tokenize=partial(_tokenize, tokenizer, context, pad_id),
+            tokenize=partial(_tokenize, tokenizer, context, pad_id, ends_with_pad),
             encode=partial(_encode_trimmed, tower) if trimmable else partial(_encode_full, model, context, pad_id),
             context_length=context,
             pad_id=pad_id,
@@ -274,9 +281,10 @@ def _pool_type(tower: Any) -> str:
     return str(getattr(tower, "text_pool_type", None) or tower.pool_type)
 
 
-def _tokenize(tokenizer: Any, context: int, pad_id: int, texts: list[str]) -> list[list[int]]:
+def _tokenize(tokenizer: Any, context: int, pad_id: int, ends_with_pad: bool, texts: list[str]) -> list[list[int]]:
+    """Ids without the padding, whose first one is the end token of a tokenizer that pads with it (CLIP's at HF)."""
     rows = tokenizer(texts, context_length=4 * context)
-    lengths = rows.shape[1] - (rows != pad_id).flip(1).int().argmax(dim=1)
+    lengths = rows.shape[1] - (rows != pad_id).flip(1).int().argmax(dim=1) + int(ends_with_pad)
     return [row[:length] for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)]
 
 
