@@ -17,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import clearclip
 import tiny_models
 
 ROOT = Path(__file__).parents[1]
+torch.set_num_threads(1)  # tiny tensors gain nothing from more, and two test runs get in each other's way
 
 
 @pytest.fixture(autouse=True)

@@ -99,6 +99,8 @@ class Method:
     depth: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.attention, str):
+            object.__setattr__(self, "attention", tuple(self.attention))
         _check_values(self)
         _check_combination(self)
         if self.residual_kind.endswith("beta"):
@@ -200,7 +202,7 @@ def _check_combination(method: Method) -> None:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is not None
+    return re.fullmatch(r"(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", text) is not None
 
 
 METHODS: dict[str, Method] = {
