@@ -24,6 +24,7 @@ from clearclip.segmenter import BACKGROUND, Segmenter
 from clearclip.vocabulary import Vocabulary
 
 PREFETCH_THREADS = 2
+OVERLAY_SUFFIX = ".overlay.jpg"
 
 
 @dataclass
@@ -50,7 +51,8 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     """Files that paths, folders and globs name, each once, in order.
 
     Args:
-        sources: A file is taken whatever its suffix; a folder gives the images in it and in its subfolders.
+        sources: A file is taken whatever its suffix; a folder gives the images in it and in its subfolders, but for
+            earlier results.
 
     Returns:
         Paths; a file that does not exist is among them, so that a run can list it as failed.
@@ -62,8 +64,7 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-            matches = sorted(file for file in inside if not file.name.startswith("."))
+            matches = sorted(file for file in path.rglob("*") if _is_picture(file))
         elif not path.exists() and glob.has_magic(source):
             matches = sorted(match for match in map(Path, _expand(source)) if match.is_file())
         else:
@@ -73,6 +74,15 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     if not found:
         raise UsageError(f"no images in {', '.join(map(str, sources))}: name files, folders or globs that hold some")
     return list(found.values())
+
+
+def _is_picture(file: Path) -> bool:
+    if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith(".") or not file.is_file():
+        return False
+    ours = file.name.endswith(OVERLAY_SUFFIX) or (
+        file.suffix == ".png" and read_info(file).get("software", "").startswith("clearclip")
+    )
+    return not ours
 
 
 def _expand(pattern: str) -> list[str]:
@@ -195,7 +205,9 @@ def _pending(paths: Iterable[Path], output: Path, report: Report, *, overwrite: 
             continue
         taken[path.stem] = path
         result = output / f"{path.stem}.png"
-        if overwrite or not result.exists():
+        if result.resolve() == path.resolve():
+            report.failed.append((path, f"{path}: its result would overwrite the image itself: choose another folder"))
+        elif overwrite or not result.exists():
             yield path
         elif read_info(result).get("source") == _source(path):
             report.skipped += 1
@@ -241,7 +253,7 @@ def _usable(
 
 
 def _write(result: Segmentation, path: Path, output: Path) -> None:
-    save_image(result.overlay(), output / f"{path.stem}.overlay.jpg")
+    save_image(result.overlay(), output / f"{path.stem}{OVERLAY_SUFFIX}")
     save_label_map(
         result.label_map,
         output / f"{path.stem}.png",

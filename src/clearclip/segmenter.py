@@ -357,7 +357,13 @@ class Segmenter:
     def _vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
         vocabulary = Vocabulary.parse(labels)
         if threshold is None:
-            return vocabulary, self.protocol.threshold if vocabulary.background is not None else None
+            limit = self.protocol.threshold if vocabulary.background is not None else None
+            if limit is None and not vocabulary.asks_background:
+                raise UsageError(
+                    f"background {vocabulary.background!r} has no words of its own and there is no threshold, so it "
+                    "would never win: give a threshold (--threshold 0.4), or list it among the labels"
+                )
+            return vocabulary, limit
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold={threshold!r}: a probability from 0 to 1 is needed")
         return vocabulary if vocabulary.background else vocabulary.with_background(BACKGROUND), threshold

@@ -69,7 +69,14 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
     """
     text = os.fspath(name)
     row = CHECKPOINTS.get(text)
-    backbone = _load(row.source if row else text, tokenizer)
+    source = row.source if row else text
+    if source.startswith("local-dir:") or Path(source).exists():
+        backbone = _load(source, tokenizer)
+    else:
+        from clearclip.backbones.network import offline_if_unreachable
+
+        with offline_if_unreachable():
+            backbone = _load(source, tokenizer)
     if row is not None:
         backbone.name, backbone.license = row.name, row.license
     return backbone
@@ -154,11 +161,15 @@ def _load_hf(name: str, kind: str | None, tokenizer: str | None) -> Backbone:
 def _download(url: str) -> Path:
     import torch
 
+    from clearclip.backbones.network import reachable
+
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / url.rsplit("/", 1)[1]
     if file.is_file():
         return file
     try:
+        if not reachable(url):
+            raise ConnectionError("the host cannot be reached")
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file))
     except OSError as error:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipForImageTextRetrieval
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
 from clearclip.backbones.hf_clip import load_hf, load_tokenizer
+from clearclip.backbones.network import offline_if_unreachable
 from clearclip.errors import CheckpointError, UnsupportedModelError
 
 CONTEXT_LENGTH = 35
@@ -187,7 +188,8 @@ def _bert(tokenizer: str | None) -> tuple[Any, str]:
     if tokenizer is not None:
         return load_tokenizer(tokenizer, required=True), ""
     try:
-        words = AutoTokenizer.from_pretrained("bert-base-uncased")
+        with offline_if_unreachable():
+            words = AutoTokenizer.from_pretrained("bert-base-uncased")
     except Exception:
         return None, (
             "its file carries no tokenizer, and bert-base-uncased could not be downloaded. Put tokenizer.json, "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
+from transformers.utils import logging as transformers_logging
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
 from clearclip.errors import CheckpointError, UnsupportedModelError
@@ -71,6 +72,8 @@ def load_hf(kind: Any, name: str, **options: Any) -> Any:
     Raises:
         CheckpointError: As `load`.
     """
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
     except Exception as error:
@@ -84,6 +87,9 @@ def load_hf(kind: Any, name: str, **options: Any) -> Any:
             f"https://huggingface.co/{name} (config.json, model.safetensors, tokenizer files) into a folder and use "
             "--model FOLDER; --model tiny (the embedded model) works offline"
         ) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
     missing = sorted(set(report["missing_keys"]))
     if missing:
         raise CheckpointError(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants as hub
 import open_clip
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
@@ -55,8 +58,7 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
         _check_tag(architecture, tag)
     file = _weights_file(architecture, tag)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             model = open_clip.create_model(
                 architecture,
                 pretrained=tag,
@@ -67,12 +69,27 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     except Exception as error:
         raise CheckpointError(_loading_failed(name, architecture, tag, error)) from error
     try:
-        words = _hf_tokenizer(tokenizer, model) if tokenizer else open_clip.get_tokenizer(architecture)
+        with _quiet():
+            words = _hf_tokenizer(tokenizer, model) if tokenizer else open_clip.get_tokenizer(architecture)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
     backbone = view(model, words)
     backbone.name, backbone.weights_file = name, file
     return backbone
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip logs to the root logger and warns; what matters of it is in our errors."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
 
 
 def _hf_tokenizer(folder: str, model: Any) -> Any:
@@ -130,6 +147,8 @@ def _loading_failed(name: str, architecture: str, tag: str | None, error: Except
     if architecture.startswith("local-dir:") or (tag is not None and Path(tag).is_file()):
         return f"{name}: the weights do not fit the architecture or are damaged ({cause})"
     row = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    if hub.HF_HUB_OFFLINE:
+        cause = "huggingface.co cannot be reached, and the file is not in the cache"
     home = str(row.get("hf_hub", "")).rstrip("/") or architecture.removeprefix("hf-hub:")
     return (
         f"{name} could not be downloaded ({cause}). Without network: put open_clip_config.json and "
