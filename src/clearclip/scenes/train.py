@@ -65,7 +65,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     Returns:
         The optimiser.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and "embedding" not in name
         (matrices if matrix else others).append(parameter)
@@ -135,7 +136,7 @@ class Trainer:
             return
         saved = torch.load(file, map_location=self.device, weights_only=True)
         mine = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
-        changed = [name for name in mine if saved["recipe"].get(name) != mine[name] and name != "steps"]
+        changed = [name for name in sorted(mine) if saved["recipe"].get(name) != mine[name] and name != "steps"]
         if changed:
             raise ValueError(f"{file} was made with other values of {', '.join(changed)}: use them, or another folder")
         self.model.load_state_dict(saved["model"])
@@ -198,7 +199,7 @@ class Trainer:
             model.logit_scale.exp(),
         )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         with torch.no_grad():

@@ -76,7 +76,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(folder: Path) -> int:
-    """Make the tokenizer and save it where open_clip's `local-dir:` looks for it.
+    """Make the tokenizer and save it where open_clip's `local-dir:` looks for it; one that lies there is kept.
 
     Args:
         folder: The model's folder.
@@ -84,6 +84,8 @@ def save_tokenizer(folder: Path) -> int:
     Returns:
         The size of the vocabulary.
     """
+    if (folder / "tokenizer.json").is_file():
+        return len(PreTrainedTokenizerFast.from_pretrained(str(folder)))
     tokenizer = make_tokenizer(caption_corpus())
     tokenizer.save_pretrained(str(folder))
     return len(tokenizer)

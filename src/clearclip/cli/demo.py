@@ -1,0 +1,53 @@
+"""`clearclip demo`: the main job on made scenes with the embedded model, offline."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated
+
+import typer
+
+from clearclip.cli import options as o
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("demo")(demo)
+
+
+def demo(
+    output: o.Output,
+    model: o.Model = "tiny",
+    method: Annotated[str, typer.Option(help="Comma list of methods.")] = "vanilla,maskclip,sclip,gem,clearclip",
+    device: o.Device = "auto",
+    limit: Annotated[int, typer.Option(min=1, help="How many scenes are made.")] = 8,
+    as_json: o.AsJson = False,
+) -> None:
+    """Make a few scenes, segment them by several methods and compare: offline, in seconds.
+
+    OUTPUT gets comparison.png (image, truth and every method side by side), each scene with overlays, and demo.json.
+    """
+    o.prepare()
+    methods = [part.strip() for part in re.split(r",(?![^\[]*\])", method) if part.strip()]
+    from clearclip.scenes.demo import run_demo
+
+    report = run_demo(output, model=model, methods=methods, pictures=limit, device=device)
+    if as_json:
+        typer.echo(json.dumps({"miou": report.miou, "files": [str(file) for file in report.files]}, indent=2))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("method", "mIoU", title=f"{limit} made scenes, {model}", title_justify="left")
+    for name, value in report.miou.items():
+        table.add_row(escape(name), f"{value:.1f}")
+    Console().print(table)
+    typer.echo(f"Look at {report.files[0]}")
+    typer.echo("Your own photographs, with real weights (600 MB, once):")
+    typer.echo("  clearclip segment PHOTO.jpg -l sky -l grass -l person --model clip-b16 -o OUT")

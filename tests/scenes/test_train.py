@@ -1,0 +1,127 @@
+"""Training: it lowers the loss, goes on after an interruption with the same numbers, and exports what open_clip reads."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from clearclip.scenes import HELD_OUT
+from clearclip.scenes.crops import draw_batch, render_album
+from clearclip.scenes.recipe import Recipe
+from clearclip.scenes.train import Trainer, contrastive_loss, encode_text_trimmed, learning_rate
+
+TINY = Path(__file__).parents[2] / "src" / "clearclip" / "backbones" / "tiny"
+SMALL = Recipe(
+    steps=12,
+    batch_size=16,
+    learning_rate=3e-3,
+    warmup=2,
+    kept_patches=0.5,
+    full_share=0.2,
+    pictures=24,
+    picture_size=(40, 48),
+    image_size=32,
+    width=32,
+    head_width=16,
+    layers=2,
+    text_width=32,
+    text_layers=1,
+    embed_dim=16,
+    bfloat16=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("album")
+    return render_album(folder, pictures=24, size=(40, 48), portraits=0.25, workers=1)
+
+
+def run(folder, recipe, album, **options):
+    folder.mkdir(exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, folder)
+    logging.disable(logging.WARNING)
+    try:
+        trainer = Trainer(folder, recipe, album=album)
+        return trainer, [loss for _, loss in trainer.run(**options)]
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_training_lowers_the_loss(tmp_path, album):
+    recipe = dataclasses.replace(SMALL, steps=60)
+    _, losses = run(tmp_path, recipe, album)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 60
+
+
+def test_resumed_equals_uninterrupted(tmp_path, album):
+    whole, losses = run(tmp_path / "whole", SMALL, album)
+    _, first = run(tmp_path / "parts", SMALL, album, until=5)
+    parts, second = run(tmp_path / "parts", SMALL, album)
+    assert first + second == losses
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+
+
+def test_another_recipe_is_refused(tmp_path, album):
+    run(tmp_path, SMALL, album, until=1)
+    with pytest.raises(ValueError, match=r"other values of width, zoom"):
+        run(tmp_path, dataclasses.replace(SMALL, width=64, zoom=2.0), album)
+
+
+def test_export_is_read_by_open_clip(tmp_path, album):
+    trainer, _ = run(tmp_path, SMALL, album, until=2)
+    model = open_clip.create_model(f"local-dir:{tmp_path}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(["a red car", "some grass and a tree by day"])
+    with torch.no_grad():
+        mine = trainer.model.eval().encode_text(tokens)
+        torch.testing.assert_close(model.eval().encode_text(tokens), mine, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(encode_text_trimmed(trainer.model, tokens), mine)
+
+
+def test_crops_say_what_is_in_view(album):
+    options = {"batch_size": 16, "image_size": 24, "zoom": 4.0, "named": 3, "share": 0.03}
+    images, captions = draw_batch(album, np.random.default_rng(1), **options)
+    again, same = draw_batch(album, np.random.default_rng(1), **options)
+    assert images.shape == (16, 24, 24, 3)
+    assert (images == again).all()
+    assert captions == same
+    assert not any(f"{colour} {name}" in text.split(",") for colour, name in HELD_OUT for text in captions)
+
+
+def test_album_is_kept(tmp_path):
+    options = {"pictures": 3, "size": (16, 20), "portraits": 0.0, "workers": 1}
+    first = render_album(tmp_path, **options)
+    stamp = (tmp_path / "images.u8").stat().st_mtime_ns
+    again = render_album(tmp_path, **options)
+    assert (tmp_path / "images.u8").stat().st_mtime_ns == stamp
+    assert (first.images == again.images).all()
+    assert first.phrases == again.phrases
+    assert len(again) == 3
+
+
+def test_schedule_and_loss():
+    rates = [learning_rate(step, SMALL) for step in range(13)]
+    assert rates[1] == max(rates) == SMALL.learning_rate
+    assert rates[12] == pytest.approx(0.0)
+    perfect = torch.eye(4)
+    assert contrastive_loss(perfect, perfect, torch.tensor(50.0)) < 1e-6
+    shuffled = perfect[torch.tensor([1, 0, 3, 2])]
+    assert contrastive_loss(perfect, shuffled, torch.tensor(50.0)) > 10
