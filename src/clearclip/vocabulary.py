@@ -33,11 +33,15 @@ class Label:
     color: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UsageError(f"label {self.name!r} is a {type(self.name).__name__}: a text is needed")
         if not self.name.strip():
             raise UsageError("a label is empty: give every label a name")
+        if isinstance(self.synonyms, str):
+            raise UsageError(f"label {self.name!r} has {self.synonyms!r} as synonyms: give a list of texts")
         if any(not synonym.strip() for synonym in self.synonyms):
             raise UsageError(f"label {self.name!r} has an empty synonym: write it as in 'person=man|woman'")
-        if self.color is not None and not all(0 <= part <= 255 for part in self.color):
+        if self.color is not None and not (len(self.color) == 3 and all(0 <= part <= 255 for part in self.color)):
             raise UsageError(f"label {self.name!r} has the colour {self.color}: three numbers from 0 to 255 are needed")
 
     @property
@@ -58,9 +62,9 @@ class Label:
         Raises:
             UsageError: As the class.
         """
-        body, _, color = text.partition("@#")
+        body, marked, color = text.partition("@#")
         rgb = None
-        if color:
+        if marked:
             if not re.fullmatch(r"[0-9a-fA-F]{6}\s*", color):
                 raise UsageError(f"label {text!r}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'")
             rgb = (int(color[0:2], 16), int(color[2:4], 16), int(color[4:6], 16))
@@ -197,10 +201,14 @@ class Vocabulary:
         elif isinstance(labels, Mapping):
             parsed = [_from_entry(name, entry) for name, entry in labels.items()]
         elif isinstance(labels, Iterable):
-            parsed = [label if isinstance(label, Label) else Label.parse(label) for label in labels]
+            parsed = [Label.parse(label) if isinstance(label, str) else _checked(label) for label in labels]
         else:
             raise UsageError(f"labels are a {type(labels).__name__}: give a list, a dict or a Path of a label file")
         return cls(tuple(parsed)).with_background(background)
+
+
+def _checked(label: Any) -> Label:
+    return label if isinstance(label, Label) else Label(label)
 
 
 def _read_file(path: Path) -> list[Label]:
@@ -226,7 +234,11 @@ def _from_entry(name: str, entry: Any) -> Label:
     if isinstance(color, str):
         color = Label.parse(f"{name}@{color if color.startswith('#') else '#' + color}").color
     synonyms = [entry] if isinstance(entry, str) else list(entry or ())
-    return Label(name.strip(), tuple(synonym.strip() for synonym in synonyms), tuple(color) if color else None)
+    return Label(
+        name.strip() if isinstance(name, str) else name,
+        tuple(synonym.strip() for synonym in synonyms),
+        tuple(color) if color else None,
+    )
 
 
 def distinct_colors(count: int) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,121 @@
+"""Grids of cosines → label maps: equal to the protocol written out plainly, whatever the sizes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clearclip import masks
+from clearclip.masks import LogitGrid
+from clearclip.windows import plan_windows
+
+
+def plain_logits(features, text, plan, size):
+    """Protocol, inference step 6, window by window: interpolate, crop the padding, add, divide, interpolate."""
+    height, width = plan.y.length, plan.x.length
+    total = torch.zeros(len(text), height, width)
+    count = torch.zeros(1, height, width)
+    places = [(y, x) for y in plan.y.starts for x in plan.x.starts]
+    for window, (y, x) in zip(features, places, strict=True):
+        cosines = torch.einsum("qe,hwe->qhw", text, window)
+        if plan.y.padding is None:
+            inner = F.interpolate(cosines[None], size=(plan.y.window, plan.x.window), mode="bilinear")[0]
+        else:
+            encoded = F.interpolate(cosines[None], size=(plan.y.encoded, plan.x.encoded), mode="bilinear")[0]
+            top, left = plan.y.padding, plan.x.padding
+            inner = encoded[:, top : top + plan.y.window, left : left + plan.x.window]
+        total[:, y : y + plan.y.window, x : x + plan.x.window] += inner
+        count[:, y : y + plan.y.window, x : x + plan.x.window] += 1
+    return F.interpolate((total / count)[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def make(size, out, *, queries=5, crop=48, stride=24, patch=16, square=False, seed=0):
+    plan = plan_windows(size, crop_size=crop, stride=stride, patch_size=patch, square=square)
+    generator = torch.Generator().manual_seed(seed)
+    features = F.normalize(torch.randn(plan.count, *plan.grid_size, 12, generator=generator), dim=-1)
+    text = F.normalize(torch.randn(queries, 12, generator=generator), dim=-1)
+    return LogitGrid.from_features(features, text, plan=plan, size=out), plain_logits(features, text, plan, out)
+
+
+def check(grid, plain):
+    """Logits, winners, scores and probabilities against the plain tensor."""
+    torch.testing.assert_close(grid.logits(), plain, rtol=1e-4, atol=1e-5)
+    probabilities = (plain * 50).softmax(dim=0)
+    winners, scores = grid.best(logit_scale=50)
+    torch.testing.assert_close(scores, probabilities.amax(dim=0), rtol=1e-3, atol=1e-4)
+    # Where two queries are as good as equal either may win; nowhere may a worse one.
+    best = plain.gather(0, winners[None])[0]
+    assert (plain.amax(dim=0) - best).max() < 1e-5
+    alone, nothing = grid.best(logit_scale=50, scores=False)
+    assert nothing is None
+    assert torch.equal(alone, winners)
+    chosen = [0, len(plain) - 1]
+    expected = probabilities[chosen].amax(dim=0)
+    torch.testing.assert_close(grid.probability(chosen, logit_scale=50), expected, rtol=1e-3, atol=1e-4)
+    y, x = plain.shape[1] - 1, plain.shape[2] // 2
+    torch.testing.assert_close(grid.ranking(y, x, logit_scale=50), probabilities[:, y, x], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("queries", [1, 2, masks.QUERY_CHUNK, masks.QUERY_CHUNK + 1, 3 * masks.QUERY_CHUNK - 5])
+def test_many_queries(queries, square):
+    check(*make((60, 75), (41, 53), queries=queries, square=square))
+
+
+@pytest.mark.parametrize(
+    ("size", "out"),
+    [
+        ((1, 1), (1, 1)),
+        ((1, 90), (1, 300)),
+        ((64, 64), (masks.TILE, masks.TILE)),
+        ((64, 64), (masks.TILE + 1, 2 * masks.TILE - 1)),
+        ((33, 97), (7, 391)),
+        ((200, 20), (150, 15)),
+    ],
+)
+@pytest.mark.parametrize("square", [False, True])
+def test_sizes_that_fit_neither_tile_nor_patch(size, out, square):
+    check(*make(size, out, square=square))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    out=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    crop=st.integers(5, 64),
+    patch=st.integers(1, 20),
+    square=st.booleans(),
+    queries=st.integers(1, 9),
+    data=st.data(),
+)
+def test_equal_to_the_plain_protocol(size, out, crop, patch, square, queries, data):
+    stride = data.draw(st.integers(max(1, crop // 3), crop))
+    small_tiles = data.draw(st.booleans())
+    with pytest.MonkeyPatch.context() as patched:
+        if small_tiles:
+            patched.setattr(masks, "TILE", 13)
+            patched.setattr(masks, "QUERY_CHUNK", 2)
+        check(*make(size, out, queries=queries, crop=crop, stride=stride, patch=max(patch, crop // 12), square=square))
+
+
+def test_tiles_are_disjoint_and_cover_the_output():
+    grid, _ = make((60, 75), (masks.TILE + 40, 2 * masks.TILE + 3))
+    hits = torch.zeros(grid.size)
+    for tile in grid.tiles():
+        hits[tile.rows, tile.columns] += 1
+    assert (hits == 1).all()
+
+
+def test_no_queries_have_no_probability():
+    grid, _ = make((30, 30), (30, 30))
+    assert not grid.probability([], logit_scale=50).any()
+
+
+def test_large_logit_scales_stay_finite():
+    grid, plain = make((40, 40), (40, 40))
+    winners, scores = grid.best(logit_scale=5000)
+    assert scores.isfinite().all()
+    assert (scores > 0.2 - 1e-6).all()
+    assert (scores <= 1 + 1e-5).all()
+    assert (plain.argmax(dim=0) == winners).float().mean() > 0.99
