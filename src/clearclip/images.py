@@ -107,7 +107,8 @@ def _to_bytes(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
-        return np.multiply(array, 255, dtype=np.uint8)
+        levels: npt.NDArray[np.uint8] = np.multiply(array, 255, dtype=np.uint8)
+        return levels
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
         raise ImageError(f"{name} has values from {low:g} to {high:g}: 8 or 16 bits a channel are needed")

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError,
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 CLIP_VOCABULARY = 49_408
+KNOWN_WORDS = "known_words.txt"
 
 
 def is_open_clip(model: object) -> bool:
@@ -36,6 +38,9 @@ def is_open_clip(model: object) -> bool:
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     """Load what open_clip loads.
+
+    A folder may hold `known_words.txt`, the words that the model was trained with, separated by white space: a label
+    without any of them is then warned about.
 
     Args:
         name: `ARCHITECTURE/TAG` or `ARCHITECTURE/FILE` as open_clip writes them, `hf-hub:ORG/NAME` or
@@ -75,6 +80,10 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
         raise CheckpointError(f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
     backbone = view(model, words)
     backbone.name, backbone.weights_file = name, file
+    words_file = None if file is None else file.parent / KNOWN_WORDS
+    if backbone.text is not None and words_file is not None and words_file.is_file():
+        known = frozenset(words_file.read_text(encoding="utf-8").split())
+        backbone.text = replace(backbone.text, known_words=known)
     return backbone
 
 

@@ -1,0 +1,69 @@
+"""The README's commands and code are what a newcomer types: each runs here, on `tiny` and generated pictures."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clearclip.checkpoints import CHECKPOINTS
+from clearclip.methods import METHODS
+from clearclip.scenes import make_scene
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^clearclip .+$", README, flags=re.MULTILINE)
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def newcomer(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for index in range(2):
+        Image.fromarray(make_scene(index, split="test").image).save(tmp_path / "photos" / f"scene-{index}.png")
+    Image.fromarray(make_scene(2, split="test").image).save(tmp_path / "horses.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:the model has never seen:UserWarning")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, newcomer, shared, run):
+    words = shlex.split(command)
+    if "--model" in words:
+        words[words.index("--model") + 1] = "tiny"
+    else:
+        words += ["--model", "tiny"]
+    if "--limit" in words:
+        words[words.index("--limit") + 1] = "2"
+    if "--data" in words:
+        words[words.index("--data") + 1] = str(shared / "samples" / "voc2012")
+        words += ["--limit", "1"]
+    ran = run(*words[1:])
+    assert ran.code == 0, ran.err
+    assert any((newcomer / words[words.index("-o") + 1]).iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:the model has never seen:UserWarning")
+@pytest.mark.parametrize("block", PYTHON_BLOCKS)
+def test_python(block, newcomer):
+    offline = block.replace('"clip-b16"', '"tiny"').replace('pretrained="openai"', "pretrained=None")
+    values = {}
+    exec(compile(offline, "README.md", "exec"), values)
+    if "segmenter" in values:
+        assert (newcomer / "horses.png").is_file()
+        assert (newcomer / "horses-overlay.jpg").is_file()
+    else:
+        assert tuple(values["features"].shape) == (2, 21, 28, 512)
+
+
+def test_tables_name_what_there_is():
+    for name in (*CHECKPOINTS, *METHODS):
+        assert f"`{name}`" in README, f"the README does not name {name}"
+
+
+def test_exactly_two_setup_commands():
+    assert len(re.findall(r"^python -m pip .+$", README, flags=re.MULTILINE)) == 2
