@@ -155,9 +155,9 @@ def default_cache_dir() -> Path:
     Returns:
         A folder; it may not exist yet.
     """
-    if "CLEARCLIP_CACHE" in os.environ:
+    if os.environ.get("CLEARCLIP_CACHE"):
         return Path(os.environ["CLEARCLIP_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "clearclip"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clearclip"
 
 
 def _entry(backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], cache_dir: Path | None) -> Path | None:
@@ -174,9 +174,9 @@ def _checksum(embedding: Tensor) -> str:
 
 def _read(entry: Path, embed_dim: int) -> Tensor | None:
     """A cached embedding; `None` where there is none or it is damaged."""
-    if not entry.is_file():
-        return None
     try:
+        if not entry.is_file():
+            return None
         with safe_open(str(entry), "pt") as opened:
             embedding: Tensor = opened.get_tensor("embedding")
             checksum = (opened.metadata() or {}).get("sha256")
@@ -195,6 +195,6 @@ def _write(entry: Path | None, embedding: Tensor) -> None:
             path.write_bytes(save({"embedding": embedding}, metadata={"sha256": _checksum(embedding)}))
     except OSError as error:
         warnings.warn(
-            f"the text cache {entry.parent} cannot be written ({error}); words are read anew each time",
-            stacklevel=3,
+            f"the text cache {entry.parents[1]} cannot be written ({error.strerror}); words are read anew each time",
+            stacklevel=4,
         )

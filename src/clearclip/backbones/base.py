@@ -84,13 +84,19 @@ class TextEncoder:
     known_words: frozenset[str] | None = None
 
     def fingerprint(self) -> str:
-        """Hash of the tower's weights as they are loaded (dtype included)."""
-        return _hash_tensors(
+        """Hash of the tower as it is loaded: its weights (dtype included) and its settings.
+
+        The same weights with another activation, number of heads or ε are another tower.
+        """
+        modules = [module for module in self.modules if isinstance(module, nn.Module)]
+        settings = [f"{module} {_settings(module)}" for module in modules]
+        weights = _hash_tensors(
             tensor
             for module in self.modules
             if module is not None
             for tensor in (module.state_dict().values() if isinstance(module, nn.Module) else (module,))
         )
+        return hashlib.sha256("\n".join((*settings, weights)).encode()).hexdigest()
 
 
 @dataclass
@@ -260,6 +266,16 @@ class Backbone:
         class_token = self.class_embedding().to(tokens.dtype).expand(len(tokens), 1, -1)
         positions = self.positions((patches.shape[2], patches.shape[3]), how).to(tokens.dtype)
         return self.ln_pre(torch.cat([class_token, tokens], dim=1) + positions)
+
+
+def _settings(module: nn.Module) -> list[tuple[str, str, object]]:
+    """The plain attributes of a module and all within it, which its `repr` leaves out (the number of heads)."""
+    return [
+        (place, name, value)
+        for place, part in module.named_modules()
+        for name, value in sorted(vars(part).items())
+        if isinstance(value, (bool, int, float)) and name != "training" and not name.startswith("_")
+    ]
 
 
 def _hash_tensors(tensors: Iterable[Tensor]) -> str:
