@@ -135,7 +135,7 @@ def _parse(line: str, *, place: str) -> Record:
         record = json.loads(line)
     except ValueError as error:
         raise ClearclipError(f"{place} is no record ({error}): delete that line") from error
-    lacking = [key for key in ("benchmark", "model", "method", "miou", "classes") if key not in dict(record)]
-    if lacking:
-        raise ClearclipError(f"{place} is no record of clearclip evaluate: {', '.join(lacking)} missing")
-    return dict(record)
+    needed = ("benchmark", "model", "method", "miou", "classes")
+    if not isinstance(record, dict) or not record.keys() >= set(needed):
+        raise ClearclipError(f"{place} is no record of clearclip evaluate: {', '.join(needed)} are needed")
+    return record

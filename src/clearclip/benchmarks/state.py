@@ -196,7 +196,7 @@ def load_state(path: Path) -> State:
         ClearclipError: The file cannot be read or is none.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             values = json.loads(str(stored["values"]))
             shard = Shard.parse(values.pop("shard"))
             values["skipped"] = tuple(values["skipped"])

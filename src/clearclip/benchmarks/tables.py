@@ -13,6 +13,7 @@ from clearclip.benchmarks.rows import BENCHMARKS
 from clearclip.errors import UsageError, nearest
 
 Cell = str | float | int | None
+EMPTY = "–"
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,14 @@ class Table:
         """The cells as people read them: percentages with one decimal, an empty cell as a dash."""
         return [[_text(cell) for cell in row] for row in self.rows]
 
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, and are set to the right."""
+        return [any(isinstance(row[index], (int, float)) for row in self.rows) for index in range(len(self.columns))]
+
     def markdown(self) -> str:
         """GitHub's Markdown."""
         rows = [[text.replace("|", "\\|") for text in row] for row in self.texts()]
-        marks = ["---" if column else ":--" for column in self.columns]
+        marks = ["--:" if number else ":--" for number in self.numeric()]
         return "\n".join("| " + " | ".join(row) + " |" for row in [list(self.columns), marks, *rows]) + "\n"
 
     def csv(self) -> str:
@@ -48,15 +53,11 @@ class Table:
     def latex(self) -> str:
         """A `tabular` with booktabs' rules."""
         texts = self.texts()
-        numeric = [
-            all(isinstance(row[index], (int, float, type(None))) for row in self.rows)
-            for index in range(len(self.columns))
-        ]
         lines = [" & ".join(map(_escape, row)) + r" \\" for row in [list(self.columns), *texts]]
         return "\n".join(
             [
                 r"% needs \usepackage{booktabs}",
-                r"\begin{tabular}{" + "".join("r" if number else "l" for number in numeric) + "}",
+                r"\begin{tabular}{" + "".join("r" if number else "l" for number in self.numeric()) + "}",
                 r"\toprule",
                 lines[0],
                 r"\midrule",
@@ -70,7 +71,7 @@ class Table:
 
 def _text(cell: Cell) -> str:
     if cell is None:
-        return "–"
+        return EMPTY
     return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
 
 

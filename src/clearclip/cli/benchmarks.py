@@ -59,18 +59,19 @@ def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
     from rich.table import Table
 
     table = Table(title="Benchmarks", title_justify="left")
-    for column in ("name", "classes", "images", "what", "background threshold", "where to get it"):
+    for column in ("name", "classes", "images", "what", "background threshold"):
         table.add_column(column, justify="right" if column in ("classes", "images") else "left")
+    places: dict[str, list[str]] = {}
     for row in BENCHMARKS.values():
         thresholds = "\n".join(f"{method} {value:g}" for method, value in row.thresholds.items())
-        table.add_row(row.name, str(row.classes), f"{row.size:,}", row.title, thresholds or "–", row.get)
-    console = Console()
-    console.print(table)
-    console.print(
-        "clearclip benchmarks check NAME --data DIR   says what is there and what is missing\n"
-        "clearclip evaluate NAME --data DIR           measures; --images, --annotations and --labels: your own data",
-        highlight=False,
-    )
+        table.add_row(row.name, str(row.classes), f"{row.size:,}", row.title, thresholds or "–")
+        places.setdefault(row.get, []).append(row.name)
+    Console().print(table)
+    typer.echo("Where to get them:")
+    for place, names in places.items():
+        typer.echo(f"  {', '.join(names)}: {place}")
+    typer.echo("\nclearclip benchmarks check NAME --data DIR   what is there, what is missing")
+    typer.echo("clearclip evaluate NAME --data DIR           measure; --images, --annotations, --labels: your own data")
 
 
 def check(

@@ -120,7 +120,6 @@ def evaluate(
         )
         rows = parse_methods(method)
         thresholds = _thresholds(threshold, rows, dataset)
-        output.mkdir(parents=True, exist_ok=True)
         segmenter = o.load_segmenter(
             model,
             method=max(rows, key=lambda row: row.depth),
@@ -133,6 +132,7 @@ def evaluate(
             crop_size=crop_size,
             stride=stride,
         )
+        output.mkdir(parents=True, exist_ok=True)
         found = _run(segmenter, dataset, rows, thresholds=thresholds, run=run, worst=worst)
         _report([found], output=output, formats=checked)
 

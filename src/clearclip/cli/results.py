@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from clearclip.benchmarks.results import Record
     from clearclip.benchmarks.tables import Table
 
+SHARED = ("benchmark", "model", "images", "threshold")
+
 Formats = Annotated[
     list[str] | None,
     typer.Option("--format", help="Print as md, csv, latex or json instead of the table; repeat it."),
@@ -94,7 +96,7 @@ def emit(found: Sequence[Record], layout: Table, *, formats: Sequence[str], titl
         found: The records, for JSON.
         layout: Their table, for everything else.
         formats: From `check_formats`.
-        title: Above the terminal's table.
+        title: Above the terminal's table; what all its rows share moves there.
     """
     from clearclip.benchmarks.tables import FORMATS
 
@@ -106,12 +108,22 @@ def emit(found: Sequence[Record], layout: Table, *, formats: Sequence[str], titl
     if formats:
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as Drawn
 
-    drawn = Drawn(title=title, title_justify="left")
-    for index, column in enumerate(layout.columns):
-        numeric = any(isinstance(row[index], (int, float)) for row in layout.rows)
-        drawn.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
-    for row in layout.texts():
-        drawn.add_row(*row)
-    Console().print(drawn, markup=False)
+    from clearclip.benchmarks.tables import EMPTY
+
+    texts, numeric = layout.texts(), layout.numeric()
+    values = {index: {row[index] for row in texts} for index in range(len(layout.columns))}
+    empty = {index for index, cells in values.items() if cells == {EMPTY}}
+    common = [
+        index for index in range(len(layout.columns)) if layout.columns[index] in SHARED and len(values[index]) == 1
+    ]
+    shared = [f"{layout.columns[index]} {texts[0][index]}" for index in common if index not in empty]
+    drawn = Drawn(title=" · ".join([title, *shared]), title_justify="left")
+    shown = [index for index in range(len(layout.columns)) if index not in empty and index not in common]
+    for index in shown:
+        drawn.add_column(layout.columns[index], justify="right" if numeric[index] else "left", no_wrap=numeric[index])
+    for row in texts:
+        drawn.add_row(*(escape(row[index]) for index in shown))
+    Console().print(drawn)

@@ -1,0 +1,204 @@
+"""The commands `evaluate`, `benchmarks` and `results`, typed as users type them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from test_readers import break_labels
+from typer.testing import CliRunner
+
+from clearclip.benchmarks import BENCHMARKS, evaluate, open_benchmark, read_results, records
+from clearclip.cli import benchmarks as benchmarks_command
+from clearclip.cli import evaluate as evaluate_command
+from clearclip.cli import options
+from clearclip.cli import results as results_command
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.protocol import get_protocol
+from conftest import small_segmenter
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Type a command line; the small model stands in for whatever checkpoint is named."""
+
+    def load(model, *, method, protocol, **_):
+        segmenter = small_segmenter(method=method, protocol=get_protocol(protocol).with_overrides())
+        segmenter.backbone.name = model
+        return segmenter
+
+    monkeypatch.setattr(options, "prepare", lambda: None)
+    monkeypatch.setattr(options, "load_segmenter", load)
+    app = typer.Typer()
+    for module in (evaluate_command, benchmarks_command, results_command):
+        module.register(app)
+
+    def invoke(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if isinstance(result.exception, ClearclipError):
+            raise result.exception
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+def test_evaluate_prints_one_json_object_a_method(run, voc, tmp_path):
+    result = run(
+        "evaluate",
+        "voc20",
+        "--data",
+        voc,
+        "--method",
+        "vanilla,clearclip",
+        "--protocol",
+        "native",
+        "-o",
+        tmp_path,
+        "--json",
+    )
+    found = json.loads(result.stdout)
+    expected = records(evaluate(small_segmenter(), open_benchmark("voc20", data=voc), methods="vanilla,clearclip"))
+    for record, twin in zip(found, expected, strict=True):
+        assert record["benchmark"] == "voc20"
+        assert record["model"] == "clip-b16"
+        for key in ("method", "miou", "macc", "aacc", "fwiou", "classes"):
+            assert record[key] == twin[key]
+    assert found == read_results([tmp_path])
+    assert "warning: voc20: images: 6, official split: 1,449" in result.stderr
+
+
+def test_a_finished_run_is_shown_again_and_recorded_once(run, voc, tmp_path):
+    words = ("evaluate", "voc20", "--data", voc, "--protocol", "native", "-o", tmp_path, "--format", "csv")
+    assert run(*words).stdout == run(*words).stdout
+    assert len(read_results([tmp_path])) == 1
+
+
+def test_the_benchmarks_own_protocol_and_threshold_are_the_default(run, voc, tmp_path):
+    result = run(
+        "evaluate", "voc21", "--data", voc, "--limit", 1, "--method", "clearclip,sclip", "-o", tmp_path, "--json"
+    )
+    first, second = json.loads(result.stdout)
+    assert first["config"]["protocol"]["short_side"] == 448
+    assert (first["config"]["threshold"], second["config"]["threshold"]) == (0.5, None)
+    assert "no background threshold is known for sclip" in result.stderr
+    assert not any("protocol" in warning or "threshold" in warning for warning in first["warnings"])
+
+
+def test_thresholds_are_for_all_or_for_one_method(run, voc, tmp_path):
+    words = ("evaluate", "voc21", "--data", voc, "--limit", 1, "--protocol", "native", "-o", tmp_path, "--json")
+    words = (*words, "--method", "clearclip,clearclip[residual=beta:30]", "--threshold", "0.1")
+    found = json.loads(run(*words, "--threshold", "clearclip[residual=beta:30]=0.2").stdout)
+    assert [record["config"]["threshold"] for record in found] == [0.1, 0.2]
+    for wrong, message in (("x", "write a probability"), ("gem=0.1", "which is not evaluated"), ("1.2", "from 0 to 1")):
+        with pytest.raises(UsageError, match=message):
+            run(*words, "--threshold", wrong)
+
+
+def test_formats_repeat(run, voc, tmp_path):
+    words = ("evaluate", "voc20", "--data", voc, "--limit", 1, "--protocol", "native", "-o", tmp_path)
+    printed = run(*words, "--format", "md", "--format", "latex").stdout
+    assert printed.startswith("| benchmark |")
+    assert r"\toprule" in printed
+    with pytest.raises(UsageError, match="format 'xml' is not known"):
+        run(*words, "--format", "xml")
+    shown = run(*words).stdout
+    assert "benchmark voc20" in shown
+    assert "clearclip" in shown
+
+
+def test_pictures_are_written(run, voc, tmp_path):
+    words = ("evaluate", "voc20", "--data", voc, "--limit", 2, "--protocol", "native", "-o", tmp_path / "out")
+    run(*words, "--save-predictions", tmp_path / "said", "--worst", 1)
+    assert sorted(path.name for path in (tmp_path / "said/clearclip").iterdir()) == [
+        "2007_000000.png",
+        "2007_000001.png",
+    ]
+    assert (tmp_path / "out/worst-voc20-clip-b16-clearclip.png").exists()
+
+
+def test_shards_are_merged(run, voc, tmp_path):
+    words = ("evaluate", "voc20", "--data", voc, "--protocol", "native", "--method", "vanilla,clearclip", "--json")
+    whole = json.loads(run(*words, "-o", tmp_path / "whole").stdout)
+    for index in (1, 2):
+        part = run(*words, "-o", tmp_path / "parts", "--shard", f"{index}/2")
+        assert f"shard {index}/2 is finished" in part.stderr
+    assert not (tmp_path / "parts/results.jsonl").exists()
+    merged = json.loads(run("evaluate", "--merge", "-o", tmp_path / "parts", "--json").stdout)
+    by_method = {record["method"]: record for record in whole}
+    assert {record["method"] for record in merged} == set(by_method)
+    for record in merged:
+        for key in ("miou", "macc", "aacc", "classes", "images"):
+            assert record[key] == by_method[record["method"]][key]
+    assert len(read_results([tmp_path / "parts"])) == 2
+
+
+def test_ones_own_data_set(run, voc, tmp_path):
+    (tmp_path / "labels.txt").write_text("\n".join(f"thing {index}" for index in range(21)))
+    own = (
+        "--images",
+        voc / "JPEGImages",
+        "--annotations",
+        voc / "SegmentationClass",
+        "--labels",
+        tmp_path / "labels.txt",
+    )
+    (record,) = json.loads(run("evaluate", *own, "-o", tmp_path / "out", "--json").stdout)
+    assert record["benchmark"] == "custom"
+    assert record["images"] == 6
+    assert record["warnings"] == []
+    assert "usable" in run("benchmarks", "check", *own).stdout
+    with pytest.raises(UsageError, match="--labels is missing"):
+        run("evaluate", *own[:4])
+    with pytest.raises(UsageError, match="name either"):
+        run("evaluate", "voc20", *own)
+    with pytest.raises(UsageError, match="no benchmark was named"):
+        run("evaluate")
+
+
+def test_broken_files(run, voc, tmp_path):
+    break_labels(voc)
+    words = ("evaluate", "voc20", "--data", voc, "--protocol", "native", "-o", tmp_path, "--json")
+    with pytest.raises(ClearclipError, match="2007_000003.png holds labels outside the range"):
+        run(*words)
+    result = run(*words, "--skip-broken")
+    assert json.loads(result.stdout)[0]["images"] == 5
+    assert "left out: " in result.stderr
+    checked = run("benchmarks", "check", "voc20", "--data", voc)
+    assert checked.exit_code == 1
+    assert "cannot be used: 1" in checked.stdout
+    report = json.loads(run("benchmarks", "check", "voc20", "--data", voc, "--json").stdout)
+    assert (report["pairs"], report["official"], report["usable"], len(report["broken"])) == (6, 1449, False, 1)
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(run, voc, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClearclipError, match="choose another folder"):
+        run("evaluate", "voc20", "--data", voc, "-o", tmp_path / "file/out")
+
+
+def test_benchmarks_are_listed(run):
+    listed = run("benchmarks").stdout
+    for name, row in BENCHMARKS.items():
+        assert name in listed
+        assert row.get in listed
+    assert [row["name"] for row in json.loads(run("benchmarks", "--json").stdout)] == list(BENCHMARKS)
+
+
+def test_results_are_shown_and_filtered(run, voc, tmp_path):
+    words = ("evaluate", "voc20", "--data", voc, "--protocol", "native", "--method", "vanilla,clearclip")
+    run(*words, "-o", tmp_path)
+    found = read_results([tmp_path])
+    assert json.loads(run("results", tmp_path, "--json").stdout) == found
+    assert json.loads(run("results", tmp_path, "--method", "clearclip", "--json").stdout) == found[1:]
+    assert run("results", tmp_path, "--view", "methods", "--format", "csv").stdout.startswith("model,method,voc20\n")
+    classes = run("results", tmp_path / "results.jsonl", "--view", "classes", "--format", "csv").stdout.splitlines()
+    assert classes[0] == "class,vanilla,clearclip"
+    assert len(classes) >= 21
+    assert np.isclose(float(classes[1].split(",")[1]), found[0]["classes"]["aeroplane"]["iou"])
+    assert "paper" in run("results", tmp_path).stdout
+    with pytest.raises(UsageError, match="no result is left"):
+        run("results", tmp_path, "--benchmarks", "ade20k")
