@@ -40,15 +40,18 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels=max_pixels)
     if isinstance(image, Image.Image):
-        return _from_pil(image, "image", max_pixels=max_pixels)
+        try:
+            return _from_pil(image, "the image", max_pixels=max_pixels)
+        except (OSError, SyntaxError, ValueError) as error:  # opened, but damaged further on
+            raise ImageError(f"the image cannot be read ({error})") from error
     if not isinstance(image, (str, Path)):
         raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
     path = Path(image)
-    if not path.exists():
-        raise ImageError(f"{path}: there is no such file")
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder: name an image file")
     try:
+        if not path.exists():
+            raise ImageError(f"{path}: there is no such file")
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder: name an image file")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         with _open(path) as opened:
@@ -70,6 +73,8 @@ def _open(path: Path) -> Image.Image:
 
 
 def _check_size(width: int, height: int, name: str, *, max_pixels: int) -> None:
+    if not width * height:
+        raise ImageError(f"{name} has {width}×{height} pixels: at least one is needed")
     if width * height > max_pixels:
         raise ImageError(
             f"{name} has {width}×{height} = {width * height:,} pixels, more than the limit of {max_pixels:,}: "

@@ -6,6 +6,7 @@ units of a model's native size (`native`), which suits images of one's own and m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -48,8 +49,8 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("short_side", "long_side", "crop_size", "stride", "logit_scale"):
             value = getattr(self, name)
-            if not value > 0:
-                raise UsageError(f"{name}={value!r}: a number above 0 is needed")
+            if not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{name}={value!r}: a finite number above 0 is needed")
         if self.stride > self.crop_size:
             raise UsageError(
                 f"stride={self.stride:g} is larger than crop_size={self.crop_size:g}: pixels between the windows "
