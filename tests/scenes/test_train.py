@@ -1,8 +1,9 @@
-"""Training: it lowers the loss, goes on after an interruption with the same numbers, and exports what open_clip reads."""
+"""Training lowers the loss, goes on after an interruption with the same numbers, exports what open_clip reads."""
 
 import dataclasses
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from clearclip.scenes import HELD_OUT
 from clearclip.scenes.crops import draw_batch, render_album
 from clearclip.scenes.recipe import Recipe
-from clearclip.scenes.train import Trainer, contrastive_loss, encode_text_trimmed, learning_rate
+from clearclip.scenes.train import Trainer, contrastive_loss, encode_blocks, encode_text_trimmed, learning_rate
 
 TINY = Path(__file__).parents[2] / "src" / "clearclip" / "backbones" / "tiny"
 SMALL = Recipe(
@@ -22,7 +23,8 @@ SMALL = Recipe(
     batch_size=16,
     learning_rate=3e-3,
     warmup=2,
-    kept_patches=0.5,
+    sides=(2, 4),
+    most_patches=8,
     full_share=0.2,
     pictures=24,
     picture_size=(40, 48),
@@ -97,13 +99,24 @@ def test_export_is_read_by_open_clip(tmp_path, album):
 
 
 def test_crops_say_what_is_in_view(album):
-    options = {"batch_size": 16, "image_size": 24, "zoom": 4.0, "named": 3, "share": 0.03}
-    images, captions = draw_batch(album, np.random.default_rng(1), **options)
-    again, same = draw_batch(album, np.random.default_rng(1), **options)
-    assert images.shape == (16, 24, 24, 3)
-    assert (images == again).all()
-    assert captions == same
-    assert not any(f"{colour} {name}" in text.split(",") for colour, name in HELD_OUT for text in captions)
+    options = {"batch_size": 16, "side": 3, "grid": 5, "patch_size": 8, "zoom": 4.0, "named": 3, "share": 0.03}
+    batch = draw_batch(album, np.random.default_rng(1), **options)
+    again = draw_batch(album, np.random.default_rng(1), **options)
+    assert batch.images.shape == (16, 24, 24, 3)
+    assert (batch.images == again.images).all()
+    assert batch.captions == again.captions
+    assert batch.corners.min() >= 0
+    assert batch.corners.max() <= 2
+    assert not any(re.search(rf"{colour} {name}\b", text) for colour, name in HELD_OUT for text in batch.captions)
+
+
+def test_a_whole_view_is_what_open_clip_encodes(tmp_path, album):
+    trainer, _ = run(tmp_path, SMALL, album, until=1)
+    model = trainer.model.eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        blocks = encode_blocks(model, images, torch.zeros(2, 2, dtype=torch.long))
+        torch.testing.assert_close(blocks, model.encode_image(images))
 
 
 def test_album_is_kept(tmp_path):

@@ -1,4 +1,4 @@
-"""Training pairs: pictures rendered once into a file, then random zoomed crops with captions of what is in view.
+"""Training pairs: pictures rendered once into a file, then random zoomed blocks with captions of what is in view.
 
 Belongs here: what one batch is. Only pictures and captions leave this module, never labels: the instance maps
 decide what a caption may name, as a person writing it would see.
@@ -106,35 +106,83 @@ def render_album(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pairs for one step.
+
+    Attributes:
+        images: (B, S, S, 3) uint8, each a square block of patches.
+        corners: (B, 2) int64, row and column of the block's first patch in the model's patch grid.
+        captions: B texts.
+    """
+
+    images: NDArray[np.uint8]
+    corners: NDArray[np.int64]
+    captions: list[str]
+
+
 def draw_batch(
-    album: Album, rng: np.random.Generator, *, batch_size: int, image_size: int, zoom: float, named: int, share: float
-) -> tuple[NDArray[np.uint8], list[str]]:
-    """Draw random crops and write a caption for each.
+    album: Album,
+    rng: np.random.Generator,
+    *,
+    batch_size: int,
+    side: int,
+    grid: int,
+    patch_size: int,
+    zoom: float,
+    named: int,
+    share: float,
+) -> Batch:
+    """Draw blocks of patches from random zoomed views and write a caption of what is in each.
+
+    A view is a square of the picture's height divided by 1 to `zoom`, `grid` patches wide; the model is shown a
+    block of `side` × `side` patches of it, in their places. Of two blocks the one that shows more is taken.
 
     Args:
         album: Rendered pictures.
         rng: Decides everything.
         batch_size: How many pairs, each from another picture where there are enough.
-        image_size: Side of the square crops, after the resize.
-        zoom: The largest magnification; a crop's side is the picture's height divided by 1 to `zoom`.
+        side: Of the blocks, in patches.
+        grid: Of the view, in patches.
+        patch_size: In pixels.
+        zoom: The largest magnification.
         named: A caption names at most so many things.
-        share: The least part of a crop that something must cover to be named.
+        share: The least part of a block that something must cover to be named.
 
     Returns:
-        Images (B, S, S, 3) uint8 and B captions.
+        The pairs.
     """
-    count, height, width = album.instance_maps.shape
-    images = np.empty((batch_size, image_size, image_size, 3), dtype=np.uint8)
+    count = len(album)
+    pixels = side * patch_size
+    images = np.empty((batch_size, pixels, pixels, 3), dtype=np.uint8)
+    corners = np.empty((batch_size, 2), dtype=np.int64)
     captions = []
     for place, index in enumerate(rng.choice(count, batch_size, replace=count < batch_size).tolist()):
-        side = round(height / float(rng.uniform(1.0, zoom)))
-        top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
-        window = (slice(top, top + side), slice(left, left + side))
-        crop = Image.fromarray(album.images[index][window])
-        resized = np.asarray(crop.resize((image_size, image_size), Image.Resampling.BILINEAR))
-        images[place] = resized[:, ::-1] if rng.random() < 0.5 else resized
-        phrases = visible_phrases(album.instance_maps[index][window], album.phrases[index], share=share)
-        if len(phrases) > named:
-            phrases = [phrases[position] for position in rng.permutation(len(phrases))[:named]]
-        captions.append(caption(phrases, rng, time=album.times[index]))
-    return images, captions
+        instances, phrases = album.instance_maps[index], album.phrases[index]
+        draws = [_draw_block(rng, instances.shape, side=side, grid=grid, zoom=zoom) for _ in range(2)]
+        seen = [
+            visible_phrases(instances[top:bottom, left:right], phrases, share=share)
+            for (left, top, right, bottom), _ in draws
+        ]
+        chosen = int(len(seen[1]) > len(seen[0]))
+        box, corners[place] = draws[chosen]
+        block = Image.fromarray(album.images[index]).resize((pixels, pixels), Image.Resampling.BILINEAR, box=box)
+        images[place] = np.asarray(block)[:, ::-1] if rng.random() < 0.5 else np.asarray(block)
+        words = [seen[chosen][position] for position in rng.permutation(len(seen[chosen]))[:named]]
+        captions.append(caption(words, rng, time=album.times[index]))
+    return Batch(images, corners, captions)
+
+
+def _draw_block(
+    rng: np.random.Generator, size: tuple[int, ...], *, side: int, grid: int, zoom: float
+) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """A block's (left, top, right, bottom) in the picture's pixels, and its corner in the patch grid."""
+    height, width = size
+    view = height / zoom ** float(rng.random())
+    top, left = float(rng.uniform(0, height - view)), float(rng.uniform(0, width - view))
+    row, column = int(rng.integers(0, grid - side + 1)), int(rng.integers(0, grid - side + 1))
+    patch = view / grid
+    first = round(left + column * patch), round(top + row * patch)
+    length = max(round(side * patch), 2)
+    first = min(first[0], width - length), min(first[1], height - length)
+    return (first[0], first[1], first[0] + length, first[1] + length), (row, column)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,13 +137,12 @@ def draw_comparison(
     shown: set[int] = set()
     for row, (scene, maps) in enumerate(zip(scenes, label_maps, strict=True)):
         tiles = [Image.fromarray(scene.image)]
-        tiles += [
-            draw_overlay(scene.image, label_map, PALETTE, opacity=_OPACITY) for label_map in (scene.label_map, *maps)
-        ]
+        labels: list[NDArray[Any]] = [scene.label_map, *maps]
+        tiles += [draw_overlay(scene.image, label_map, PALETTE, opacity=_OPACITY) for label_map in labels]
         for column, tile in enumerate(tiles):
             place = (_GAP + column * (width + _GAP), _HEAD + row * (height + _GAP))
             sheet.paste(tile.resize(_TILE, Image.Resampling.LANCZOS), place)
-        shown.update(*(np.unique(label_map).tolist() for label_map in (scene.label_map, *maps)))
+        shown.update(*(np.flatnonzero(np.bincount(part.ravel())).tolist() for part in labels))
     entries = [(CLASSES[index], _rgb(index)) for index in sorted(shown)]
     legend = draw_legend(entries, width=sheet.width, size=16)
     picture = Image.new("RGB", (sheet.width, sheet.height + legend.height), "white")
@@ -164,7 +164,8 @@ def _write(picture: Image.Image, path: Path) -> Path:
 def _write_scene(output: Path, scene: Scene, label_maps: dict[str, NDArray[np.int32]]) -> list[Path]:
     stem = f"scene-{scene.index}"
     files = [_write(Image.fromarray(scene.image), output / f"{stem}.png")]
-    for name, label_map in {"truth": scene.label_map, **label_maps}.items():
+    named: dict[str, NDArray[Any]] = {"truth": scene.label_map, **label_maps}
+    for name, label_map in named.items():
         overlay = draw_overlay(scene.image, label_map, PALETTE, names=CLASSES)
         files.append(_write(overlay, output / f"{stem}.{_plain(name)}.overlay.jpg"))
     return files

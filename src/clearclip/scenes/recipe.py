@@ -28,14 +28,15 @@ class Recipe:
         batch_size: Pairs a step.
         learning_rate: Peak, after `warmup` steps.
         weight_decay: On matrices; biases, norms and embeddings have none.
-        kept_patches: Share of the patch tokens that a training step sees.
-        full_share: Share of the steps, the last ones, that see all of them.
+        sides: Sides in patches of the blocks that a step may show the vision tower; one is drawn for each step.
+        most_patches: Of larger blocks so many patches are kept (patch dropout).
+        full_share: Share of the steps, the last ones, that see whole views and all their patches.
         pictures: How many scenes are rendered.
         picture_size: (height, width) they are rendered at, in pixels.
         portraits: Share of them that show a single thing.
-        zoom: Largest magnification of a crop.
+        zoom: Largest magnification of a view.
         named: Most things that a caption names.
-        share: Least part of a crop that is named.
+        share: Least part of a block that is named.
         image_size, patch_size, width, layers, head_width, mlp_ratio: The vision tower.
         query_gain: Factor on the initial query and key weights of the vision tower's attention.
         text_width, text_layers, text_heads, embed_dim: The text tower and the shared space.
@@ -48,14 +49,15 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
-    kept_patches: float = 0.22
-    full_share: float = 0.02
+    sides: tuple[int, ...] = (4, 5, 5, 7, 7, 7, 10, 10, 14)
+    most_patches: int = 45
+    full_share: float = 0.01
     pictures: int = 20000
     picture_size: tuple[int, int] = (192, 240)
     portraits: float = 0.15
-    zoom: float = 4.0
+    zoom: float = 3.2
     named: int = 5
-    share: float = 0.025
+    share: float = 0.03
     image_size: int = 112
     patch_size: int = 8
     width: int = 192

@@ -47,7 +47,7 @@ def build_model(folder: Path, recipe: Recipe) -> nn.Module:
         f"local-dir:{folder}",
         load_weights=False,
         require_pretrained=False,
-        force_patch_dropout=1.0 - recipe.kept_patches,
+        force_patch_dropout=0.5,
     )
     with torch.no_grad():
         for block in model.visual.transformer.resblocks:  # type: ignore[union-attr]
@@ -158,23 +158,30 @@ class Trainer:
         save_file(weights, partial, metadata={"format": "pt"})
         partial.replace(self.folder / WEIGHTS_NAME)
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.step))
-        pictures, captions = draw_batch(
+        grid = recipe.image_size // recipe.patch_size
+        full = self.step >= recipe.steps * (1 - recipe.full_share)
+        side = grid if full else recipe.sides[rng.integers(len(recipe.sides))]
+        kept = 1.0 if full else min(recipe.most_patches / side**2, 1.0)
+        self.model.visual.patch_dropout.prob = 1.0 - kept  # type: ignore[union-attr]
+        batch = draw_batch(
             self.album,
             rng,
             batch_size=recipe.batch_size,
-            image_size=recipe.image_size,
+            side=side,
+            grid=grid,
+            patch_size=recipe.patch_size,
             zoom=recipe.zoom,
             named=recipe.named,
             share=recipe.share,
         )
-        images = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        images = torch.from_numpy(batch.images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
-        tokens = self.tokenizer(captions)
-        return (images - mean) / std, tokens.to(self.device)
+        tokens = self.tokenizer(batch.captions)
+        return (images - mean) / std, torch.from_numpy(batch.corners).to(self.device), tokens.to(self.device)
 
     def train_step(self) -> float:
         """Do one step.
@@ -183,15 +190,13 @@ class Trainer:
             Its loss.
         """
         recipe, started = self.recipe, time.perf_counter()
-        images, tokens = self._batch()
+        images, corners, tokens = self._batch()
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
-        full = self.step >= recipe.steps * (1 - recipe.full_share)
         model: Any = self.model
-        model.visual.patch_dropout.prob = 0.0 if full else 1.0 - recipe.kept_patches
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, recipe)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            image_features = model.encode_image(images)
+            image_features = encode_blocks(model, images, corners)
             text_features = encode_text_trimmed(model, tokens)
         loss = contrastive_loss(
             F.normalize(image_features.float(), dim=-1),
@@ -230,6 +235,30 @@ class Trainer:
                     self.save()
                     self.export()
                 yield self.step, loss
+
+
+def encode_blocks(model: Any, images: Tensor, corners: Tensor) -> Tensor:
+    """Image features of blocks of patches, each with the position embeddings of its place in the view.
+
+    Args:
+        model: open_clip's `CLIP` with a ViT.
+        images: (B, 3, S, S), S the block's side in pixels; the native size gives what `encode_image` gives.
+        corners: (B, 2), row and column of the block's first patch.
+
+    Returns:
+        (B, E), not normalised.
+    """
+    visual = model.visual
+    patches = visual.conv1(images)
+    side, grid = patches.shape[-1], visual.grid_size[1]
+    steps = torch.arange(side, device=images.device)
+    rows, columns = corners[:, :1] + steps, corners[:, 1:] + steps
+    places = 1 + (rows[:, :, None] * grid + columns[:, None, :]).flatten(1)
+    tokens = patches.flatten(2).transpose(1, 2) + visual.positional_embedding[places]
+    class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(images), 1, -1)
+    tokens = visual.ln_pre(visual.patch_dropout(torch.cat([class_token, tokens], dim=1)))
+    pooled: Tensor = visual.ln_post(visual.transformer(tokens)[:, 0]) @ visual.proj
+    return pooled
 
 
 def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
