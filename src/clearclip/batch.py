@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,14 @@ import numpy.typing as npt
 
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.images import IMAGE_SUFFIXES, load_image
-from clearclip.outputs import atomic_write, read_info, save_image, save_label_map
+from clearclip.outputs import atomic_write, printable, read_info, save_image, save_label_map
 from clearclip.progress import track
 from clearclip.segmentation import Segmentation
-from clearclip.segmenter import BACKGROUND, Segmenter
+from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
 
 PREFETCH_THREADS = 2
+COMPARED = ("labels", "background", "model", "method", "protocol", "threshold", "templates", "dtype")
 OVERLAY_SUFFIX = ".overlay.jpg"
 
 
@@ -43,7 +45,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON has it."""
-        failures = [{"image": str(path), "reason": reason} for path, reason in self.failed]
+        failures = [{"image": printable(str(path)), "reason": printable(reason)} for path, reason in self.failed]
         return {"done": self.done, "skipped": self.skipped, "failed": failures}
 
 
@@ -63,14 +65,14 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     found: dict[Path, Path] = {}
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        if _exists(path) and path.is_dir():
             matches = sorted(file for file in path.rglob("*") if _is_picture(file))
-        elif not path.exists() and glob.has_magic(source):
+        elif not _exists(path) and glob.has_magic(source):
             matches = sorted(match for match in map(Path, _expand(source)) if match.is_file())
         else:
             matches = [path]
         for match in matches:
-            found.setdefault(match.resolve(), match)
+            found.setdefault(_resolved(match), match)
     if not found:
         raise UsageError(f"no images in {', '.join(map(str, sources))}: name files, folders or globs that hold some")
     return list(found.values())
@@ -120,14 +122,14 @@ def segment_files(
         UsageError: The folder cannot be written, or holds results of other labels or settings.
         ClearclipError: The disk is full.
     """
-    vocabulary = Vocabulary.parse(labels)
-    if threshold is not None and vocabulary.background is None:
-        vocabulary = vocabulary.with_background(BACKGROUND)
+    vocabulary, limit = segmenter.vocabulary(labels, threshold)
     segmenter.embed(vocabulary)
     report = Report()
+    settings = _settings(segmenter, vocabulary, limit)
+    mark = _mark(settings)
     try:
-        _claim(output, _settings(segmenter, vocabulary, threshold), overwrite=overwrite)
-        wanted = list(_pending(paths, output, report, overwrite=overwrite))
+        _claim(output, settings, overwrite=overwrite)
+        wanted = list(_pending(paths, output, mark, report, overwrite=overwrite))
         with ThreadPoolExecutor(PREFETCH_THREADS) as pool:
             writes: deque[tuple[Path, Future[None]]] = deque()
             batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
@@ -137,7 +139,7 @@ def segment_files(
                 if usable:
                     results = segmenter([image for _, image in usable], vocabulary, threshold=threshold)
                     for (path, _), result in zip(usable, results, strict=True):
-                        writes.append((path, pool.submit(_write, result, path, output)))
+                        writes.append((path, pool.submit(_write, result, path, output, mark)))
                 while len(writes) > 2 * batch_size:
                     _finish(*writes.popleft(), report)
             while writes:
@@ -151,8 +153,7 @@ def segment_files(
     return report
 
 
-def _settings(segmenter: Segmenter, vocabulary: Vocabulary, threshold: float | None) -> dict[str, Any]:
-    limit = threshold if threshold is not None or vocabulary.background is None else segmenter.protocol.threshold
+def _settings(segmenter: Segmenter, vocabulary: Vocabulary, limit: float | None) -> dict[str, Any]:
     palette = vocabulary.palette.tolist()
     return {
         "labels": [
@@ -162,6 +163,12 @@ def _settings(segmenter: Segmenter, vocabulary: Vocabulary, threshold: float | N
         "background": vocabulary.background,
         **segmenter.describe(segmenter.method, limit),
     }
+
+
+def _mark(settings: dict[str, Any]) -> str:
+    """Short hash of the settings, kept in every result: an interrupted --overwrite leaves older ones behind."""
+    compared = json.dumps({key: settings[key] for key in COMPARED}, sort_keys=True)
+    return hashlib.sha256(compared.encode()).hexdigest()[:16]
 
 
 def _claim(output: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
@@ -175,9 +182,8 @@ def _claim(output: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
     except OSError as error:
         raise UsageError(f"output folder {output} cannot be used ({error.strerror}): choose another") from error
     if known is not None:
-        ours = ("labels", "background", "model", "method", "protocol", "threshold", "templates", "dtype")
         differing = (
-            [key for key in ours if known.get(key) != settings[key]] if isinstance(known, dict) else ["everything"]
+            [key for key in COMPARED if known.get(key) != settings[key]] if isinstance(known, dict) else ["everything"]
         )
         if differing:
             raise UsageError(
@@ -192,8 +198,9 @@ def _claim(output: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
         raise UsageError(f"output folder {output} cannot be written ({error.strerror}): choose another") from error
 
 
-def _pending(paths: Iterable[Path], output: Path, report: Report, *, overwrite: bool) -> Iterator[Path]:
+def _pending(paths: Sequence[Path], output: Path, mark: str, report: Report, *, overwrite: bool) -> Iterator[Path]:
     taken: dict[str, Path] = {}
+    inputs = {_resolved(path) for path in paths}
     for path in paths:
         if path.stem in taken:
             report.failed.append(
@@ -205,24 +212,50 @@ def _pending(paths: Iterable[Path], output: Path, report: Report, *, overwrite: 
             continue
         taken[path.stem] = path
         result = output / f"{path.stem}.png"
-        if result.resolve() == path.resolve():
-            report.failed.append((path, f"{path}: its result would overwrite the image itself: choose another folder"))
-        elif overwrite or not result.exists():
+        mine = [file for file in (result, output / f"{path.stem}{OVERLAY_SUFFIX}") if _resolved(file) in inputs]
+        if mine:
+            report.failed.append(
+                (path, f"{path}: its result would overwrite the image {mine[0]}: choose another folder")
+            )
+            continue
+        if overwrite or not _exists(result):
             yield path
-        elif read_info(result).get("source") == _source(path):
-            report.skipped += 1
-        else:
+            continue
+        info = read_info(result)
+        if info.get("source") != _source(path):
             report.failed.append(
                 (
                     path,
                     f"{result} exists and was made from another image than {path}: use another folder or --overwrite",
                 )
             )
+        elif info.get("settings") == mark:
+            report.skipped += 1
+        else:
+            yield path
 
 
 def _source(path: Path) -> str:
-    size = path.stat().st_size if path.exists() else 0
-    return f"{path.name}, {size} bytes"
+    """Name and content: pictures of one camera often have one name in many folders, and one size."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except (OSError, ValueError):
+        digest = "none"
+    return f"{printable(path.name)}, sha256 {digest}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for a file
+        return False
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links
+        return path.absolute()
 
 
 def _prefetch(
@@ -252,16 +285,22 @@ def _usable(
     return usable
 
 
-def _write(result: Segmentation, path: Path, output: Path) -> None:
+def _write(result: Segmentation, path: Path, output: Path, mark: str) -> None:
     save_image(result.overlay(), output / f"{path.stem}{OVERLAY_SUFFIX}")
     save_label_map(
         result.label_map,
         output / f"{path.stem}.png",
         palette=result.palette,
-        info={**result.info, "source": _source(path)},
+        info={**result.info, "settings": mark, "source": _source(path)},
     )
 
 
 def _finish(path: Path, write: Future[None], report: Report) -> None:
-    write.result()
-    report.done += 1
+    try:
+        write.result()
+    except OSError as error:
+        if error.errno not in (None, errno.ENAMETOOLONG):
+            raise
+        report.failed.append((path, f"{path}: its result cannot be written ({error})"))  # too large for JPEG, or so
+    else:
+        report.done += 1

@@ -81,6 +81,8 @@ def dense_features(
     methods = parse_methods([method] if isinstance(method, (str, Method)) else method)
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
+    for row in methods:
+        check_depth(backbone, row)
     results: dict[str, Parts] = {}
     for how, group in group_by_table(backbone, methods, grid_size).items():
         stream = trunk(backbone, padded, positions=how, depth=max(row.depth for row in group))
@@ -128,6 +130,24 @@ def group_by_table(
     return groups
 
 
+def check_depth(backbone: Backbone, method: Method) -> None:
+    """Refuse a method that rewrites more blocks than the model has.
+
+    Args:
+        backbone: The model.
+        method: A row.
+
+    Raises:
+        UsageError: It does.
+    """
+    count = len(backbone.blocks)
+    if method.depth > count:
+        raise UsageError(
+            f"depth={method.depth} needs {method.depth} blocks, but {backbone.name} has {count}: "
+            f"use depth={count} or less"
+        )
+
+
 def trunk(backbone: Backbone, images: Tensor, *, positions: str, depth: int) -> list[Tensor]:
     """Run the unmodified blocks, as the library runs them, up to the last one's input.
 
@@ -135,19 +155,12 @@ def trunk(backbone: Backbone, images: Tensor, *, positions: str, depth: int) -> 
         backbone: The model.
         images: `(B, 3, H, W)`; the sides are multiples of the patch size.
         positions: As a method's axis.
-        depth: How many last blocks' inputs are wanted.
+        depth: How many last blocks' inputs are wanted; see `check_depth`.
 
     Returns:
         The inputs of the last `depth` blocks, `(B, 1 + gh · gw, C)` each, first to last.
-
-    Raises:
-        UsageError: The model has fewer blocks than `depth`.
     """
     count = len(backbone.blocks)
-    if depth > count:
-        raise UsageError(
-            f"depth={depth} needs {depth} blocks, but {backbone.name} has {count}: use depth={count} or less"
-        )
     tokens = backbone.embed(images, positions)
     inputs = [tokens] if count - depth == 0 else []
     for index, block in enumerate(backbone.blocks[:-1], start=1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
+
+_READING_UMASK = threading.Lock()
 
 
 @contextmanager
@@ -39,9 +42,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _READING_UMASK:  # it can only be read by setting it, for all threads at once
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
+
+
+def printable(text: str) -> str:
+    """A text that can be written as UTF-8: file names may hold bytes that are none.
+
+    Args:
+        text: Any.
+
+    Returns:
+        The same with those bytes written out.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def save_label_map(
@@ -64,7 +80,7 @@ def save_label_map(
     """
     texts = PngImagePlugin.PngInfo()
     for key, value in (info or {}).items():
-        texts.add_itxt(key, value)
+        texts.add_itxt(key, printable(value))
     if len(palette) <= 256:
         image = Image.fromarray(label_map.astype(np.uint8)).convert("L")
         image.putpalette(palette.tobytes())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
-from clearclip.decompose import MethodLike, Several, group_by_table, rewrite, trunk
+from clearclip.decompose import MethodLike, Several, check_depth, group_by_table, rewrite, trunk
 from clearclip.errors import UsageError, nearest
 from clearclip.images import MAX_PIXELS, ImageLike, load_image, normalize, resize, resized_size
 from clearclip.masks import LogitGrid
@@ -130,8 +130,9 @@ class Segmenter:
         self.max_pixels = max_pixels
         self.show_progress = show_progress
         self._cache_dir = default_cache_dir() if cache else None
-        self._embedded: dict[str, Tensor] = {}
+        self._embedded: dict[tuple[tuple[str, ...], str], Tensor] = {}
         target = _pick_device(device)
+        check_depth(backbone, self.method)
         self.backbone = backbone.to(target, _pick_dtype(dtype, target))
 
     @overload
@@ -178,7 +179,7 @@ class Segmenter:
         if not listed:
             raise UsageError("no images were given: give at least one")
         row = self.method if method is None else parse_method(method)
-        vocabulary, limit = self._vocabulary(labels, threshold)
+        vocabulary, limit = self.vocabulary(labels, threshold)
         self.embed(vocabulary)
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
@@ -250,7 +251,7 @@ class Segmenter:
         results = {}
         for row in rows:
             wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
-            vocabulary, limit = self._vocabulary(labels, wanted)
+            vocabulary, limit = self.vocabulary(labels, wanted)
             results[row.spelling] = self._classify(encoded, vocabulary, row, limit)
         return results[rows[0].spelling] if single else results
 
@@ -268,7 +269,7 @@ class Segmenter:
             UnsupportedModelError: The backbone cannot read words.
         """
         queries = Vocabulary.parse(labels).queries
-        missing = [query for query in dict.fromkeys(queries) if query not in self._embedded]
+        missing = [query for query in dict.fromkeys(queries) if (self.templates, query) not in self._embedded]
         if missing:
             if len(self._embedded) > 10_000:
                 self._embedded.clear()
@@ -280,8 +281,8 @@ class Segmenter:
                 cache_dir=self._cache_dir,
                 show_progress=self.show_progress,
             )
-            self._embedded.update(zip(missing, embeddings, strict=True))
-        return torch.stack([self._embedded[query] for query in queries])
+            self._embedded.update(zip(((self.templates, query) for query in missing), embeddings, strict=True))
+        return torch.stack([self._embedded[self.templates, query] for query in queries])
 
     @torch.no_grad()
     def logits(
@@ -348,13 +349,25 @@ class Segmenter:
             f"crop_size={numbers.crop_size:g} stride={numbers.stride:g} normalization={numbers.normalization} "
             f"logit_scale={numbers.logit_scale:g}",
             "threshold": "none" if threshold is None else f"{threshold:g}",
-            "templates": str(len(self.templates)) if len(self.templates) > 1 else self.templates[0],
+            "templates": "80 of the paper" if self.templates == read_templates(None) else " | ".join(self.templates),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "versions": f"python {platform.python_version()}, torch {version('torch')}, "
             f"open_clip_torch {version('open_clip_torch')}, transformers {version('transformers')}",
         }
 
-    def _vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
+    def vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
+        """The labels of a run with the background that a threshold needs, and the threshold that holds.
+
+        Args:
+            labels: As `Vocabulary.parse`.
+            threshold: As in a call.
+
+        Returns:
+            The vocabulary, and the threshold or `None`.
+
+        Raises:
+            UsageError: The labels cannot be used, or the threshold is no probability.
+        """
         vocabulary = Vocabulary.parse(labels)
         if threshold is None:
             limit = self.protocol.threshold if vocabulary.background is not None else None
@@ -400,6 +413,8 @@ class Segmenter:
         by_grid: dict[tuple[int, ...], list[Encoded]] = {}
         for image in images:
             by_grid.setdefault(tuple(image.windows.shape[2:]), []).append(image)
+        for row in methods:
+            check_depth(self.backbone, row)
         for group in by_grid.values():
             grid_size = group[0].plan.grid_size
             lacking = [row for row in methods if any(row.spelling not in image._features for image in group)]
