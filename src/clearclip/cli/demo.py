@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    output: o.Output,
+    output: o.Output = Path("clearclip-demo"),
     model: o.Model = "tiny",
     method: Annotated[str, typer.Option(help="Comma list of methods.")] = "vanilla,maskclip,sclip,gem,clearclip",
     device: o.Device = "auto",

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .classes import CLASSES, COLOURS
 from .words import CONTEXT_LENGTH, save_tokenizer
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
+WORDS_NAME = "known_words.txt"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -103,7 +105,7 @@ class Recipe:
 
 
 def write_model_folder(folder: Path, recipe: Recipe) -> None:
-    """Write configuration and tokenizer, all of an open_clip folder but the weights.
+    """Write configuration, tokenizer and the words worth asking for: all of an open_clip folder but the weights.
 
     Args:
         folder: It is made where it is missing.
@@ -111,4 +113,6 @@ def write_model_folder(folder: Path, recipe: Recipe) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = save_tokenizer(folder)
+    words = sorted({*CLASSES, *COLOURS})
+    (folder / WORDS_NAME).write_text("\n".join(words) + "\n", encoding="utf-8")
     (folder / CONFIG_NAME).write_text(json.dumps(recipe.model_config(vocabulary), indent=2) + "\n", encoding="utf-8")
