@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import Tensor
 
 from clearclip.masks import LogitGrid
 from clearclip.outputs import save_label_map
@@ -23,20 +25,31 @@ class Segmentation:
 
     Attributes:
         label_map: `(H, W)` int32, indices into `labels`.
-        scores: `(H, W)` float32, the best probability of each pixel among all queries, 0–1. Where a threshold
-            turned a pixel into background it is still the best query's.
         vocabulary: The labels, their words and colours.
         image: The image, `(H, W, 3)` uint8.
         info: How it was made: model, method, protocol, versions.
     """
 
     label_map: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
     vocabulary: Vocabulary
     image: npt.NDArray[np.uint8]
     info: Mapping[str, str] = field(default_factory=dict)
     _grid: LogitGrid | None = field(default=None, repr=False)
     _logit_scale: float = field(default=50.0, repr=False)
+    _scores: Tensor | None = field(default=None, repr=False)
+
+    @cached_property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """`(H, W)` float32, the best probability of each pixel among all queries, 0–1; computed when asked for.
+
+        Where a threshold turned a pixel into background it is still the best query's.
+        """
+        scores = self._scores
+        if scores is None:
+            _, scores = self._require_grid().best(logit_scale=self._logit_scale)
+        if scores is None:
+            raise AssertionError("scores were asked for")
+        return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -75,10 +88,8 @@ class Segmentation:
             UsageError: No label has that name.
         """
         index = self.vocabulary.index(label)
-        if self._grid is None:
-            raise AttributeError("this segmentation was made without its logits: segment the image again")
         queries = [query for query, owner in enumerate(self.vocabulary.query_to_class) if owner == index]
-        probability = self._grid.probability(queries, logit_scale=self._logit_scale)
+        probability = self._require_grid().probability(queries, logit_scale=self._logit_scale)
         return np.asarray(probability.cpu().numpy(), dtype=np.float32)
 
     def ranking(self, y: int, x: int) -> list[tuple[str, float]]:
@@ -96,14 +107,17 @@ class Segmentation:
         """
         if not (0 <= y < self.label_map.shape[0] and 0 <= x < self.label_map.shape[1]):
             raise IndexError(f"pixel ({y}, {x}) is outside the image of {self.label_map.shape}")
-        if self._grid is None:
-            raise AttributeError("this segmentation was made without its logits: segment the image again")
         best = dict.fromkeys(self.labels, 0.0)
-        probabilities = self._grid.ranking(y, x, logit_scale=self._logit_scale).tolist()
+        probabilities = self._require_grid().ranking(y, x, logit_scale=self._logit_scale).tolist()
         for owner, probability in zip(self.vocabulary.query_to_class, probabilities, strict=True):
             name = self.labels[owner]
             best[name] = max(best[name], probability)
         return sorted(best.items(), key=lambda item: -item[1])
+
+    def _require_grid(self) -> LogitGrid:
+        if self._grid is None:
+            raise AttributeError("this segmentation was made without its logits: segment the image again")
+        return self._grid
 
     def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
         """The image with every label's colour laid over it.

@@ -466,21 +466,22 @@ class Segmenter:
         self, encoded: Encoded, vocabulary: Vocabulary, method: Method, threshold: float | None
     ) -> Segmentation:
         grid = self._grid(encoded, self.embed(vocabulary), method)
-        winners, scores = grid.best(logit_scale=self.protocol.logit_scale)
+        background = vocabulary.background_index
+        winners, scores = grid.best(
+            logit_scale=self.protocol.logit_scale, scores=threshold is not None and background is not None
+        )
         owners = torch.tensor(vocabulary.query_to_class, device=winners.device, dtype=torch.int32)
         label_map = owners[winners]
-        if scores is None:
-            raise AssertionError("scores were asked for")
-        if threshold is not None and vocabulary.background_index is not None:
-            label_map = label_map.masked_fill_(scores < threshold, vocabulary.background_index)
+        if scores is not None and threshold is not None and background is not None:
+            label_map = label_map.masked_fill_(scores < threshold, background)
         return Segmentation(
             label_map=np.asarray(label_map.cpu().numpy(), dtype=np.int32),
-            scores=np.asarray(scores.cpu().numpy(), dtype=np.float32),
             vocabulary=vocabulary,
             image=encoded.image,
             info=self.describe(method, threshold),
             _grid=grid,
             _logit_scale=self.protocol.logit_scale,
+            _scores=scores,
         )
 
 
