@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from evaluate_cost import TWELVE, random_weights
 
 from clearclip.benchmarks import Dataset, Sample, evaluate, get_benchmark, vocabulary_of
+from evaluate_cost import TWELVE, random_weights
 
 LIMIT = 3.0
 

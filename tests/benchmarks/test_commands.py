@@ -162,7 +162,7 @@ def test_ones_own_data_set(run, voc, tmp_path):
 def test_broken_files(run, voc, tmp_path):
     break_labels(voc)
     words = ("evaluate", "voc20", "--data", voc, "--protocol", "native", "-o", tmp_path, "--json")
-    with pytest.raises(ClearclipError, match="2007_000003.png holds labels outside the range"):
+    with pytest.raises(ClearclipError, match=r"2007_000003\.png holds labels outside the range"):
         run(*words)
     result = run(*words, "--skip-broken")
     assert json.loads(result.stdout)[0]["images"] == 5

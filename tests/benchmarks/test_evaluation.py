@@ -21,7 +21,10 @@ from clearclip.benchmarks.state import load_state
 from clearclip.errors import ClearclipError, UsageError
 from conftest import ROOT
 
-EIGHT = "vanilla,maskclip,sclip,gem,clearclip,gem+clearclip,clearclip[residual=beta:30],clearclip[attention=vv,positions=size]"
+EIGHT = (
+    "vanilla,maskclip,sclip,gem,clearclip,gem+clearclip,clearclip[residual=beta:30],"
+    "clearclip[attention=vv,positions=size]"
+)
 
 
 def same(first, second):
@@ -105,7 +108,7 @@ def test_shards_are_checked(segmenter, scenes):
         Run(limit=0)
 
 
-class Stopped(Exception):
+class InterruptionError(Exception):
     pass
 
 
@@ -116,10 +119,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(segmenter, scenes, tmp_pat
     def stop(done, total, matrices):
         seen.append(done)
         if done == 2:
-            raise Stopped
+            raise InterruptionError
 
     run = Run(limit=4, output=tmp_path, save_seconds=0)
-    with pytest.raises(Stopped):
+    with pytest.raises(InterruptionError):
         evaluate(segmenter, scenes, methods=EIGHT, run=run, on_image=stop)
     same(evaluate(segmenter, scenes, methods=EIGHT, run=run, on_image=lambda done, *_: seen.append(done)), whole)
     assert seen == [1, 2, 3, 4]
@@ -177,7 +180,7 @@ def test_a_damaged_state_is_a_clear_error(segmenter, scenes, tmp_path):
     evaluate(segmenter, scenes, run=run)
     (path,) = tmp_path.glob("state/*.npz")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ClearclipError, match="is no state of a run .* --overwrite"):
+    with pytest.raises(ClearclipError, match=r"is no state of a run .* --overwrite"):
         evaluate(segmenter, scenes, run=run)
 
 
@@ -190,7 +193,7 @@ def test_broken_files_stop_the_run_before_its_first_image(segmenter, voc, damage
 
 def test_missing_pairs_stop_the_run(segmenter, voc):
     (voc / "SegmentationClass/2007_000002.png").unlink()
-    with pytest.raises(ClearclipError, match=r"2007_000002.png: the label map is missing"):
+    with pytest.raises(ClearclipError, match=r"2007_000002\.png: the label map is missing"):
         evaluate(segmenter, open_benchmark("voc20", data=voc))
 
 
@@ -224,7 +227,7 @@ def test_a_file_that_breaks_during_the_run_stops_it_and_the_state_stays(segmente
             return dataset.items[3].read()
 
     items = (*dataset.items[:3], Breaking(), *dataset.items[4:])
-    with pytest.raises(ClearclipError, match="2007_000003.jpg: the image cannot be read"):
+    with pytest.raises(ClearclipError, match=r"2007_000003\.jpg: the image cannot be read"):
         evaluate(segmenter, dataclasses.replace(dataset, items=items), run=run)
     (voc / "JPEGImages/2007_000003.jpg").write_bytes(original)
     seen = []
@@ -238,7 +241,7 @@ def test_a_split_of_which_nothing_can_be_used_is_an_error(segmenter, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_text("no picture")
     dataset = open_folders(tmp_path / "i", tmp_path / "l", labels=["a", "b"])
-    with pytest.raises(ClearclipError, match="none of 1 images could be used: .*x.png"):
+    with pytest.raises(ClearclipError, match=r"none of 1 images could be used: .*x\.png"):
         evaluate(segmenter, dataset, run=Run(skip_broken=True))
 
 
