@@ -15,7 +15,7 @@ import torch
 from clearclip.scenes import HELD_OUT
 from clearclip.scenes.crops import draw_batch, render_album
 from clearclip.scenes.recipe import Recipe
-from clearclip.scenes.train import Trainer, contrastive_loss, encode_blocks, encode_text_trimmed, learning_rate
+from clearclip.scenes.train import Trainer, Views, contrastive_loss, encode_blocks, encode_text_trimmed, learning_rate
 
 TINY = Path(__file__).parents[2] / "src" / "clearclip" / "backbones" / "tiny"
 SMALL = Recipe(
@@ -25,6 +25,7 @@ SMALL = Recipe(
     warmup=2,
     sides=(2, 4),
     most_patches=8,
+    refine_from=3,
     full_share=0.2,
     pictures=24,
     picture_size=(40, 48),
@@ -115,7 +116,7 @@ def test_a_whole_view_is_what_open_clip_encodes(tmp_path, album):
     model = trainer.model.eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        blocks = encode_blocks(model, images, torch.zeros(2, 2, dtype=torch.long))
+        blocks = encode_blocks(model, Views(images, torch.zeros(2, 2, dtype=torch.long), 4))
         torch.testing.assert_close(blocks, model.encode_image(images))
 
 

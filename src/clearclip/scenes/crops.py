@@ -132,6 +132,7 @@ def draw_batch(
     zoom: float,
     named: int,
     share: float,
+    bare: float = 0.0,
 ) -> Batch:
     """Draw blocks of patches from random zoomed views and write a caption of what is in each.
 
@@ -148,6 +149,7 @@ def draw_batch(
         zoom: The largest magnification.
         named: A caption names at most so many things.
         share: The least part of a block that something must cover to be named.
+        bare: The share of colour words that captions leave out.
 
     Returns:
         The pairs.
@@ -169,6 +171,8 @@ def draw_batch(
         block = Image.fromarray(album.images[index]).resize((pixels, pixels), Image.Resampling.BILINEAR, box=box)
         images[place] = np.asarray(block)[:, ::-1] if rng.random() < 0.5 else np.asarray(block)
         words = [seen[chosen][position] for position in rng.permutation(len(seen[chosen]))[:named]]
+        if bare > 0:
+            words = list(dict.fromkeys(word.split()[-1] if rng.random() < bare else word for word in words))
         captions.append(caption(words, rng, time=album.times[index]))
     return Batch(images, corners, captions)
 

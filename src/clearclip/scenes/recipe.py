@@ -33,6 +33,10 @@ class Recipe:
         sides: Sides in patches of the blocks that a step may show the vision tower; one is drawn for each step.
         most_patches: Of larger blocks so many patches are kept (patch dropout).
         full_share: Share of the steps, the last ones, that see whole views and all their patches.
+        refine_from: The step from which the next three count.
+        bare: Share of the colour words that captions leave out ("house" for "red house").
+        fine_share: Share of the steps whose views are twice the native grid, as the windows of inference are.
+        fine_zoom: Largest magnification of such a view.
         pictures: How many scenes are rendered.
         picture_size: (height, width) they are rendered at, in pixels.
         portraits: Share of them that show a single thing.
@@ -54,6 +58,10 @@ class Recipe:
     sides: tuple[int, ...] = (4, 5, 5, 7, 7, 7, 10, 10, 14)
     most_patches: int = 45
     full_share: float = 0.01
+    refine_from: int = 1000
+    bare: float = 0.5
+    fine_share: float = 0.6
+    fine_zoom: float = 1.6
     pictures: int = 20000
     picture_size: tuple[int, int] = (192, 240)
     portraits: float = 0.15

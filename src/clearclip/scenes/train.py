@@ -106,6 +106,21 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """What the vision tower is shown in one step.
+
+    Attributes:
+        images: (B, 3, S, S), normalised blocks.
+        corners: (B, 2), row and column of each block's first patch.
+        grid: Side in patches of the view that the block is a part of.
+    """
+
+    images: Tensor
+    corners: Tensor
+    grid: int
+
+
 class Trainer:
     """One training run: model, optimiser and step, resumable at any step with the same numbers.
 
@@ -158,11 +173,13 @@ class Trainer:
         save_file(weights, partial, metadata={"format": "pt"})
         partial.replace(self.folder / WEIGHTS_NAME)
 
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self) -> tuple[Views, Tensor]:
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.step))
         grid = recipe.image_size // recipe.patch_size
         full = self.step >= recipe.steps * (1 - recipe.full_share)
+        refined = self.step >= recipe.refine_from
+        fine = refined and not full and float(rng.random()) < recipe.fine_share
         side = grid if full else recipe.sides[rng.integers(len(recipe.sides))]
         kept = 1.0 if full else min(recipe.most_patches / side**2, 1.0)
         self.model.visual.patch_dropout.prob = 1.0 - kept  # type: ignore[union-attr]
@@ -171,17 +188,21 @@ class Trainer:
             rng,
             batch_size=recipe.batch_size,
             side=side,
-            grid=grid,
+            grid=2 * grid if fine else grid,
             patch_size=recipe.patch_size,
-            zoom=recipe.zoom,
+            zoom=recipe.fine_zoom if fine else recipe.zoom,
             named=recipe.named,
             share=recipe.share,
+            bare=recipe.bare if refined else 0.0,
         )
         images = torch.from_numpy(batch.images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
         tokens = self.tokenizer(batch.captions)
-        return (images - mean) / std, torch.from_numpy(batch.corners).to(self.device), tokens.to(self.device)
+        images = (images - mean) / std
+        return Views(images, torch.from_numpy(batch.corners).to(self.device), 2 * grid if fine else grid), tokens.to(
+            self.device
+        )
 
     def train_step(self) -> float:
         """Do one step.
@@ -190,13 +211,13 @@ class Trainer:
             Its loss.
         """
         recipe, started = self.recipe, time.perf_counter()
-        images, corners, tokens = self._batch()
+        views, tokens = self._batch()
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
         model: Any = self.model
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, recipe)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            image_features = encode_blocks(model, images, corners)
+            image_features = encode_blocks(model, views)
             text_features = encode_text_trimmed(model, tokens)
         loss = contrastive_loss(
             F.normalize(image_features.float(), dim=-1),
@@ -237,25 +258,27 @@ class Trainer:
                 yield self.step, loss
 
 
-def encode_blocks(model: Any, images: Tensor, corners: Tensor) -> Tensor:
+def encode_blocks(model: Any, views: Views) -> Tensor:
     """Image features of blocks of patches, each with the position embeddings of its place in the view.
 
     Args:
         model: open_clip's `CLIP` with a ViT.
-        images: (B, 3, S, S), S the block's side in pixels; the native size gives what `encode_image` gives.
-        corners: (B, 2), row and column of the block's first patch.
+        views: Blocks; one that fills the native grid gives what `encode_image` gives.
 
     Returns:
         (B, E), not normalised.
     """
     visual = model.visual
-    patches = visual.conv1(images)
-    side, grid = patches.shape[-1], visual.grid_size[1]
-    steps = torch.arange(side, device=images.device)
-    rows, columns = corners[:, :1] + steps, corners[:, 1:] + steps
-    places = 1 + (rows[:, :, None] * grid + columns[:, None, :]).flatten(1)
-    tokens = patches.flatten(2).transpose(1, 2) + visual.positional_embedding[places]
-    class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(images), 1, -1)
+    patches = visual.conv1(views.images)
+    steps = torch.arange(patches.shape[-1], device=patches.device)
+    rows, columns = views.corners[:, :1] + steps, views.corners[:, 1:] + steps
+    places = (rows[:, :, None] * views.grid + columns[:, None, :]).flatten(1)
+    table = visual.positional_embedding[1:]
+    if views.grid != visual.grid_size[0]:
+        square = table.view(1, *visual.grid_size, -1).permute(0, 3, 1, 2)
+        table = F.interpolate(square, (views.grid, views.grid), mode="bicubic").flatten(2)[0].T
+    tokens = patches.flatten(2).transpose(1, 2) + table[places]
+    class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
     tokens = visual.ln_pre(visual.patch_dropout(torch.cat([class_token, tokens], dim=1)))
     pooled: Tensor = visual.ln_post(visual.transformer(tokens)[:, 0]) @ visual.proj
     return pooled
