@@ -261,7 +261,7 @@ def test_find_images(photo, tmp_path):
     assert find_images([f"{folder}/**/*.jpg"]) == [b]
     assert find_images([f"{folder}/notes.txt"]) == [tmp_path / "in" / "notes.txt"]
     assert find_images([f"{folder}/absent.png"]) == [tmp_path / "in" / "absent.png"]
-    for nothing in ([], [f"{folder}/*.webp"], [str(tmp_path / "in" / "folder.png")]):
+    for nothing in ([], [f"{folder}/*.webp"], [str(a), f"{folder}/*.webp"], [str(tmp_path / "in" / "folder.png")]):
         with pytest.raises(UsageError, match="no images"):
             find_images(nothing)
     link = tmp_path / "in" / "link.png"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.errors import ClearclipError, ImageError, UsageError, printable
 from clearclip.images import IMAGE_SUFFIXES, load_image
-from clearclip.outputs import atomic_write, printable, read_info, save_image, save_label_map
+from clearclip.outputs import atomic_write, read_info, save_image, save_label_map
 from clearclip.progress import track
 from clearclip.segmentation import Segmentation
 from clearclip.segmenter import Segmenter
@@ -69,6 +69,8 @@ def find_images(sources: Sequence[str]) -> list[Path]:
             matches = sorted(file for file in path.rglob("*") if _is_picture(file))
         elif not _exists(path) and glob.has_magic(source):
             matches = sorted(match for match in map(Path, _expand(source)) if match.is_file())
+            if not matches:
+                raise UsageError(f"{source} matches no images: name files, folders or globs that hold some")
         else:
             matches = [path]
         for match in matches:

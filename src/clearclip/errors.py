@@ -49,3 +49,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(known[option]) for option in close) + "?"
     return "allowed: " + ", ".join(known.values())
+
+
+def printable(text: str) -> str:
+    """A text that can be written as UTF-8: file names may hold bytes that are none.
+
+    Args:
+        text: Any.
+
+    Returns:
+        The same with those bytes written out.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
+from clearclip.errors import printable
+
 _READING_UMASK = threading.Lock()
 
 
@@ -46,18 +48,6 @@ def _umask() -> int:
         mask = os.umask(0)
         os.umask(mask)
     return mask
-
-
-def printable(text: str) -> str:
-    """A text that can be written as UTF-8: file names may hold bytes that are none.
-
-    Args:
-        text: Any.
-
-    Returns:
-        The same with those bytes written out.
-    """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def save_label_map(

@@ -77,6 +77,8 @@ def load(
         ClearclipError: A name is unknown, or the checkpoint cannot be used; the message says what to do.
     """
     parse_method(method), get_protocol(protocol), _pick_dtype(dtype, _pick_device(device))
+    if templates is not None:
+        read_templates(templates)
     return Segmenter(
         load_backbone(model, tokenizer=tokenizer),
         method=method,

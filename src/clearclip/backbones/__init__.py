@@ -70,7 +70,7 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
     text = os.fspath(name)
     row = CHECKPOINTS.get(text)
     source = row.source if row else text
-    if source.startswith("local-dir:") or Path(source).exists():
+    if source.startswith("local-dir:") or _existing(source) is not None:
         backbone = _load(source, tokenizer)
     else:
         from clearclip.backbones.network import offline_if_unreachable

@@ -276,6 +276,11 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         raise UnsupportedModelError(
             f"the tokenizer has {len(words)} entries, the model's vocabulary {tower.vocab_size}: give the model's own"
         )
+    if words is None and getattr(tokenizer, "vocab_size", 0) > tower.vocab_size:
+        return None, (
+            f"CLIP's own tokenizer has {tokenizer.vocab_size} entries, its vocabulary {tower.vocab_size}: pass its "
+            "own, as in clearclip.view(model, tokenizer) or --tokenizer FOLDER"
+        )
     pad_id = int(tokenizer("", context_length=context)[0, -1])
     ends_with_pad = words is not None and words.eos_token_id == pad_id
     plain = isinstance(tower, (open_clip.CLIP, TextTransformer)) and getattr(tower, "attn_mask", None) is not None

@@ -8,7 +8,7 @@ import typer
 
 from clearclip import __version__
 from clearclip.cli import benchmarks, catalog, evaluate, results, segment
-from clearclip.errors import ClearclipError
+from clearclip.errors import ClearclipError, printable
 
 __all__ = ["app", "main"]
 
@@ -45,5 +45,5 @@ def main() -> None:
     try:
         app()
     except ClearclipError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(error.exit_code)

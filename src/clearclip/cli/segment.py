@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import UsageError
+from clearclip.errors import UsageError, printable
 from clearclip.methods import parse_methods
 
 
@@ -95,7 +95,7 @@ def segment(
 
 
 def _one_line(path: Path, reason: str) -> str:
-    return " ".join((reason if str(path) in reason else f"{path}: {reason}").split())
+    return printable(" ".join((reason if str(path) in reason else f"{path}: {reason}").split()))
 
 
 def _print(output: Path, done: int, skipped: int, failed: int) -> None:
@@ -104,4 +104,4 @@ def _print(output: Path, done: int, skipped: int, failed: int) -> None:
         parts.append(f"{skipped} were there already (--overwrite makes them again)")
     if failed:
         parts.append(f"{failed} failed")
-    typer.echo(f"{', '.join(parts)} → {output}")
+    typer.echo(printable(f"{', '.join(parts)} → {output}"))
