@@ -26,6 +26,7 @@ SMALL = Recipe(
     sides=(2, 4),
     most_patches=8,
     refine_from=3,
+    attention_from=4,
     full_share=0.2,
     pictures=24,
     picture_size=(40, 48),
@@ -116,7 +117,7 @@ def test_a_whole_view_is_what_open_clip_encodes(tmp_path, album):
     model = trainer.model.eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        blocks = encode_blocks(model, Views(images, torch.zeros(2, 2, dtype=torch.long), 4))
+        blocks, _ = encode_blocks(model, Views(images, torch.zeros(2, 2, dtype=torch.long), 4))
         torch.testing.assert_close(blocks, model.encode_image(images))
 
 

@@ -33,6 +33,8 @@ class Recipe:
         sides: Sides in patches of the blocks that a step may show the vision tower; one is drawn for each step.
         most_patches: Of larger blocks so many patches are kept (patch dropout).
         full_share: Share of the steps, the last ones, that see whole views and all their patches.
+        attention_from: The step from which the class token is also read from the last block's attention output
+            alone, without its residual and FFN; both readings have half of the loss.
         refine_from: The step from which the next three count.
         bare: Share of the colour words that captions leave out ("house" for "red house").
         fine_share: Share of the steps whose views are twice the native grid, as the windows of inference are.
@@ -49,7 +51,7 @@ class Recipe:
         bfloat16: Autocast the towers.
     """
 
-    steps: int = 2500
+    steps: int = 2600
     seed: int = 0
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -58,6 +60,7 @@ class Recipe:
     sides: tuple[int, ...] = (4, 5, 5, 7, 7, 7, 10, 10, 14)
     most_patches: int = 45
     full_share: float = 0.01
+    attention_from: int = 1800
     refine_from: int = 1000
     bare: float = 0.5
     fine_share: float = 0.6

@@ -217,13 +217,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, recipe)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            image_features = encode_blocks(model, views)
+            own, attention = encode_blocks(model, views)
             text_features = encode_text_trimmed(model, tokens)
-        loss = contrastive_loss(
-            F.normalize(image_features.float(), dim=-1),
-            F.normalize(text_features.float(), dim=-1),
-            model.logit_scale.exp(),
-        )
+        texts = F.normalize(text_features.float(), dim=-1)
+        scale = model.logit_scale.exp()
+        loss = contrastive_loss(F.normalize(own.float(), dim=-1), texts, scale)
+        if self.step >= recipe.attention_from:
+            loss = (loss + contrastive_loss(F.normalize(attention.float(), dim=-1), texts, scale)) / 2
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -258,7 +258,7 @@ class Trainer:
                 yield self.step, loss
 
 
-def encode_blocks(model: Any, views: Views) -> Tensor:
+def encode_blocks(model: Any, views: Views) -> tuple[Tensor, Tensor]:
     """Image features of blocks of patches, each with the position embeddings of its place in the view.
 
     Args:
@@ -266,7 +266,8 @@ def encode_blocks(model: Any, views: Views) -> Tensor:
         views: Blocks; one that fills the native grid gives what `encode_image` gives.
 
     Returns:
-        (B, E), not normalised.
+        The class token's features (B, E), not normalised: the model's own, and those of the last block's attention
+        output alone. The last block is run for the class token only; nothing else of it is read.
     """
     visual = model.visual
     patches = visual.conv1(views.images)
@@ -280,8 +281,16 @@ def encode_blocks(model: Any, views: Views) -> Tensor:
     tokens = patches.flatten(2).transpose(1, 2) + table[places]
     class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
     tokens = visual.ln_pre(visual.patch_dropout(torch.cat([class_token, tokens], dim=1)))
-    pooled: Tensor = visual.ln_post(visual.transformer(tokens)[:, 0]) @ visual.proj
-    return pooled
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    normed = last.ln_1(tokens)
+    attended = last.attn(normed[:, :1], normed, normed, need_weights=False)[0][:, 0]
+    stream = tokens[:, 0] + attended
+    stream = stream + last.mlp(last.ln_2(stream))
+    own: Tensor = visual.ln_post(stream) @ visual.proj
+    attention: Tensor = visual.ln_post(attended) @ visual.proj
+    return own, attention
 
 
 def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
