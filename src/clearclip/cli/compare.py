@@ -1,0 +1,83 @@
+"""`clearclip compare`: one's own images by several methods, side by side, with a shared legend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clearclip.cli import options as o
+from clearclip.errors import ClearclipError
+from clearclip.methods import parse_methods
+
+Methods = Annotated[str, typer.Option("--methods", "--method", help="A comma list, as `clearclip methods` lists them.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for compare.png, or the picture's own path.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("compare")(compare)
+
+
+def compare(
+    images: Annotated[list[str], typer.Argument(help="Image files, folders and globs.")],
+    label: o.Labels = None,
+    labels: o.LabelFile = None,
+    background: o.Background = None,
+    threshold: o.Threshold = None,
+    methods: Methods = "vanilla,maskclip,sclip,gem,clearclip",
+    model: o.Model = "clip-b16",
+    output: Output = Path("clearclip-compare"),
+    protocol: o.ProtocolName = "native",
+    template: o.Templates = None,
+    tokenizer: o.Tokenizer = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    limit: o.Limit = None,
+) -> None:
+    """Draw what several methods make of images: a row for each image, a column for each method, one legend.
+
+    The trunk runs once for all methods. OUTPUT is a folder, or a .png, .svg or .pdf.
+    """
+    o.prepare()
+    rows = parse_methods(methods)
+    vocabulary = o.read_labels(label, labels, background)
+    from clearclip.batch import find_images
+    from clearclip.images import load_image
+    from clearclip.paper.measure import fit_depth
+    from clearclip.paper.sheets import SheetRow, draw_sheet
+    from clearclip.paper.style import save
+
+    paths = find_images(images)[:limit]
+    segmenter = o.load_segmenter(
+        model,
+        method="clearclip",
+        device=device,
+        dtype=dtype,
+        protocol=protocol,
+        tokenizer=tokenizer,
+        templates=template,
+    )
+    blocks = len(segmenter.backbone.blocks)
+    fitted = [fit_depth(row, blocks=blocks) for row in rows]
+    for row, run in zip(rows, fitted, strict=True):
+        if row != run:
+            typer.echo(f"{row.spelling}: {model} has {blocks} blocks, so it is run as {run.spelling}", err=True)
+    sheet = []
+    for path in paths:
+        found = segmenter.classify(segmenter.encode(load_image(path)), vocabulary, method=fitted, threshold=threshold)
+        shown = next(iter(found.values()))
+        sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))
+        vocabulary = shown.vocabulary
+    titles = {run.spelling: row.name.upper() for row, run in zip(rows, fitted, strict=True) if row != run}
+    place = output if output.suffix.lower() in (".png", ".svg", ".pdf") else output / "compare.png"
+    try:
+        save(draw_sheet(sheet, vocabulary, titles=titles), place)
+    except OSError as error:
+        raise ClearclipError(f"{place}: {error.strerror or error} (choose another folder with --output)") from error
+    typer.echo(str(place))

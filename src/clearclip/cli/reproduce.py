@@ -1,0 +1,150 @@
+"""`clearclip reproduce`: the paper's tables and figures, each as a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clearclip.cli import options as o
+from clearclip.errors import ClearclipError, UsageError, nearest
+
+TargetName = Annotated[
+    str, typer.Argument(metavar="TARGET", help="figure1, table1, table2, figure2, figure3, figure4, or all.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="Folder that holds a folder per benchmark, or NAME=DIR; repeat it."),
+]
+Benchmarks = Annotated[
+    str | None, typer.Option(help="A comma list; default: the paper's, or `scenes` where no --data is given.")
+]
+Models = Annotated[
+    str | None,
+    typer.Option(help="A comma list; NAME=PATH puts weights into a row. Default: the paper's; on `scenes`, tiny."),
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("-i", "--image", help="For figures 2–4: a file, or the id of a benchmark's image; repeat it."),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the pages and the state a run goes on from.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be used, and list them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("reproduce")(reproduce)
+
+
+def reproduce(
+    target: TargetName,
+    data: Data = None,
+    benchmarks: Benchmarks = None,
+    models: Models = None,
+    image: Images = None,
+    limit: o.Limit = None,
+    output: Output = Path("clearclip-paper"),
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Hugging Face tokenizer folder for BLIP, whose files hold none.")
+    ] = None,
+    skip_broken: SkipBroken = False,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Make the paper's tables and figures again, measured, with the published numbers beside them.
+
+    Each TARGET becomes a page, OUTPUT/TARGET/report.md, with pictures and the numbers as CSV and JSON. Cells without
+    weights or data stay empty with the reason. Interrupted and started again, it goes on; what one target has
+    measured, another does not measure again. Without --data it runs on `scenes` with the embedded model.
+    """
+    o.prepare()
+    from clearclip.paper.rows import find_targets
+
+    targets = tuple(find_targets(target))
+    from clearclip.paper.measure import Lab, parse_data
+    from clearclip.paper.models import parse_models
+    from clearclip.paper.reproduce import Request
+    from clearclip.paper.reproduce import reproduce as make
+
+    folder, places = parse_data(data or ())
+    request = Request(
+        targets=targets,
+        models=tuple(parse_models(models)) if models is not None else None,
+        benchmarks=_benchmarks(benchmarks),
+        images=tuple(image or ()),
+    )
+    lab = Lab(
+        output=output,
+        data=folder,
+        places=places,
+        limit=limit,
+        device=device,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        skip_broken=skip_broken,
+        progress=progress_bar,
+    )
+    try:
+        reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
+    except OSError as error:
+        raise ClearclipError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
+    typer.echo(str(reports[-1]))
+
+
+def _benchmarks(text: str | None) -> tuple[str, ...] | None:
+    from clearclip.benchmarks import BENCHMARKS
+
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UsageError(f"--benchmarks is empty: name at least one of {', '.join(BENCHMARKS)}")
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UsageError(f"benchmark {name!r} is not known: {nearest(name, BENCHMARKS)}")
+    return names
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Callable[[int, int, Mapping[str, Any]], None] | None]:
+    """A bar on standard error where that is a terminal.
+
+    Args:
+        name: Stands before the bar.
+
+    Yields:
+        What `evaluate` calls after each image, or `None`.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(name, total=None)
+
+    def advance(done: int, total: int, matrices: Mapping[str, Any]) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()

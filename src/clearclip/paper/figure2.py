@@ -1,0 +1,240 @@
+"""Figure 2: feature maps of the last block, its channels' means, and the statistics of every block, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clearclip.benchmarks.state import file_name
+from clearclip.benchmarks.tables import Table
+from clearclip.paper.features import PARTS, Inspection, findings, mean_channel_table
+from clearclip.paper.page import Page, long_table
+from clearclip.paper.rows import TARGETS
+from clearclip.paper.style import ATTENTION, RESIDUAL, SUM, legend_above, look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIRST_CHANNELS = 64
+COLORS = {"X_res": RESIDUAL, "X_attn": ATTENTION, "X_sum": SUM}
+DASHES: dict[str, Any] = {"X_res": "-", "X_attn": "--", "X_sum": ":"}
+NAMES = {"X_res": "$X_{res}$", "X_attn": "$X_{attn}$", "X_sum": "$X_{sum}$"}
+
+
+def draw_feature_maps(inspection: Inspection) -> Figure:
+    """The last block's X_res, X_attn and X_sum: magnitudes by channel and patch, and the peak channel as a map.
+
+    Each row has its own colour scale, from zero to the 99.9th percentile of its magnitudes; the triangle marks the
+    peak channel.
+
+    Args:
+        inspection: Of one image.
+
+    Returns:
+        A figure of its own: three rows (parts) by three columns (first 64 channels, all channels, peak channel).
+    """
+    from matplotlib.figure import Figure
+
+    with look():
+        figure = Figure(figsize=(10.2, 7.4), layout="constrained")
+        grid = figure.subplots(3, 3, width_ratios=(1.05, 1.6, 0.85))
+        for axes, part in zip(grid, PARTS.values(), strict=True):
+            maps = np.abs(inspection.maps[part])
+            flat = maps.reshape(-1, maps.shape[-1])
+            peak = inspection.last[part]
+            top = float(np.quantile(flat, 0.999))
+            options: dict[str, Any] = {"cmap": "cividis", "vmin": 0, "vmax": top, "aspect": "auto"}
+            first = min(FIRST_CHANNELS, flat.shape[1])
+            axes[0].imshow(flat[:, :first], interpolation="nearest", **options)
+            shown = axes[1].imshow(flat, interpolation="antialiased", interpolation_stage="data", **options)
+            axes[2].imshow(maps[..., peak.peak_channel], cmap="cividis", vmin=0, interpolation="nearest")
+            _mark(axes[0], peak.peak_channel, first)
+            _mark(axes[1], peak.peak_channel, flat.shape[1])
+            figure.colorbar(shown, ax=axes[1], label="magnitude", pad=0.01, extend="max", fraction=0.06)
+            axes[0].set_ylabel(f"{NAMES[part]}\npatch")
+            axes[1].set_title(
+                f"all {flat.shape[1]} channels; peak: channel {peak.peak_channel}, {peak.peak_to_mean:.1f} × the mean",
+                pad=11,
+            )
+            axes[0].set_title(f"first {first} channels", pad=11)
+            axes[2].set_title(f"channel {peak.peak_channel} over the image", pad=11)
+            for panel in axes:
+                panel.grid(visible=False)
+            axes[2].set_xticks([])
+            axes[2].set_yticks([])
+        grid[2][0].set_xlabel("channel")
+        grid[2][1].set_xlabel("channel")
+    return figure
+
+
+def _mark(axes: Axes, channel: int, count: int) -> None:
+    """A triangle above the axes at a channel, where it is among those shown."""
+    if channel < count:
+        axes.plot(
+            channel,
+            1.025,
+            marker="v",
+            markersize=7,
+            color=RESIDUAL,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+        )
+
+
+def draw_channel_means(inspection: Inspection) -> Figure:
+    """Mean magnitude of every channel of the last block's parts, on a logarithmic scale.
+
+    Args:
+        inspection: Of one image.
+
+    Returns:
+        A figure of its own.
+    """
+    from matplotlib.figure import Figure
+
+    block = inspection.statistics[-1].block
+    with look():
+        figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for part in PARTS.values():
+            magnitudes = inspection.channel_means[block, part][1]
+            axes.plot(magnitudes, color=COLORS[part], linestyle="none", marker=".", markersize=3.5)
+            peak = int(magnitudes.argmax())
+            axes.plot(peak, magnitudes[peak], marker="v", markersize=8, color=COLORS[part], markeredgecolor="white")
+        axes.set_yscale("log")
+        axes.set_xlim(-2, len(magnitudes) + 1)
+        axes.set_xlabel("channel")
+        axes.set_ylabel("mean magnitude")
+        _part_legend(figure, markers=True)
+    return figure
+
+
+def _part_legend(figure: Figure, *, markers: bool = False) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLORS[part], linestyle="none", marker="v")
+        if markers
+        else Line2D([], [], color=COLORS[part], linestyle=DASHES[part], marker="o", markersize=3.5)
+        for part in PARTS.values()
+    ]
+    names = [f"{NAMES[part]} (triangle: peak channel)" if markers else NAMES[part] for part in PARTS.values()]
+    legend_above(figure, handles, names, columns=3)
+
+
+PANELS = (
+    ("norm", "mean norm of a patch"),
+    ("peak_to_mean", "peak-to-mean ratio"),
+    ("entropy", "normalised entropy"),
+    ("cosine", "cosine between patches"),
+    ("cosine_with_residual", "cosine with $X_{res}$"),
+    ("cosine_with_attention", "cosine with $X_{attn}$"),
+)
+
+
+def draw_statistics(inspections: Sequence[Inspection]) -> Figure:
+    """The statistics of every block, the mean over images, a line for each part.
+
+    Args:
+        inspections: One for each image, of one model.
+
+    Returns:
+        A figure of its own: norm, peak-to-mean ratio, entropy and cosines against the block's number.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    rows = [row for inspection in inspections for row in inspection.statistics]
+    blocks = sorted({row.block for row in rows})
+    with look():
+        figure = Figure(figsize=(8.4, 4.9), layout="constrained")
+        for axes, (name, title) in zip(figure.subplots(2, 3).ravel(), PANELS, strict=True):
+            for part in PARTS.values():
+                if name == f"cosine_with_{'residual' if part == 'X_res' else 'attention' if part == 'X_attn' else ''}":
+                    continue
+                means = [
+                    np.mean([getattr(row, name) for row in rows if row.block == block and row.part == part])
+                    for block in blocks
+                ]
+                axes.plot(blocks, means, color=COLORS[part], linestyle=DASHES[part], marker="o", markersize=3.5)
+            axes.set_title(title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if name in ("norm", "peak_to_mean"):
+                axes.set_yscale("log")
+        for axes in figure.axes[3:]:
+            axes.set_xlabel("block")
+        _part_legend(figure)
+    return figure
+
+
+STATISTICS_COLUMNS = (
+    "part", "norm", "peak channel", "peak-to-mean", "entropy", "cosine between patches", "cosine with X_res",
+    "cosine with X_attn",
+)  # fmt: skip
+
+
+def last_block_table(inspection: Inspection) -> Table:
+    """The last block's statistics for people."""
+    return Table(
+        STATISTICS_COLUMNS,
+        tuple(
+            (
+                part,
+                round(row.norm, 2),
+                row.peak_channel,
+                round(row.peak_to_mean, 2),
+                f"{row.entropy:.4f}",
+                f"{row.cosine:.3f}",
+                f"{row.cosine_with_residual:.3f}",
+                f"{row.cosine_with_attention:.3f}",
+            )
+            for part, row in inspection.last.items()
+        ),
+    )
+
+
+def features_page(inspections: Sequence[Inspection], *, name: str = "figure2", title: str | None = None) -> Page:
+    """The page of figure 2, or of `clearclip inspect`.
+
+    Args:
+        inspections: One for each image, of one model and method.
+        name: Of the page's folder.
+        title: Heading; by default figure 2's.
+
+    Returns:
+        The page.
+    """
+    first = inspections[0]
+    page = Page(name, title or TARGETS["figure2"].title, numbers=[row for seen in inspections for row in seen.rows()])
+    page.lead = [
+        f"{first.model}, attention and residual of `{first.method}`. X_res is the stream that enters a block, X_attn "
+        "its attention's output, X_sum the two together. Each whole image went through as one input; numbers are over "
+        "its patch tokens, the class token left out.",
+    ]
+    for seen in inspections:
+        stem = file_name(seen.name)
+        page.pictures[f"maps-{stem}.png"] = (
+            draw_feature_maps(seen),
+            f"{seen.name}: magnitudes in the last block by patch and channel, and the peak channel as a map. Each row "
+            "has its own colour scale; the triangle marks the peak channel",
+        )
+        page.pictures[f"channels-{stem}.svg"] = (
+            draw_channel_means(seen),
+            f"{seen.name}: mean magnitude of every channel of the last block",
+        )
+        page.tables[f"{seen.name}: the last block"] = last_block_table(seen)
+        page.findings += findings(seen)
+    page.pictures["statistics.svg"] = (
+        draw_statistics(inspections),
+        f"Statistics of every block, mean over {len(inspections)} image{'s' if len(inspections) > 1 else ''}",
+    )
+    page.extra_tables["channel-means"] = long_table(mean_channel_table(inspections))
+    page.notes = [
+        "Entropy: of a softmax over all values of a part, divided by its largest possible value (ClearCLIP, section "
+        "3.2). Peak-to-mean: the strongest channel's mean magnitude divided by the mean over all channels. numbers.csv "
+        "has every block, channel-means.csv every channel of every block.",
+    ]
+    return page

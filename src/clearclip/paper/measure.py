@@ -1,0 +1,359 @@
+"""Measuring the cells of tables: `evaluate` with one shared state, so that no cell is computed twice.
+
+Belongs here: which cell is at hand, stored or still to be computed, and why one stays empty. Does not: which cells a
+target needs (`rows`) and showing them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from clearclip.backbones import Backbone
+from clearclip.benchmarks import BENCHMARKS, Dataset, Evaluation, Run, evaluate, open_benchmark
+from clearclip.benchmarks.configuration import configuration, thresholds_for
+from clearclip.benchmarks.evaluation import Advanced
+from clearclip.benchmarks.results import append_results
+from clearclip.benchmarks.state import State, config_key, load_state
+from clearclip.errors import ClearclipError, UsageError, nearest
+from clearclip.methods import Method
+from clearclip.paper.models import Model
+from clearclip.paper.rows import unique
+from clearclip.segmenter import Segmenter
+
+Progress = Callable[[str], AbstractContextManager[Advanced | None]]
+
+
+def _quiet(name: str) -> AbstractContextManager[Advanced | None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured mIoU, or why there is none.
+
+    Attributes:
+        miou: Percent; `None` where nothing was measured.
+        reason: Why there is nothing.
+        method: The spelling that was run; shallower models than GEM's six blocks run it over half of theirs.
+        threshold: The background threshold used.
+        images: How many were counted.
+        warnings: What must be known to compare the number with others.
+    """
+
+    miou: float | None
+    reason: str = ""
+    method: str = ""
+    threshold: float | None = None
+    images: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Facts of a model that was loaded.
+
+    Attributes:
+        blocks: Of the vision tower.
+        width: Channels C.
+        checkpoint: SHA-256 of the weights.
+        license: Of the weights.
+        provenance: As `Model.provenance`.
+    """
+
+    blocks: int
+    width: int
+    checkpoint: str
+    license: str | None
+    provenance: str
+
+
+@dataclass
+class Lab:
+    """Data, weights and measurements of one reproduction.
+
+    Attributes:
+        output: Folder of the shared state and of `results.jsonl`.
+        data: Folder that holds one folder per benchmark, or one benchmark.
+        places: By benchmark, its folder.
+        limit: Only the first images of each benchmark.
+        device: As `clearclip.load`.
+        dtype: As `clearclip.load`.
+        tokenizer: As `clearclip.load`; for BLIP alone, whose files hold none.
+        skip_broken: As `Run`.
+        progress: Makes a progress bar for a name.
+    """
+
+    output: Path
+    data: Path | None = None
+    places: Mapping[str, Path] = field(default_factory=dict)
+    limit: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    tokenizer: str | None = None
+    skip_broken: bool = False
+    progress: Progress = _quiet
+    loaded: dict[str, Loaded] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
+    _datasets: dict[str, Dataset | ClearclipError] = field(default_factory=dict)
+    _backbone: tuple[str, Backbone] | None = None
+
+    def dataset(self, benchmark: str) -> Dataset:
+        """Find a benchmark's files.
+
+        Args:
+            benchmark: A key of `BENCHMARKS`.
+
+        Returns:
+            What was found.
+
+        Raises:
+            ClearclipError: There is nothing; the message is the reason of its empty cells.
+        """
+        if benchmark not in self._datasets:
+            try:
+                self._datasets[benchmark] = open_benchmark(benchmark, data=self._place(benchmark))
+            except ClearclipError as error:
+                self._datasets[benchmark] = error
+        found = self._datasets[benchmark]
+        if isinstance(found, ClearclipError):
+            raise found
+        return found
+
+    def _place(self, benchmark: str) -> Path | None:
+        if benchmark in self.places:
+            return self.places[benchmark]
+        if self.data is None:
+            return None
+        own = self.data / benchmark
+        return own if own.is_dir() else self.data
+
+    def backbone(self, model: Model) -> Backbone:
+        """Load a model; only the last one is kept.
+
+        Args:
+            model: Which.
+
+        Returns:
+            The backbone.
+
+        Raises:
+            ClearclipError: It cannot be loaded; the message is the reason of its empty cells.
+        """
+        if model.name in self.absent:
+            raise ClearclipError(self.absent[model.name])
+        if self._backbone is None or self._backbone[0] != model.name:
+            self._backbone = None
+            try:
+                backbone = model.load(tokenizer=self.tokenizer if model.name.startswith("blip") else None)
+            except ClearclipError as error:
+                self.absent[model.name] = str(error)
+                raise
+            self._backbone = (model.name, backbone)
+            self.loaded[model.name] = Loaded(
+                blocks=len(backbone.blocks),
+                width=backbone.width,
+                checkpoint=backbone.checkpoint_hash,
+                license=backbone.license,
+                provenance=model.provenance(backbone),
+            )
+        return self._backbone[1]
+
+    def segmenter(self, model: Model, benchmark: str) -> Segmenter:
+        """A model with a benchmark's protocol.
+
+        Args:
+            model: Which.
+            benchmark: A key of `BENCHMARKS`.
+
+        Returns:
+            The segmenter.
+
+        Raises:
+            ClearclipError: As `backbone`.
+        """
+        return Segmenter(
+            self.backbone(model),
+            method="clearclip",
+            device=self.device,
+            dtype=self.dtype,
+            protocol=BENCHMARKS[benchmark].protocol,
+        )
+
+    def measure(self, model: Model, benchmark: str, methods: Iterable[Method]) -> None:
+        """Fill the cells of a model on a benchmark: from earlier runs in the output folder, the rest in one pass.
+
+        A run that was interrupted is finished first. What cannot be measured becomes an empty cell with its reason.
+
+        Args:
+            model: Which.
+            benchmark: A key of `BENCHMARKS`.
+            methods: Rows.
+
+        Raises:
+            ClearclipError: A file of the benchmark is broken and `skip_broken` is off.
+            OSError: The output folder cannot be written.
+        """
+        wanted = unique(methods)
+        try:
+            dataset = self.dataset(benchmark)
+            segmenter = self.segmenter(model, benchmark)
+        except ClearclipError as error:
+            self.cells |= {(model.name, benchmark, row.spelling): Cell(None, str(error)) for row in wanted}
+            return
+        run = Run(output=self.output, limit=self.limit, skip_broken=self.skip_broken)
+        runs = {row.spelling: fit_depth(row, blocks=len(segmenter.backbone.blocks)) for row in wanted}
+        found = self._evaluate(segmenter, dataset, unique(runs.values()), run=run, title=f"{model.name} {benchmark}")
+        for spelling, row in runs.items():
+            self.cells[model.name, benchmark, spelling] = found[row.spelling]
+
+    def _evaluate(
+        self, segmenter: Segmenter, dataset: Dataset, rows: Sequence[Method], *, run: Run, title: str
+    ) -> dict[str, Cell]:
+        limits = paper_thresholds(dataset, rows)
+        config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
+        found: dict[str, Cell] = {}
+        for state in stored_states(self.output, config):
+            usable = [name for name, limit in state.config["thresholds"].items() if limits.get(name, ...) == limit]
+            if any(name not in found for name in usable):
+                stored = self._run(segmenter, dataset, state.config["thresholds"], run=run, title=title)
+                found |= {name: _cell(stored, name) for name in usable}
+        missing = {name: limit for name, limit in limits.items() if name not in found}
+        if missing:
+            measured = self._run(segmenter, dataset, missing, run=run, title=title)
+            found |= {name: _cell(measured, name) for name in missing}
+        return found
+
+    def _run(
+        self,
+        segmenter: Segmenter,
+        dataset: Dataset,
+        thresholds: Mapping[str, float | None],
+        *,
+        run: Run,
+        title: str,
+    ) -> Evaluation:
+        given = {name: limit for name, limit in thresholds.items() if limit is not None}
+        with self.progress(title) as advance:
+            outcome = evaluate(
+                segmenter, dataset, methods=list(thresholds), thresholds=given or None, run=run, on_image=advance
+            )
+        append_results(outcome, self.output)
+        return outcome
+
+    def cell(self, model: str, benchmark: str, method: Method) -> Cell:
+        """What `measure` found.
+
+        Args:
+            model: Its name.
+            benchmark: Its name.
+            method: A canonical row.
+
+        Returns:
+            The cell; empty with a reason where it was not measured.
+        """
+        return self.cells.get((model, benchmark, method.spelling), Cell(None, "not asked for"))
+
+
+def fit_depth(method: Method, *, blocks: int) -> Method:
+    """GEM rewrites 6 blocks; for a shallower model the same method over half of its blocks (as in `scenes.score`).
+
+    Args:
+        method: A row.
+        blocks: How many blocks the model has.
+
+    Returns:
+        The row to run.
+    """
+    return method if method.depth <= blocks else replace(method, depth=max(blocks // 2, 1))
+
+
+def paper_thresholds(dataset: Dataset, rows: Sequence[Method]) -> dict[str, float | None]:
+    """Background thresholds: the paper's; a method for which it names none gets ClearCLIP's.
+
+    So the ablations differ from ClearCLIP in nothing but the axis that is varied.
+
+    Args:
+        dataset: Its row has the paper's.
+        rows: The methods.
+
+    Returns:
+        By spelling; `None` where there is no background.
+    """
+    if dataset.vocabulary.background is None:
+        return thresholds_for(dataset, rows)
+    known = dataset.benchmark.thresholds
+    return thresholds_for(
+        dataset, rows, wanted={row.spelling: known.get(row.spelling, known["clearclip"]) for row in rows}
+    )
+
+
+def stored_states(output: Path, config: Mapping[str, Any]) -> list[State]:
+    """States of undivided runs that differ from a configuration in their methods alone; finished ones first.
+
+    Args:
+        output: The output folder.
+        config: From `configuration`.
+
+    Returns:
+        Them, whole or interrupted.
+
+    Raises:
+        ClearclipError: A file is no state.
+    """
+    wanted = config_key(_without_methods(config))
+    paths = sorted((output / "state").glob(f"{config['benchmark']}-*.npz"))
+    states = [load_state(path) for path in paths if ".shard-" not in path.name]
+    same = [state for state in states if config_key(_without_methods(state.config)) == wanted]
+    return sorted(same, key=lambda state: (not state.complete, -len(state.config["methods"])))
+
+
+def _without_methods(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ("methods", "thresholds")}
+
+
+def _cell(outcome: Evaluation, method: str) -> Cell:
+    miou = 100 * outcome.scores(method).miou
+    return Cell(
+        miou=None if math.isnan(miou) else miou,
+        reason="no labelled pixel in these images" if math.isnan(miou) else "",
+        method=method,
+        threshold=outcome.config["thresholds"][method],
+        images=outcome.images,
+        warnings=outcome.warnings,
+    )
+
+
+def parse_data(values: Iterable[str]) -> tuple[Path | None, dict[str, Path]]:
+    """Read `--data`.
+
+    Args:
+        values: `DIR`, at most once, and `benchmark=DIR`.
+
+    Returns:
+        The folder, and folders by benchmark.
+
+    Raises:
+        UsageError: A benchmark is unknown, a folder is none, or two were given without a name.
+    """
+    folder: Path | None = None
+    places: dict[str, Path] = {}
+    for value in values:
+        name, equals, place = value.partition("=")
+        if equals and not Path(value).is_dir():
+            if name not in BENCHMARKS:
+                raise UsageError(f"benchmark {name!r} in --data {value} is not known: {nearest(name, BENCHMARKS)}")
+            places[name] = Path(place)
+        elif folder is not None:
+            raise UsageError(f"--data {folder} and --data {value}: write NAME=DIR for all but one")
+        else:
+            folder = Path(value)
+    for path in (*places.values(), *([folder] if folder else [])):
+        if not path.is_dir():
+            raise UsageError(f"--data {path} is no folder: give one that holds a folder per benchmark, or NAME=DIR")
+    return folder, places

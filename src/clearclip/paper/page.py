@@ -1,0 +1,179 @@
+"""The page of a target: `report.md`, pictures, and the numbers as CSV and JSON.
+
+Belongs here: writing a page. Does not: what stands in it (`figure1`, `table1`, `table2`, `figure2`, `sheets`).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import clearclip
+from clearclip.benchmarks.tables import Table
+from clearclip.outputs import atomic_write
+from clearclip.paper.measure import Cell, Lab
+from clearclip.paper.models import Model
+from clearclip.paper.style import save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Page:
+    """One target's results, before they are written.
+
+    Attributes:
+        name: Of the target, and of its folder.
+        title: Heading.
+        lead: Paragraphs below the heading.
+        tables: By heading.
+        pictures: By file name, the figure and its caption; the suffix decides the format.
+        findings: Sentences about what was measured.
+        notes: What must be known to read the numbers.
+        numbers: Long-form rows for CSV and JSON, all with the same keys.
+        extra_tables: Further CSV files by name.
+    """
+
+    name: str
+    title: str
+    lead: list[str] = field(default_factory=list)
+    tables: dict[str, Table] = field(default_factory=dict)
+    pictures: dict[str, tuple[Figure, str]] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    numbers: list[Row] = field(default_factory=list)
+    extra_tables: dict[str, Table] = field(default_factory=dict)
+
+    def write(self, output: Path, *, about: Mapping[str, Any]) -> Path:
+        """Write everything into a folder of the page's own.
+
+        Args:
+            output: Where that folder stands.
+            about: How the numbers were made, for JSON and the page's end.
+
+        Returns:
+            The path of `report.md`.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        folder = output / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (figure, _) in self.pictures.items():
+            save(figure, folder / name)
+        tables = {**self.extra_tables}
+        if self.numbers:
+            tables["numbers"] = long_table(self.numbers)
+        for name, content in tables.items():
+            _write(folder / f"{name}.csv", content.csv())
+        document = {
+            "target": self.name,
+            "about": about,
+            "findings": self.findings,
+            "notes": self.notes,
+            "numbers": self.numbers,
+        }
+        _write(folder / "numbers.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        report = folder / "report.md"
+        _write(report, self._markdown(sorted(tables), about=about))
+        return report
+
+    def _markdown(self, files: Sequence[str], *, about: Mapping[str, Any]) -> str:
+        parts = [f"# {self.title}", *self.lead]
+        for name, (_, caption) in self.pictures.items():
+            parts.append(f"![{caption}]({name})\n\n*{caption}*")
+        for heading, content in self.tables.items():
+            parts.append(f"## {heading}\n\n{content.markdown().rstrip()}")
+        if self.findings:
+            parts.append("## What was measured\n\n" + _bullets(self.findings))
+        if self.notes:
+            parts.append("## Notes\n\n" + _bullets(self.notes))
+        links = ", ".join(f"[{name}.csv]({name}.csv)" for name in files)
+        made = f"clearclip {about['versions']['clearclip']}, {about['made']}"
+        parts.append(f"Numbers: {links + ', ' if links else ''}[numbers.json](numbers.json). Made with {made}.")
+        return "\n\n".join(parts) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in dict.fromkeys(sentences))
+
+
+def long_table(rows: Sequence[Row]) -> Table:
+    """Rows with the same keys as a table."""
+    columns = tuple(rows[0])
+    return Table(columns, tuple(tuple(row[column] for column in columns) for row in rows))
+
+
+def about(lab: Lab, models: Sequence[Model]) -> dict[str, Any]:
+    """How the numbers were made.
+
+    Args:
+        lab: After measuring.
+        models: Those asked for.
+
+    Returns:
+        JSON-able data.
+    """
+    packages = ("torch", "open_clip_torch", "transformers", "numpy", "matplotlib")
+    return {
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "limit": lab.limit,
+        "device": lab.device,
+        "dtype": lab.dtype,
+        "models": [_model_facts(lab, model) for model in models],
+        "versions": {
+            "clearclip": clearclip.__version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+    }
+
+
+def _model_facts(lab: Lab, model: Model) -> dict[str, Any]:
+    loaded = lab.loaded.get(model.name)
+    return {
+        "name": model.name,
+        "source": model.source,
+        "checkpoint": loaded.checkpoint if loaded else None,
+        "license": loaded.license if loaded else None,
+        "weights": loaded.provenance if loaded else None,
+        "absent": lab.absent.get(model.name),
+    }
+
+
+def notes_of(lab: Lab, models: Sequence[Model], cells: Iterable[Cell]) -> list[str]:
+    """What must be known of the cells of a page: why some are empty, whose weights were used, what was left out.
+
+    Args:
+        lab: After measuring.
+        models: Those of the page.
+        cells: Those of the page.
+
+    Returns:
+        Sentences, each once.
+    """
+    seen = list(cells)
+    notes = [f"Empty cells: {cell.reason}" for cell in seen if cell.miou is None]
+    notes += [
+        f"Weights: {lab.loaded[model.name].provenance}"
+        for model in models
+        if model.name in lab.loaded and lab.loaded[model.name].provenance
+    ]
+    notes += [warning for cell in seen for warning in cell.warnings]
+    shallow = {cell.method for cell in seen if cell.method.startswith("gem[depth=")}
+    notes += [f"GEM rewrites six blocks; a shallower model runs it as {name}." for name in sorted(shallow)]
+    return list(dict.fromkeys(notes))

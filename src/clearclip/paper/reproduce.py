@@ -1,0 +1,288 @@
+"""`reproduce`: targets → measured cells → pages. The one place that knows all targets.
+
+Belongs here: what is measured and drawn for which request. Does not: how (the other modules of the package).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clearclip.benchmarks import Dataset
+from clearclip.benchmarks.state import file_name
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.images import load_image
+from clearclip.methods import Method, parse_methods
+from clearclip.outputs import atomic_write
+from clearclip.paper.features import inspect_image
+from clearclip.paper.figure1 import figure1_page
+from clearclip.paper.figure2 import features_page
+from clearclip.paper.measure import Lab, fit_depth, paper_thresholds
+from clearclip.paper.models import Model, models_named
+from clearclip.paper.page import Page, about
+from clearclip.paper.rows import ALL_EIGHT, SHEET_METHODS, Target, methods_of, unique
+from clearclip.paper.sheets import SheetRow, draw_sheet, same_colors
+from clearclip.paper.table1 import table1_page
+from clearclip.paper.table2 import table2_page
+from clearclip.segmenter import Segmenter
+
+TABLES = {"figure1": figure1_page, "table1": table1_page, "table2": table2_page}
+PICTURE_IMAGES = {"figure2": 2, "figure3": 4, "figure4": 4}
+"""How many of a benchmark's first images a picture shows where none is named."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """One image of figures 2–4, with its truth where there is any."""
+
+    name: str
+    image: npt.NDArray[np.uint8]
+    truth: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be reproduced.
+
+    Attributes:
+        targets: Tables and figures.
+        models: `None`: the paper's for each target, or `tiny` where the only benchmark is `scenes`.
+        benchmarks: `None`: the paper's for each target, or `scenes` where no data was named.
+        images: For figures 2–4: ids of the benchmark's images, or files; empty: the benchmark's first ones.
+    """
+
+    targets: tuple[Target, ...]
+    models: tuple[Model, ...] | None = None
+    benchmarks: tuple[str, ...] | None = None
+    images: tuple[str, ...] = ()
+
+    def benchmarks_of(self, target: Target, *, has_data: bool) -> tuple[str, ...]:
+        """Which benchmarks a target is made on."""
+        if self.benchmarks is not None:
+            return self.benchmarks
+        return target.benchmarks if has_data else ("scenes",)
+
+    def models_of(self, target: Target, *, has_data: bool) -> tuple[Model, ...]:
+        """Which models a target is made with."""
+        if self.models is not None:
+            return self.models
+        only_scenes = self.benchmarks_of(target, has_data=has_data) == ("scenes",)
+        return (Model("tiny"),) if only_scenes else tuple(models_named(target.models))
+
+
+def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print) -> list[Path]:
+    """Make the pages of targets in `lab.output`; what earlier runs measured there is not measured again.
+
+    Args:
+        request: Targets, models, benchmarks, images.
+        lab: Where data, weights and results are.
+        say: Told what is done, a line at a time.
+
+    Returns:
+        The `report.md` of each target, and for several targets one that links them.
+
+    Raises:
+        ClearclipError: A benchmark's file is broken and `lab.skip_broken` is off; an image is unknown.
+        OSError: The output folder cannot be written.
+    """
+    has_data = lab.data is not None or bool(lab.places)
+    lab.output.mkdir(parents=True, exist_ok=True)
+    for model, benchmark, methods in _needs(request, has_data=has_data):
+        lab.measure(model, benchmark, methods)
+        reasons = {lab.cell(model.name, benchmark, row).reason for row in methods} - {""}
+        say(f"{model.name} on {benchmark}: {'; '.join(reasons) or f'{len(methods)} methods'}")
+    pages, reports = [], []
+    for target in request.targets:
+        models = request.models_of(target, has_data=has_data)
+        benchmarks = request.benchmarks_of(target, has_data=has_data)
+        if target.name in TABLES:
+            page = TABLES[target.name](lab, models, benchmarks)
+        else:
+            page = _pictures(target, request, lab, models=models, benchmarks=benchmarks)
+        reports.append(page.write(lab.output, about=about(lab, models)))
+        pages.append(page)
+        say(f"{target.name}: {reports[-1]}")
+    if len(pages) > 1:
+        reports.append(_index(pages, lab.output))
+    return reports
+
+
+def _needs(request: Request, *, has_data: bool) -> list[tuple[Model, str, list[Method]]]:
+    """The cells of all targets together, so that each model and benchmark goes through one pass."""
+    needs: dict[tuple[Model, str], list[Method]] = {}
+    for target in request.targets:
+        for model in request.models_of(target, has_data=has_data):
+            methods = methods_of(target.name, model.name)
+            for benchmark in request.benchmarks_of(target, has_data=has_data) if methods else ():
+                needs.setdefault((model, benchmark), []).extend(methods)
+    by_model = sorted(needs, key=lambda key: list(dict.fromkeys(model for model, _ in needs)).index(key[0]))
+    return [(model, benchmark, unique(needs[model, benchmark])) for model, benchmark in by_model]
+
+
+def _pictures(
+    target: Target, request: Request, lab: Lab, *, models: Sequence[Model], benchmarks: Sequence[str]
+) -> Page:
+    """Figures 2–4 with the first model that can be loaded; a page of reasons where nothing can be shown."""
+    page = Page(target.name, target.title)
+    model = _first_at_hand(models, lab, page)
+    if model is None:
+        return page
+    wanted = (
+        benchmarks if request.benchmarks else (*benchmarks, *(name for name in ALL_EIGHT if name not in benchmarks))
+    )
+    found = _datasets(wanted if benchmarks != ("scenes",) else benchmarks, lab, page)
+    if request.benchmarks is None:
+        found = found[:1]
+    if target.name == "figure2":
+        return _figure2(target, request, lab, model=model, datasets=found, page=page)
+    vocabularies = same_colors([dataset.vocabulary for dataset in found])
+    for dataset, vocabulary in zip(found, vocabularies, strict=True):
+        segmenter = lab.segmenter(model, dataset.benchmark.name)
+        picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
+        blocks = len(segmenter.backbone.blocks)
+        rows = [fit_depth(row, blocks=blocks) for row in parse_methods(SHEET_METHODS[target.name])]
+        sheet = sheet_rows(segmenter, dataset, picked, methods=rows)
+        name = dataset.benchmark.name
+        page.pictures[f"{target.name}-{name}.png"] = (
+            draw_sheet(sheet, vocabulary, titles={row.spelling: "GEM" for row in rows if row.name == "gem"}),
+            f"{model.name} on {name}: "
+            + ("below each picture its own mIoU in percent" if _true(picked) else "no truth"),
+        )
+        page.numbers += [
+            {
+                "model": model.name,
+                "benchmark": name,
+                "image": row.name,
+                "method": method,
+                "miou": row.miou(method, classes=len(vocabulary.names)),
+            }
+            for row in sheet
+            for method in row.label_maps
+        ]
+    page.lead = [
+        "The same frozen weights, read by several methods. Colours are those of the legend; uncoloured pixels of the "
+        "truth are ignored. The legend names what covers at least 0.5 % of a picture. One image's mIoU is the mean "
+        "over the classes that occur in it or in its prediction: it is no benchmark's result."
+    ]
+    page.notes += _weights_note(lab, model)
+    return page
+
+
+def _true(picked: Sequence[Picked]) -> bool:
+    return any(one.truth is not None for one in picked)
+
+
+def _weights_note(lab: Lab, model: Model) -> list[str]:
+    provenance = lab.loaded[model.name].provenance
+    return [f"Weights: {provenance}"] if provenance else []
+
+
+def _figure2(
+    target: Target, request: Request, lab: Lab, *, model: Model, datasets: Sequence[Dataset], page: Page
+) -> Page:
+    if not datasets:
+        return page
+    dataset = datasets[0]
+    segmenter = lab.segmenter(model, dataset.benchmark.name)
+    picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
+    made = features_page([inspect_image(segmenter, one.image, name=one.name) for one in picked])
+    made.notes += [*page.notes, *_weights_note(lab, model)]
+    return made
+
+
+def _first_at_hand(models: Sequence[Model], lab: Lab, page: Page) -> Model | None:
+    for model in models:
+        try:
+            lab.backbone(model)
+        except ClearclipError as error:
+            page.notes.append(f"{model.name}: {error}")
+        else:
+            if len(models) > 1:
+                page.notes.append(f"Pictures show the first model at hand: {model.name}.")
+            return model
+    return None
+
+
+def _datasets(benchmarks: Sequence[str], lab: Lab, page: Page) -> list[Dataset]:
+    found = []
+    for benchmark in benchmarks:
+        try:
+            found.append(lab.dataset(benchmark))
+        except ClearclipError as error:
+            page.notes.append(f"{benchmark}: {error}")
+    return found
+
+
+def pick_images(dataset: Dataset, names: Sequence[str], *, count: int) -> list[Picked]:
+    """The images of a picture.
+
+    Args:
+        dataset: Where ids are looked up.
+        names: Ids of its images, which come with their truth, or image files, which have none.
+        count: How many of the first images are taken where no name is given.
+
+    Returns:
+        At least one.
+
+    Raises:
+        UsageError: A name is neither.
+        ImageError: A file cannot be read.
+    """
+    items = {item.id: item for item in dataset.items}
+    picked = []
+    for name in names or list(items)[:count]:
+        if name in items:
+            sample = items[name].read()
+            picked.append(Picked(name, sample.image, sample.truth))
+        elif Path(name).is_file():
+            picked.append(Picked(Path(name).stem, load_image(name)))
+        else:
+            raise UsageError(
+                f"image {name!r} is no file and no image of {dataset.benchmark.name}: its first ones are "
+                f"{', '.join(list(items)[:3])}"
+            )
+    return picked
+
+
+def sheet_rows(
+    segmenter: Segmenter, dataset: Dataset, picked: Sequence[Picked], *, methods: Sequence[Method]
+) -> list[SheetRow]:
+    """Label maps of images by several methods.
+
+    Args:
+        segmenter: The model.
+        dataset: Gives the words and thresholds.
+        picked: The images.
+        methods: Rows.
+
+    Returns:
+        A row of a sheet for each image.
+    """
+    limits = paper_thresholds(dataset, methods)
+    thresholds = (
+        None if dataset.vocabulary.background is None else {name: limit or 0.0 for name, limit in limits.items()}
+    )
+    rows = []
+    for one in picked:
+        found = segmenter.classify(
+            segmenter.encode(one.image), dataset.vocabulary, method=list(methods), threshold=thresholds
+        )
+        label_maps = {row.spelling: found[row.spelling].label_map for row in methods}
+        rows.append(SheetRow(one.name, one.image, label_maps, one.truth))
+    return rows
+
+
+def _index(pages: Sequence[Page], output: Path) -> Path:
+    """One page that links the others and repeats what was found."""
+    parts = ["# The paper's tables and figures, reproduced"]
+    for page in pages:
+        sentences = "\n".join(f"- {sentence}" for sentence in page.findings)
+        parts.append(f"## [{page.title}]({file_name(page.name)}/report.md)" + (f"\n\n{sentences}" if sentences else ""))
+    path = output / "report.md"
+    with atomic_write(path) as partial:
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,94 @@
+"""How every picture of the package looks, and how it is saved. Matplotlib is imported when a picture is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clearclip.errors import ClearclipError
+from clearclip.outputs import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+"""Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/); yellow last, it is faint on white."""
+
+RESIDUAL, ATTENTION, SUM = OKABE_ITO[1], OKABE_ITO[0], OKABE_ITO[6]
+"""Colours of X_res, X_attn and X_sum in every figure."""
+
+_LOOK: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "svg.hashsalt": "clearclip",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Within the block, figures are made and saved in the package's look; the caller's settings stay as they are.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ClearclipError: Matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ClearclipError(
+            'pictures of plots need matplotlib: python -m pip install "clearclip[paper]" (or matplotlib itself)'
+        ) from error
+    with matplotlib.rc_context(_LOOK):
+        yield
+
+
+def legend_above(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, columns: int = 4) -> None:
+    """A legend in a row of its own above the axes, where it covers nothing (the layout engine keeps the place).
+
+    Args:
+        figure: With the constrained layout.
+        handles: What is explained.
+        labels: Its texts.
+        columns: At most that many side by side.
+    """
+    figure.legend(list(handles), list(labels), loc="outside upper center", ncols=min(columns, max(1, len(labels))))
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure; the suffix decides the format. The same figure gives the same bytes.
+
+    Args:
+        figure: What to write.
+        path: `.svg`, `.pdf` or `.png`.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dates: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with look(), atomic_write(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], metadata=dates.get(path.suffix))
+    return path

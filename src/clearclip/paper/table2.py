@@ -1,0 +1,254 @@
+"""Table 2: model families and methods, each with and without ClearCLIP; published, measured, difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clearclip.benchmarks.published import published_number
+from clearclip.benchmarks.tables import Cell as TableCell
+from clearclip.benchmarks.tables import Table
+from clearclip.checkpoints import CHECKPOINTS
+from clearclip.methods import parse_method
+from clearclip.paper.measure import Lab
+from clearclip.paper.models import Model
+from clearclip.paper.page import Page, Row, notes_of
+from clearclip.paper.printed import (
+    MISPRINTED_GAINS,
+    MISPRINTED_MEANS,
+    misprints,
+    published_gain,
+    published_mean,
+)
+from clearclip.paper.rows import BASE_METHODS, TARGETS, WITHOUT_BACKGROUND, table2_bases, table2_methods, with_clearclip
+from clearclip.paper.style import OKABE_ITO, legend_above, look
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARK = " ‡"
+SIZES = ("ViT-B", "ViT-L")
+
+
+def row_name(model: str, base: str) -> str:
+    """A row's name as table 2 prints it.
+
+    Args:
+        model: A friendly name of the paper, or another model's.
+        base: A key of `BASE_METHODS`.
+
+    Returns:
+        For instance `BLIP (ViT-L/16)`, `MaskCLIP (CLIP ViT-B/16)`, `tiny, SCLIP`.
+    """
+    row = CHECKPOINTS.get(model)
+    if row is None or row.name == "tiny":
+        return f"{model}, {'as it is' if base == 'vanilla' else BASE_METHODS[base]}"
+    return f"{row.family if base == 'vanilla' else BASE_METHODS[base]} ({row.architecture})"
+
+
+def table2_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> list[Row]:
+    """Every cell in long form.
+
+    Args:
+        lab: After measuring.
+        models: Of the table.
+        benchmarks: Of the table.
+
+    Returns:
+        A row for each model, method and benchmark: `published` is quoted, `measured` is ours or `None` with a
+        `reason`, `difference` is measured minus published.
+    """
+    rows: list[Row] = []
+    for model in models:
+        for method in table2_methods(model.name):
+            for benchmark in benchmarks:
+                cell = lab.cell(model.name, benchmark, method)
+                printed = published_number(benchmark, model=model.name, method=method.spelling)
+                both = cell.miou is not None and printed is not None
+                rows.append(
+                    {
+                        "model": model.name,
+                        "architecture": model.architecture,
+                        "method": method.spelling,
+                        "benchmark": benchmark,
+                        "published": printed.miou if printed else None,
+                        "measured": cell.miou,
+                        "difference": cell.miou - printed.miou if both and cell.miou and printed else None,
+                        "run_as": cell.method,
+                        "images": cell.images,
+                        "reason": cell.reason,
+                    }
+                )
+    return rows
+
+
+def _sizes(models: Sequence[Model]) -> dict[str, list[Model]]:
+    groups: dict[str, list[Model]] = {}
+    for model in models:
+        size = next((size for size in SIZES if model.architecture.startswith(f"{size}/")), "Models beyond the paper")
+        groups.setdefault(size, []).append(model)
+    return groups
+
+
+def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list[tuple[TableCell, ...]]:
+    """Up to six lines of a row: published, measured and difference, without and with ClearCLIP."""
+    lines: list[tuple[TableCell, ...]] = []
+    before: dict[str, list[float | None]] = {}
+    for name, clear in ((base, False), (with_clearclip(base), True)):
+        published = [_published(benchmark, model.name, name) for benchmark in benchmarks]
+        measured = [lab.cell(model.name, benchmark, parse_method(name)).miou for benchmark in benchmarks]
+        kinds = {"published": published, "measured": measured, "difference": _differences(measured, published)}
+        for kind, cells in kinds.items():
+            if kind != "measured" and all(cell is None for cell in published):
+                continue
+            mean, gain = _mean(cells), None
+            if clear and kind != "difference":
+                gain = _minus(mean, _mean(before[kind]))
+            shown_mean, shown_gain = _marked(mean, gain, kind=kind, model=model.name, method=name, names=benchmarks)
+            label = row_name(model.name, base) + (" + ClearCLIP" if clear else "")
+            lines.append((label, kind, *cells, shown_mean, shown_gain))
+            before.setdefault(kind, cells)
+    return lines
+
+
+def _published(benchmark: str, model: str, method: str) -> float | None:
+    found = published_number(benchmark, model=model, method=method)
+    return found.miou if found else None
+
+
+def _differences(measured: Sequence[float | None], published: Sequence[float | None]) -> list[float | None]:
+    return [_minus(ours, theirs) for ours, theirs in zip(measured, published, strict=True)]
+
+
+def _minus(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _mean(cells: Sequence[float | None]) -> float | None:
+    """Only of a whole row: a mean over other benchmarks than its neighbour's would mislead."""
+    known = [cell for cell in cells if cell is not None]
+    return sum(known) / len(known) if known and len(known) == len(cells) else None
+
+
+def _marked(
+    mean: float | None, gain: float | None, *, kind: str, model: str, method: str, names: Sequence[str]
+) -> tuple[TableCell, TableCell]:
+    """Mean and gain as they are shown; the cells' own values, marked where the paper prints others."""
+    shown_gain = None if gain is None else f"{gain:+.1f}"
+    if kind != "published" or tuple(names) != WITHOUT_BACKGROUND:
+        return mean, shown_gain
+    marked: TableCell = mean
+    if (model, method) in MISPRINTED_MEANS and mean is not None:
+        marked = f"{mean:.1f}{MARK}"
+    if (model, method) in MISPRINTED_GAINS and shown_gain is not None:
+        shown_gain += MARK
+    return marked, shown_gain
+
+
+def draw_table2(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Figure:
+    """Mean mIoU without (open) and with (filled) ClearCLIP, a line for each row; published in grey below measured.
+
+    Args:
+        lab: After measuring.
+        models: Of the table.
+        benchmarks: Over which the mean is taken.
+
+    Returns:
+        A figure of its own.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    rows = [(model.name, base) for model in models for base in table2_bases(model.name)]
+    ours, theirs = OKABE_ITO[0], "#8A8A8A"
+    with look():
+        figure = Figure(figsize=(7.2, 0.36 * len(rows) + 1.2), layout="constrained")
+        axes = figure.subplots()
+        for place, (model, base) in enumerate(rows):
+            pair = (base, with_clearclip(base))
+            published = [published_mean(tuple(benchmarks), model=model, method=name) for name in pair]
+            measured = [
+                _mean([lab.cell(model, benchmark, parse_method(name)).miou for benchmark in benchmarks])
+                for name in pair
+            ]
+            for values, color, offset in ((measured, ours, -0.14), (published, theirs, 0.14)):
+                before, after = values
+                if before is None or after is None:
+                    continue
+                axes.plot([before, after], [place + offset] * 2, color=color, linewidth=1.6, zorder=2)
+                axes.plot(before, place + offset, "o", color=color, mfc="white", markersize=5.5, zorder=3)
+                axes.plot(after, place + offset, "o", color=color, markersize=5.5, zorder=3)
+        axes.set_yticks(range(len(rows)), [row_name(model, base) for model, base in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"mean mIoU (%) over {', '.join(benchmarks)}")
+        kinds = (("measured", ours), ("published", theirs))
+        handles = [
+            Line2D([], [], color=color, marker="o", mfc=fill, markersize=5.5)
+            for _, color in kinds
+            for fill in ("white", color)
+        ]
+        labels = [f"{kind}, {how} ClearCLIP" for kind, _ in kinds for how in ("without", "with")]
+        legend_above(figure, handles, labels, columns=2)
+    return figure
+
+
+def table2_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Page:
+    """The page of table 2.
+
+    Args:
+        lab: After measuring.
+        models: Of the table.
+        benchmarks: Of the table.
+
+    Returns:
+        The page.
+    """
+    page = Page("table2", TARGETS["table2"].title, numbers=table2_rows(lab, models, benchmarks))
+    page.lead = [
+        "mIoU in percent, each row without and with ClearCLIP: the paper's number (*published*, quoted), ours "
+        "(*measured*) and measured minus published (*difference*). A mean is given only where the whole row has "
+        "numbers; the gain is the mean with ClearCLIP minus the mean without. MaskCLIP, SCLIP and GEM run on OpenAI's "
+        "CLIP. BLIP's large model is a ViT-L/16.",
+    ]
+    columns = ("model", "what", *benchmarks, "mean", "gain")
+    for size, group in _sizes(models).items():
+        lines = [
+            line
+            for model in group
+            for base in table2_bases(model.name)
+            for line in _lines(lab, model, base, benchmarks)
+        ]
+        page.tables[size] = Table(columns, tuple(lines))
+    page.pictures["table2.svg"] = (
+        draw_table2(lab, models, benchmarks),
+        "Mean mIoU without (open) and with (filled) ClearCLIP; only whole rows have a mean",
+    )
+    page.findings = _findings(lab, models, benchmarks)
+    methods = {model.name: table2_methods(model.name) for model in models}
+    cells = [lab.cell(model.name, name, row) for model in models for name in benchmarks for row in methods[model.name]]
+    page.notes = notes_of(lab, models, cells)
+    if any(model.paper for model in models):
+        page.notes += [f"‡ {sentence}" for sentence in misprints(WITHOUT_BACKGROUND)]
+    return page
+
+
+def _findings(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> list[str]:
+    sentences = []
+    for model in models:
+        for base in table2_bases(model.name):
+            before, after = (
+                _mean([lab.cell(model.name, benchmark, parse_method(name)).miou for benchmark in benchmarks])
+                for name in (base, with_clearclip(base))
+            )
+            gain = _minus(after, before)
+            if before is None or after is None or gain is None:
+                continue
+            printed = published_gain(tuple(benchmarks), model=model.name, base=base)
+            theirs = f"; the paper's cells give {printed:+.1f}" if printed is not None else ""
+            sentences.append(
+                f"{row_name(model.name, base)}: {before:.1f} without and {after:.1f} with ClearCLIP "
+                f"({gain:+.1f}{theirs})."
+            )
+    return sentences
