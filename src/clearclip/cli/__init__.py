@@ -7,7 +7,7 @@ import sys
 import typer
 
 from clearclip import __version__
-from clearclip.cli import benchmarks, catalog, compare, evaluate, inspect, reproduce, results, segment
+from clearclip.cli import benchmarks, catalog, compare, demo, evaluate, inspect, reproduce, results, segment
 from clearclip.errors import ClearclipError, printable
 
 __all__ = ["app", "main"]
@@ -36,7 +36,7 @@ def _common(
     """Label every pixel of an image with your own words, without training anything."""
 
 
-for module in (segment, compare, inspect, evaluate, results, reproduce, benchmarks, catalog):
+for module in (demo, segment, compare, inspect, evaluate, results, reproduce, benchmarks, catalog):
     module.register(app)
 
 
