@@ -145,16 +145,19 @@ evaluate(small_segmenter(), open_benchmark("scenes"), methods="clearclip,vanilla
 """
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9 on this system")
 def test_killed_and_resumed_equals_uninterrupted(segmenter, scenes, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path)], env=environment)
-    deadline = time.monotonic() + 120
-    while not (states := list(tmp_path.glob("state/scenes-*.npz"))) or load_state(states[0]).done < 3:
-        assert child.poll() is None, "the child ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 300
+    try:
+        while not (states := list(tmp_path.glob("state/scenes-*.npz"))) or load_state(states[0]).done < 3:
+            assert child.poll() is None, "the child ended before it could be killed"
+            assert time.monotonic() < deadline, "the child has not come to its third image"
+            time.sleep(0.02)
+    finally:
+        child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     done = load_state(states[0]).done
     assert 3 <= done < 16
