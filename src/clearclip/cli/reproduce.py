@@ -55,6 +55,7 @@ def reproduce(
     tokenizer: Annotated[
         str | None, typer.Option(help="Hugging Face tokenizer folder for BLIP, whose files hold none.")
     ] = None,
+    template: o.Templates = None,
     skip_broken: SkipBroken = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
@@ -89,6 +90,7 @@ def reproduce(
         device=device,
         dtype=dtype,
         tokenizer=tokenizer,
+        templates=template,
         skip_broken=skip_broken,
         progress=progress_bar,
     )

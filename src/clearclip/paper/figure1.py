@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MARKERS = {"original": "o", "without residual": "^", "without residual and FFN": "*", "without FFN": "s"}
 COLORS = dict(zip(MARKERS, (OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[2], OKABE_ITO[3]), strict=True))
+OFFSETS = dict(zip(MARKERS, (-0.24, -0.08, 0.08, 0.24), strict=True))
+"""Markers of one attention kind stand side by side: equal numbers would hide one another."""
 PANELS_ACROSS = 4
 
 
@@ -84,7 +86,7 @@ def draw_figure1(rows: Sequence[Row], *, model: str) -> Figure:
             for row in (row for row in own if row["benchmark"] == benchmark):
                 change = row["change"]
                 panel.plot(
-                    kinds.index(row["attention"]),
+                    kinds.index(row["attention"]) + OFFSETS[change],
                     row["miou"],
                     linestyle="none",
                     marker=MARKERS[change],

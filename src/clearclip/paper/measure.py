@@ -24,6 +24,7 @@ from clearclip.methods import Method
 from clearclip.paper.models import Model
 from clearclip.paper.rows import unique
 from clearclip.segmenter import Segmenter
+from clearclip.text import TemplatesLike
 
 Progress = Callable[[str], AbstractContextManager[Advanced | None]]
 
@@ -84,6 +85,7 @@ class Lab:
         device: As `clearclip.load`.
         dtype: As `clearclip.load`.
         tokenizer: As `clearclip.load`; for BLIP alone, whose files hold none.
+        templates: As `clearclip.load`.
         skip_broken: As `Run`.
         progress: Makes a progress bar for a name.
     """
@@ -95,6 +97,7 @@ class Lab:
     device: str = "auto"
     dtype: str = "auto"
     tokenizer: str | None = None
+    templates: TemplatesLike = None
     skip_broken: bool = False
     progress: Progress = _quiet
     loaded: dict[str, Loaded] = field(default_factory=dict)
@@ -183,6 +186,7 @@ class Lab:
             device=self.device,
             dtype=self.dtype,
             protocol=BENCHMARKS[benchmark].protocol,
+            templates=self.templates,
         )
 
     def measure(self, model: Model, benchmark: str, methods: Iterable[Method]) -> None:
@@ -203,6 +207,7 @@ class Lab:
         try:
             dataset = self.dataset(benchmark)
             segmenter = self.segmenter(model, benchmark)
+            segmenter.embed(dataset.vocabulary)
         except ClearclipError as error:
             self.cells |= {(model.name, benchmark, row.spelling): Cell(None, str(error)) for row in wanted}
             return

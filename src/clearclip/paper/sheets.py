@@ -104,7 +104,7 @@ def draw_sheet(rows: Sequence[SheetRow], vocabulary: Vocabulary, *, titles: Mapp
         columns = max(2, int(across * PANEL_INCHES / 1.35))
         legend_inches = 0.24 * -(-len(shown) // columns) + 0.35
         figure = Figure(
-            figsize=(across * PANEL_INCHES + 0.3, sum(heights) + 0.24 * len(rows) + 0.35 + legend_inches),
+            figsize=(across * PANEL_INCHES + 0.3, 0.95 * sum(heights) + 0.2 * len(rows) + 0.3 + legend_inches),
             layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
         )
         panels = figure.subplots(len(rows), across, squeeze=False, height_ratios=heights)

@@ -75,7 +75,7 @@ def legend_above(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure; the suffix decides the format. The same figure gives the same bytes.
+    """Write a figure; the suffix decides the format. No date is kept in the file.
 
     Args:
         figure: What to write.
