@@ -18,12 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 import clearclip
 import tiny_models
 
 ROOT = Path(__file__).parents[1]
+settings.register_profile("clearclip", deadline=None)  # no test asserts a time
+settings.load_profile("clearclip")
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and two test runs get in each other's way
 
 
@@ -125,6 +128,7 @@ def run(monkeypatch, capsys):
 
         monkeypatch.setattr(sys, "argv", ["clearclip", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()  # what a test's own preparations printed
         code = 0
         with warnings.catch_warnings():
             try:

@@ -252,7 +252,7 @@ def two_blocks():
     return clearclip.view(tiny_models.open_clip_model(vision={"layers": 2}))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=st.integers(1, 60), width=st.integers(1, 60))
 def test_any_height_and_width(two_blocks, height, width):
     features = dense_features(two_blocks, torch.zeros(1, 3, height, width), method=["clearclip", "gem[depth=2]"])

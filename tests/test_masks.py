@@ -79,7 +79,7 @@ def test_sizes_that_fit_neither_tile_nor_patch(size, out, square):
     check(*make(size, out, square=square))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     out=st.tuples(st.integers(1, 90), st.integers(1, 90)),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clearclip.windows import bilinear_matrix, plan_windows, window_starts
@@ -43,8 +43,7 @@ def test_starts_cover_every_pixel(length, crop, data):
 def test_windows_are_cut_where_the_plan_says(drawn):
     size, numbers = drawn
     plan = plan_windows(size, **numbers)
-    if plan.count > 200:
-        plan = plan_windows(size, **{**numbers, "stride": numbers["crop_size"]})
+    assume(plan.count <= 100)
     image = torch.arange(3 * size[0] * size[1], dtype=torch.float32).view(3, *size) + 1
     windows = plan.cut(image)
     patch = numbers["patch_size"]
@@ -63,7 +62,6 @@ def test_windows_are_cut_where_the_plan_says(drawn):
         assert 0 <= (gh * patch - plan.y.window - top) - top <= 1  # the smaller half is at the top
 
 
-@settings(deadline=None)
 @given(plans(), st.integers(1, 120), st.integers(1, 120), st.floats(-5, 5, width=32))
 def test_constant_windows_give_the_constant(drawn, out_height, out_width, value):
     size, numbers = drawn
