@@ -21,7 +21,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from clearclip.benchmarks.metrics import confusion, scores
-from clearclip.cli.options import prepare
 from clearclip.images import normalize
 from clearclip.methods import ablation_grid, parse_methods
 from clearclip.progress import track
@@ -193,7 +192,6 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of the tables.")] = False,
 ) -> None:
     """Print mIoU by method, the ablation and the composition accuracy of a model on a split of the scenes."""
-    prepare()
     if threads is not None:
         torch.set_num_threads(threads)
     segmenter = load(model)
