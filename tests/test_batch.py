@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -300,15 +301,23 @@ def test_atomic_write(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_many_writers_leave_the_umask_alone(tmp_path):
+def test_many_writers_leave_the_umask_alone(tmp_path, monkeypatch):
     """It can only be read by setting it, which two threads must not do at once."""
+    set_umask = os.umask
+
+    def slow(mask):
+        old = set_umask(mask)
+        time.sleep(0.001)
+        return old
+
+    monkeypatch.setattr(os, "umask", slow)
     before = os.umask(0o027)
     try:
         start = threading.Barrier(8)
 
         def write(index):
             start.wait()
-            for _ in range(100):
+            for _ in range(10):
                 outputs._umask()
             with atomic_write(tmp_path / str(index)) as partial:
                 partial.write_text("x")
