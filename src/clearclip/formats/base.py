@@ -1,0 +1,219 @@
+"""What a format is: writes one image's files now, and the run's files in the end, from what it kept of every image.
+
+Belongs here: the interface between an engine (which decides what is segmented, where and when) and the formats (which
+decide what a file looks like). Does not: any particular format, any loop over images.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from clearclip.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from clearclip.formats.regions import Region
+    from clearclip.segmentation import Segmentation
+    from clearclip.vocabulary import Vocabulary
+
+Record: TypeAlias = dict[str, Any]
+Records: TypeAlias = Callable[[], Iterator[Record]]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What several formats let a user choose.
+
+    Attributes:
+        things: Names of labels that are countable: each connected region of one is an object of its own. All others
+            are stuff: one region per image.
+        min_area: Regions of fewer pixels are left out, in pixels.
+        simplify: How far, in pixels, a polygon may leave the pixels' edges to need fewer points; 0 keeps it exact.
+
+    Raises:
+        UsageError: A number is negative.
+    """
+
+    things: tuple[str, ...] = ()
+    min_area: int = 1
+    simplify: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_area", "simplify"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name}={getattr(self, name)!r}: a number of pixels, at least 0, is needed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all images of a run share.
+
+    Attributes:
+        folder: Where the results go; it exists.
+        vocabulary: The labels.
+        info: How the results are made: model, method, protocol, versions (`Segmenter.describe`).
+        choices: What the user chose.
+    """
+
+    folder: Path
+    vocabulary: Vocabulary
+    info: Mapping[str, str]
+    choices: Choices = field(default_factory=Choices)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What every file with room for it says about its making; JSON has it as it is."""
+        return {**self.info, "labels": list(self.vocabulary.names)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One segmented image on its way into files.
+
+    Attributes:
+        result: The segmentation.
+        stem: Name of its files without suffix: one plain path component, unique in the run (`safe_stem`).
+        source: The image's path or address as the user named it.
+        run: What it shares with the others.
+        marks: Texts that the engine wants kept in every file with room for them, for instance a hash of the image.
+
+    Raises:
+        UsageError: The stem could lead out of the output folder.
+    """
+
+    result: Segmentation
+    stem: str
+    source: str
+    run: Run
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.stem != safe_stem(self.stem):
+            raise UsageError(f"the name {self.stem!r} cannot be a file's: use {safe_stem(self.stem)!r}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(height, width)` in pixels."""
+        height, width = self.result.label_map.shape
+        return int(height), int(width)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """As `Run.provenance`, with where the image came from."""
+        return {**self.run.provenance, "source": self.source, **self.marks}
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """What the label map shows, found once for all formats: the labels in order, things object by object."""
+        from clearclip.formats.regions import find_regions
+
+        return find_regions(self.result, self.run.choices)
+
+
+class Format:
+    """One kind of output. A subclass gives `name`, `libraries` and what it writes.
+
+    An instance has no state: it may be pickled, and used by many threads and processes at once.
+
+    Attributes:
+        name: As `--format` takes it.
+        libraries: Modules it needs beyond the installed core, imported when it is used.
+        extra: The extra of the package that installs them.
+    """
+
+    name: str
+    libraries: tuple[str, ...] = ()
+    extra: str = "formats"
+
+    def check(self) -> None:
+        """Find out before anything is segmented whether the format can be written.
+
+        Raises:
+            UsageError: A library is missing; the message names the extra.
+        """
+        for library in self.libraries:
+            require(library, extra=self.extra, purpose=f"format {self.name!r}")
+
+    def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
+        """The files of one image that stand under names known beforehand.
+
+        Args:
+            folder: The run's.
+            stem: The image's.
+
+        Returns:
+            Paths; none where a format keeps all in a file of the run. An image of which one is missing is not done.
+        """
+        return ()
+
+    def write(self, sample: Sample) -> Record:
+        """Write one image's files, each under its name only when complete.
+
+        Args:
+            sample: The image.
+
+        Returns:
+            What `finish` needs of it: JSON-able, independent of the other images; empty where nothing is needed.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        return {}
+
+    def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
+        """Write the run's files from the records of the images that are done; earlier ones are replaced.
+
+        Args:
+            run: What the images share.
+            records: Gives, as often as it is called, an iterator over the records in the order of their stems: each
+                `{"stem", "source", "height", "width", **what write returned}`.
+
+        Returns:
+            The files written.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        return ()
+
+
+def require(library: str, *, extra: str, purpose: str) -> Any:
+    """Import an optional library.
+
+    Args:
+        library: Its module's name.
+        extra: The extra of this package that installs it.
+        purpose: What it is wanted for, as the message begins.
+
+    Returns:
+        The module.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise UsageError(
+            f'{purpose} needs {library.partition(".")[0]} ({error}): python -m pip install "clearclip[{extra}]"'
+        ) from error
+
+
+def safe_stem(name: str) -> str:
+    """A file's stem out of any name: no folder, no `.` or `..`, nothing a file system refuses.
+
+    Args:
+        name: A file's stem, a key of an archive, the last part of an address.
+
+    Returns:
+        The same where it is safe, else with `_` for what is not. Different names may become one.
+    """
+    plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", printable(name))
+    if not plain.strip(". "):
+        plain = "_" + plain.replace(".", "_").replace(" ", "_")
+    return plain
