@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +12,14 @@ import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import UsageError
+from clearclip.progress import progress_bar
 
 if TYPE_CHECKING:
     from clearclip.benchmarks import Dataset, Report
+    from clearclip.benchmarks.evaluation import Advanced
+    from clearclip.benchmarks.metrics import Matrix
+
+SHOWN_METHODS = 4
 
 Name = Annotated[str | None, typer.Argument(help="As `clearclip benchmarks` lists them; none with --images.")]
 Data = Annotated[Path | None, typer.Option(help="The benchmark's folder, as downloaded or as mmsegmentation has it.")]
@@ -159,3 +166,28 @@ def _print(report: Report, *, hint: str) -> None:
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo("  usable" if report.usable else "  not usable as it is; evaluate --skip-broken leaves these out")
+
+
+@contextmanager
+def measuring_bar(name: str) -> Iterator[Advanced | None]:
+    """A bar with the running mIoU of the first methods, where standard error is a terminal.
+
+    Args:
+        name: Stands before the bar.
+
+    Yields:
+        What `clearclip.benchmarks.evaluate` calls after each image, or `None`.
+    """
+    with progress_bar(name) as advance:
+        if advance is None:
+            yield None
+            return
+        from clearclip.benchmarks import scores
+
+        def on_image(done: int, total: int, matrices: Mapping[str, Matrix]) -> None:
+            shown = list(matrices.items())[:SHOWN_METHODS]
+            running = "  ".join(f"{method} {100 * scores(matrix).miou:.1f}" for method, matrix in shown)
+            more = f"  (+{len(matrices) - SHOWN_METHODS})" if len(matrices) > SHOWN_METHODS else ""
+            advance(done, total, f"mIoU {running}{more}")
+
+        yield on_image

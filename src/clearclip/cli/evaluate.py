@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +19,6 @@ from clearclip.methods import Method, parse_method, parse_methods
 if TYPE_CHECKING:
     from clearclip.benchmarks import Dataset, Evaluation, Run
     from clearclip.segmenter import Segmenter
-
-SHOWN_METHODS = 4
 
 Target = Annotated[
     list[str] | None,
@@ -192,7 +189,7 @@ def _run(
 ) -> Evaluation:
     from clearclip.benchmarks import evaluate as measure
 
-    with _progress_bar(dataset.benchmark.name) as advance:
+    with b.measuring_bar(dataset.benchmark.name) as advance:
         found = measure(
             segmenter,
             dataset,
@@ -233,45 +230,3 @@ def _report(found: Sequence[Evaluation], *, output: Path, formats: Sequence[str]
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-@contextmanager
-def _progress_bar(name: str) -> Iterator[Callable[[int, int, Mapping[str, Any]], None] | None]:
-    """A bar on standard error with the running mIoU, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from clearclip.benchmarks import scores
-
-    columns = (
-        TextColumn(name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[running]}", markup=False),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(name, total=None, running="")
-
-    def advance(done: int, total: int, matrices: Mapping[str, Any]) -> None:
-        bar.start()
-        shown = list(matrices.items())[:SHOWN_METHODS]
-        running = "  ".join(f"{method} {100 * scores(matrix).miou:.1f}" for method, matrix in shown)
-        more = f"  (+{len(matrices) - SHOWN_METHODS})" if len(matrices) > SHOWN_METHODS else ""
-        bar.update(task, completed=done, total=total, running=f"mIoU {running}{more}")
-
-    try:
-        yield advance
-    finally:
-        bar.stop()

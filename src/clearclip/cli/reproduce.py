@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from clearclip.cli import benchmarks as b
 from clearclip.cli import options as o
 from clearclip.errors import ClearclipError, UsageError, nearest
 
@@ -92,7 +90,7 @@ def reproduce(
         tokenizer=tokenizer,
         templates=template,
         skip_broken=skip_broken,
-        progress=progress_bar,
+        progress=b.measuring_bar,
     )
     try:
         reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
@@ -113,40 +111,3 @@ def _benchmarks(text: str | None) -> tuple[str, ...] | None:
         if name not in BENCHMARKS:
             raise UsageError(f"benchmark {name!r} is not known: {nearest(name, BENCHMARKS)}")
     return names
-
-
-@contextmanager
-def progress_bar(name: str) -> Iterator[Callable[[int, int, Mapping[str, Any]], None] | None]:
-    """A bar on standard error where that is a terminal.
-
-    Args:
-        name: Stands before the bar.
-
-    Yields:
-        What `evaluate` calls after each image, or `None`.
-    """
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(name, total=None)
-
-    def advance(done: int, total: int, matrices: Mapping[str, Any]) -> None:
-        bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield advance
-    finally:
-        bar.stop()
