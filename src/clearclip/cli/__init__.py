@@ -7,6 +7,7 @@ import sys
 import typer
 
 from clearclip import __version__
+from clearclip.cli import app as studio
 from clearclip.cli import benchmarks, catalog, compare, demo, evaluate, inspect, reproduce, results, segment
 from clearclip.errors import ClearclipError, printable
 
@@ -36,7 +37,7 @@ def _common(
     """Label every pixel of an image with your own words, without training anything."""
 
 
-for module in (demo, segment, compare, inspect, evaluate, results, reproduce, benchmarks, catalog):
+for module in (demo, segment, studio, compare, inspect, evaluate, results, reproduce, benchmarks, catalog):
     module.register(app)
 
 

@@ -1,0 +1,78 @@
+"""`clearclip app`: the studio, a local web page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clearclip.cli import options as o
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--models",
+        help="Comma list of the models that may be loaded, the first one is shown first; NAME=SOURCE shows a source "
+        "under a name. Default: tiny and all friendly names.",
+    ),
+]
+Auth = Annotated[
+    list[str] | None,
+    typer.Option("--auth", help="USER:PASSWORD, or a file with one such pair a line. Repeat it."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("app")(studio)
+
+
+def studio(
+    host: Annotated[str, typer.Option(help="Address to listen on; the default can be reached from here only.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
+    models: Models = None,
+    device: Annotated[str | None, typer.Option(help="Comma list of the devices that may be chosen.")] = None,
+    auth: Auth = None,
+    max_upload: Annotated[int, typer.Option(min=1, help="Size of an uploaded file, in MB.")] = 20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 25_000_000,
+    max_labels: Annotated[int, typer.Option(min=1, max=254, help="Labels in one request.")] = 100,
+    cache: Annotated[int, typer.Option(min=1, help="Memory for images and their features, in MB.")] = 1000,
+    keep_models: Annotated[int, typer.Option(min=1, help="Models in memory at once.")] = 2,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests that are worked on at once.")] = 2,
+) -> None:
+    """Open the studio: a web page where words become masks as you type, and the same as an HTTP API.
+
+    It runs on this machine, for this machine: nothing is sent anywhere. Needs the extra `app`.
+    """
+    o.prepare()
+    from clearclip.studio.request import Limits
+    from clearclip.studio.server import Options, parse_auth, parse_models, serve
+
+    limits = Limits(
+        upload_bytes=max_upload * 1_000_000,
+        pixels=max_pixels,
+        labels=max_labels,
+        cache_bytes=cache * 1_000_000,
+        models=keep_models,
+        queue=queue,
+        concurrency=concurrency,
+    )
+    serve(
+        Options(
+            models=parse_models(models or ()),
+            host=host,
+            port=port,
+            browser=browser,
+            devices=tuple(part.strip() for part in (device or "").split(",") if part.strip()),
+            auth=parse_auth(auth or ()),
+            limits=limits,
+        )
+    )

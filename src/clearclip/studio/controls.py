@@ -1,0 +1,108 @@
+"""Gradio components of our own: the image as an untouched file, the list of labels, the viewer.
+
+Belongs here: components. Does not: what happens when they change.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from clearclip.studio.pictures import hex_color
+from clearclip.vocabulary import distinct_colors
+
+
+def asset(name: str) -> str:
+    """A file of the page's own script or style.
+
+    Args:
+        name: Of a file in `assets`.
+
+    Returns:
+        Its text.
+    """
+    return (files("clearclip.studio") / "assets" / name).read_text(encoding="utf-8")
+
+
+def picture(label: str = "Image", **options: Any) -> gr.Image:
+    """An image for listeners with `preprocess=False`: they get the file as it came, and check its size themselves.
+
+    Args:
+        label: Its label.
+        **options: Of `gr.Image`.
+
+    Returns:
+        The component.
+    """
+    return gr.Image(label=label, type="filepath", image_mode=None, **options)
+
+
+def uploaded(value: Any) -> Path | None:
+    """The file behind such a component's raw value; Gradio has checked that it lies in its own upload folder.
+
+    Args:
+        value: What a listener got.
+
+    Returns:
+        The file, or `None` where there is none.
+    """
+    path = value.get("path") if isinstance(value, dict) else None
+    return Path(path) if isinstance(path, str) and path else None
+
+
+LABELS_HTML = """<div class="cc-labels-title" id="cc-labels-title">Labels</div>
+<ul class="cc-labels" aria-labelledby="cc-labels-title"></ul>
+<div class="cc-labels-foot"><button type="button" class="cc-add">+ Add a label</button>
+<button type="button" class="cc-clear">Clear</button><span class="cc-labels-count"></span></div>"""
+
+VIEWER_HTML = """<div class="cc-view">
+<div class="cc-stage" tabindex="0" role="application" aria-label="Segmented image" hidden>
+<img class="cc-photo" alt="The image"><canvas class="cc-colors" aria-hidden="true"></canvas>
+<div class="cc-cross" hidden></div><div class="cc-tip" hidden></div></div>
+<ul class="cc-legend" aria-label="Labels by their share of the area; press one to see it alone" hidden></ul>
+<div class="cc-empty">Choose an image and write at least one label.</div></div>"""
+
+
+def label_list(value: list[dict[str, Any]], *, most: int, **options: Any) -> gr.HTML:
+    """An editable list of labels with synonyms and colours.
+
+    Args:
+        value: `{name, synonyms, color}` a label; also what listeners get.
+        most: How many are allowed, for the counter below it.
+        **options: Of `gr.HTML`.
+
+    Returns:
+        The component.
+    """
+    return gr.HTML(
+        value,
+        label="Labels",
+        html_template=LABELS_HTML,
+        js_on_load=asset("labels.js"),
+        apply_default_css=False,
+        most=most,
+        palette=[hex_color(color) for color in distinct_colors(most)],
+        **options,
+    )
+
+
+def viewer(**options: Any) -> gr.HTML:
+    """The image with its labels' colours; its value is `pictures.viewer_value`, its `select` brings `x` and `y`, 0–1.
+
+    Args:
+        **options: Of `gr.HTML`.
+
+    Returns:
+        The component.
+    """
+    return gr.HTML(
+        None,
+        label="Segmented image",
+        html_template=VIEWER_HTML,
+        js_on_load=asset("viewer.js"),
+        apply_default_css=False,
+        **options,
+    )

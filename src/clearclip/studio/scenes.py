@@ -1,0 +1,83 @@
+"""The gallery: generated scenes as files, with the labels that are in them, and vocabularies to look through.
+
+Belongs here: what a visitor can start from without files of their own. Does not: Gradio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clearclip.benchmarks.rows import vocabulary_of
+from clearclip.outputs import save_image
+from clearclip.scenes import CLASSES, make_scene
+from clearclip.studio.export import label_text
+from clearclip.vocabulary import Label
+
+SCENES = (20, 9, 16, 4, 3, 0, 5, 27)  # of the first 40 test scenes: varied, and the embedded model reads them fairly
+LEAST_SHARE = 0.01
+VOCABULARIES = {
+    "Generated scenes, 30 things": "scenes",
+    "Pascal VOC, 20 objects": "voc20",
+    "Cityscapes, 19 things of streets": "cityscapes",
+    "COCO Objects, 80 things": "coco_object",
+    "ADE20K, 150 things and materials": "ade20k",
+    "COCO-Stuff, 171 things and materials": "coco_stuff",
+}
+
+
+@dataclass(frozen=True)
+class SceneFile:
+    """A generated picture on disk.
+
+    Attributes:
+        path: A PNG.
+        labels: What is in it, largest first.
+    """
+
+    path: Path
+    labels: tuple[Label, ...]
+
+
+def write_scenes(folder: Path, *, size: tuple[int, int] = (384, 480)) -> list[SceneFile]:
+    """Make the gallery.
+
+    Args:
+        folder: Where to; it exists.
+        size: `(height, width)` in pixels.
+
+    Returns:
+        The scenes.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    made = []
+    for index in SCENES:
+        scene = make_scene(index, size=size)
+        shares = np.bincount(scene.label_map.ravel(), minlength=len(CLASSES)) / scene.label_map.size
+        present = [int(label) for label in np.argsort(-shares, kind="stable") if shares[label] >= LEAST_SHARE]
+        path = folder / f"scene-{index}.png"
+        save_image(Image.fromarray(scene.image), path)
+        made.append(SceneFile(path, tuple(Label(CLASSES[label]) for label in present)))
+    return made
+
+
+@cache
+def vocabulary_words(name: str) -> tuple[str, ...]:
+    """The words of a ready-made vocabulary, without its background.
+
+    Args:
+        name: A key of `VOCABULARIES`.
+
+    Returns:
+        Labels as texts.
+    """
+    if VOCABULARIES[name] == "scenes":
+        return tuple(CLASSES)
+    vocabulary = vocabulary_of(VOCABULARIES[name])
+    return tuple(label_text(label) for label in vocabulary.labels if label.name != vocabulary.background)
