@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import clearclip
+from clearclip.benchmarks.rows import BENCHMARKS, vocabulary_of
 from clearclip.errors import UsageError
 from clearclip.paper.features import block_parts, findings, inspect_image, statistics
 from clearclip.paper.figure2 import features_page
@@ -65,9 +66,34 @@ def test_page_of_features(segmenter, picture, tmp_path):
 
 
 def test_one_label_has_one_colour_on_every_sheet():
-    first, second = same_colors([Vocabulary.parse(["sky", "tree"]), Vocabulary.parse(["tree", "sky", "car"])])
-    assert second.palette[1].tolist() == first.palette[0].tolist()
-    assert second.palette[0].tolist() == first.palette[1].tolist()
+    first, second = (same_colors(vocabulary_of(name)) for name in ("coco_stuff", "ade20k"))
+    shared = set(first.names) & set(second.names)
+    assert {"person", "airplane"} <= shared
+    for name in shared:
+        assert first.palette[first.index(name)].tolist() == second.palette[second.index(name)].tolist()
+
+
+def test_colours_of_a_sheet_differ_and_labels_of_ones_own_keep_theirs():
+    for name in BENCHMARKS:
+        vocabulary = same_colors(vocabulary_of(name))
+        assert len({tuple(color) for color in vocabulary.palette.tolist()}) == len(vocabulary.names)
+    own = same_colors(Vocabulary.parse(["zebra crossing @#123456"]))
+    assert own.palette.tolist() == [[0x12, 0x34, 0x56]]
+
+
+def test_colours_of_scenes_are_apart_for_colour_blind_eyes():
+    """Distances in CIELAB after Machado, Oliveira and Fernandes' (2009) matrices for deuteranopia and protanopia."""
+    deuteranopia = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    protanopia = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    rgb = vocabulary_of("scenes").palette / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    for seen_by in (np.eye(3), np.array(deuteranopia), np.array(protanopia)):
+        xyz = np.clip(linear @ seen_by.T, 0, 1) @ to_xyz.T / [0.9505, 1, 1.089]
+        x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+        lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+        distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
+        assert distances[~np.eye(len(lab), dtype=bool)].min() > 12
 
 
 def test_sheet_has_truth_methods_and_a_legend_of_what_is_seen(picture):

@@ -79,6 +79,8 @@ def test_targets_share_what_is_computed(run, coarse_folder, voc, tmp_path, encod
     assert rows[0]["measured"] != rows[0]["published"]
     assert rows[0]["difference"] == pytest.approx(rows[0]["measured"] - 80.9)
     assert "not the paper's weights" in page
+    assert "| measured † |" in page
+    assert "| published † |" not in page
     assert "the paper prints the gain +11.1, its own cells give +15.4" in page
     with (out / "table2" / "numbers.csv").open() as file:
         assert {row["benchmark"] for row in csv.DictReader(file)} == {"voc20"}

@@ -22,6 +22,7 @@ from clearclip.paper.rows import (
     kept_channels,
     table2_methods,
 )
+from clearclip.paper.table2 import signed
 
 
 def test_the_ends_of_beta_are_the_named_methods():
@@ -110,3 +111,8 @@ def test_models():
     with pytest.raises(UsageError, match="no weights"):
         parse_models("tiny=")
     assert all(len(known) == 64 for known in KNOWN_HASHES.values())
+
+
+@pytest.mark.parametrize(("points", "shown"), [(0.04, "0.0"), (-0.04, "0.0"), (0.06, "+0.1"), (-12.34, "-12.3")])
+def test_a_gain_that_rounds_to_nothing_has_no_sign(points, shown):
+    assert signed(points) == shown

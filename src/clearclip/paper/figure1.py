@@ -21,6 +21,8 @@ MARKERS = {"original": "o", "without residual": "^", "without residual and FFN":
 COLORS = dict(zip(MARKERS, (OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[2], OKABE_ITO[3]), strict=True))
 OFFSETS = dict(zip(MARKERS, (-0.24, -0.08, 0.08, 0.24), strict=True))
 """Markers of one attention kind stand side by side: equal numbers would hide one another."""
+MARKER_SIZES = dict(zip(MARKERS, (7.5, 8, 11, 7), strict=True))
+"""Of equal visual weight."""
 PANELS_ACROSS = 4
 
 
@@ -90,7 +92,7 @@ def draw_figure1(rows: Sequence[Row], *, model: str) -> Figure:
                     row["miou"],
                     linestyle="none",
                     marker=MARKERS[change],
-                    markersize=11 if change.endswith("residual and FFN") else 7.5,
+                    markersize=MARKER_SIZES[change],
                     color=COLORS[change],
                     markeredgecolor="white",
                     markeredgewidth=0.6,
@@ -107,7 +109,7 @@ def draw_figure1(rows: Sequence[Row], *, model: str) -> Figure:
         for panel in panels[::across]:
             panel.set_ylabel("mIoU (%)")
         handles = [
-            Line2D([], [], linestyle="none", marker=mark, color=COLORS[change], markersize=9)
+            Line2D([], [], linestyle="none", marker=mark, color=COLORS[change], markersize=MARKER_SIZES[change])
             for change, mark in MARKERS.items()
         ]
         legend_above(figure, handles, list(MARKERS), columns=4 if across > 1 else 2)
@@ -139,39 +141,34 @@ def figure1_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -
         page.pictures[name] = (draw_figure1(rows, model=model.name), f"{model.name}: mIoU by attention kind")
         page.tables |= _tables(rows, model.name)
         page.findings += _findings(rows, model.name)
-    methods = figure1_methods().values()
-    cells = [lab.cell(model.name, name, method) for model in models for name in benchmarks for method in methods]
-    page.notes = notes_of(lab, models, cells)
-    if any(cell.threshold is not None for cell in cells):
+    page.notes = notes_of(lab, page.name, models, benchmarks)
+    if any(row["threshold"] is not None for row in rows):
         page.notes.append("Background thresholds: the paper's; a variant for which it names none gets ClearCLIP's.")
     return page
 
 
 def _tables(rows: Sequence[Row], model: str) -> dict[str, Table]:
-    tables = {}
-    for benchmark in dict.fromkeys(row["benchmark"] for row in rows if row["miou"] is not None):
-        own = {
-            (row["attention"], row["change"]): row["miou"]
-            for row in rows
-            if row["model"] == model and row["benchmark"] == benchmark
-        }
-        body = tuple(
-            (kind, *(own[kind, change] for change in MARKERS)) for kind in map(kind_name, ATTENTIONS)
-        )  # fmt: skip
-        tables[f"{model} on {benchmark}"] = Table(("attention", *MARKERS), body)
-    return tables
+    kinds = [kind_name(attention) for attention in ATTENTIONS]
+    return {
+        f"{model} on {benchmark}": Table(
+            ("attention", *MARKERS), tuple((kind, *(own[kind, change] for change in MARKERS)) for kind in kinds)
+        )
+        for benchmark, own in _measured(rows, model).items()
+    }
+
+
+def _measured(rows: Sequence[Row], model: str) -> dict[str, dict[tuple[str, str], float]]:
+    """By benchmark, mIoU by attention kind and change; benchmarks without numbers are left out."""
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows:
+        if row["model"] == model and row["miou"] is not None:
+            found.setdefault(row["benchmark"], {})[row["attention"], row["change"]] = row["miou"]
+    return found
 
 
 def _findings(rows: Sequence[Row], model: str) -> list[str]:
     sentences = []
-    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
-        own = {
-            (row["attention"], row["change"]): row["miou"]
-            for row in rows
-            if row["model"] == model and row["benchmark"] == benchmark and row["miou"] is not None
-        }
-        if not own:
-            continue
+    for benchmark, own in _measured(rows, model).items():
         kinds = list(dict.fromkeys(kind for kind, _ in own))
         better = sum(own[kind, "without residual"] > own[kind, "original"] for kind in kinds)
         best = max(own, key=lambda key: own[key])

@@ -12,7 +12,7 @@ from clearclip.benchmarks.tables import Table
 from clearclip.paper.features import PARTS, Inspection, findings, mean_channel_table
 from clearclip.paper.page import Page, long_table
 from clearclip.paper.rows import TARGETS
-from clearclip.paper.style import ATTENTION, RESIDUAL, SUM, legend_above, look
+from clearclip.paper.style import ATTENTION, RESIDUAL, SUM, legend_above, look, plain_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,8 @@ def draw_feature_maps(inspection: Inspection) -> Figure:
     from matplotlib.figure import Figure
 
     with look():
-        figure = Figure(figsize=(10.2, 7.4), layout="constrained")
-        grid = figure.subplots(3, 3, width_ratios=(1.05, 1.6, 0.85))
+        figure = Figure(figsize=(7.6, 6.2), layout="constrained")
+        grid = figure.subplots(3, 3, width_ratios=(1.0, 1.55, 1.0))
         for axes, part in zip(grid, PARTS.values(), strict=True):
             maps = np.abs(inspection.maps[part])
             flat = maps.reshape(-1, maps.shape[-1])
@@ -53,18 +53,16 @@ def draw_feature_maps(inspection: Inspection) -> Figure:
             axes[2].imshow(maps[..., peak.peak_channel], cmap="cividis", vmin=0, interpolation="nearest")
             _mark(axes[0], peak.peak_channel, first)
             _mark(axes[1], peak.peak_channel, flat.shape[1])
-            figure.colorbar(shown, ax=axes[1], label="magnitude", pad=0.01, extend="max", fraction=0.06)
+            figure.colorbar(shown, ax=axes[1], label="magnitude", pad=0.02, extend="max", fraction=0.06)
             axes[0].set_ylabel(f"{NAMES[part]}\npatch")
             axes[1].set_title(
-                f"all {flat.shape[1]} channels; peak: channel {peak.peak_channel}, {peak.peak_to_mean:.1f} × the mean",
-                pad=11,
+                f"all {flat.shape[1]} channels; peak {peak.peak_to_mean:.1f} × the mean", fontsize=8, pad=11
             )
-            axes[0].set_title(f"first {first} channels", pad=11)
-            axes[2].set_title(f"channel {peak.peak_channel} over the image", pad=11)
+            axes[0].set_title(f"first {first} channels", fontsize=8, pad=11)
+            axes[2].set_title(f"channel {peak.peak_channel} over the image", fontsize=8, pad=11)
             for panel in axes:
                 panel.grid(visible=False)
-            axes[2].set_xticks([])
-            axes[2].set_yticks([])
+            axes[2].set_axis_off()
         grid[2][0].set_xlabel("channel")
         grid[2][1].set_xlabel("channel")
     return figure
@@ -104,25 +102,27 @@ def draw_channel_means(inspection: Inspection) -> Figure:
             axes.plot(magnitudes, color=COLORS[part], linestyle="none", marker=".", markersize=3.5)
             peak = int(magnitudes.argmax())
             axes.plot(peak, magnitudes[peak], marker="v", markersize=8, color=COLORS[part], markeredgecolor="white")
-        axes.set_yscale("log")
+        plain_log(axes)
         axes.set_xlim(-2, len(magnitudes) + 1)
         axes.set_xlabel("channel")
         axes.set_ylabel("mean magnitude")
-        _part_legend(figure, markers=True)
+        _part_legend(figure, points=True)
     return figure
 
 
-def _part_legend(figure: Figure, *, markers: bool = False) -> None:
+def _part_legend(figure: Figure, *, points: bool = False) -> None:
+    """The parts' colours; for `points` without lines, and with what the triangle means."""
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=COLORS[part], linestyle="none", marker="v")
-        if markers
-        else Line2D([], [], color=COLORS[part], linestyle=DASHES[part], marker="o", markersize=3.5)
+        Line2D([], [], color=COLORS[part], linestyle="none" if points else DASHES[part], marker="o", markersize=3.5)
         for part in PARTS.values()
     ]
-    names = [f"{NAMES[part]} (triangle: peak channel)" if markers else NAMES[part] for part in PARTS.values()]
-    legend_above(figure, handles, names, columns=3)
+    names = [NAMES[part] for part in PARTS.values()]
+    if points:
+        handles.append(Line2D([], [], color="#777777", linestyle="none", marker="v", markersize=8))
+        names.append("peak channel, in its part's colour")
+    legend_above(figure, handles, names)
 
 
 PANELS = (
@@ -163,7 +163,7 @@ def draw_statistics(inspections: Sequence[Inspection]) -> Figure:
             axes.set_title(title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if name in ("norm", "peak_to_mean"):
-                axes.set_yscale("log")
+                plain_log(axes)
         for axes in figure.axes[3:]:
             axes.set_xlabel("block")
         _part_legend(figure)
@@ -183,9 +183,9 @@ def last_block_table(inspection: Inspection) -> Table:
         tuple(
             (
                 part,
-                round(row.norm, 2),
+                f"{row.norm:.1f}",
                 row.peak_channel,
-                round(row.peak_to_mean, 2),
+                f"{row.peak_to_mean:.1f}",
                 f"{row.entropy:.4f}",
                 f"{row.cosine:.3f}",
                 f"{row.cosine_with_residual:.3f}",

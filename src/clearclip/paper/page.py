@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import clearclip
 from clearclip.benchmarks.tables import Table
 from clearclip.outputs import atomic_write
-from clearclip.paper.measure import Cell, Lab
+from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
+from clearclip.paper.rows import methods_of
 from clearclip.paper.style import save
 
 if TYPE_CHECKING:
@@ -155,18 +156,24 @@ def _model_facts(lab: Lab, model: Model) -> dict[str, Any]:
     }
 
 
-def notes_of(lab: Lab, models: Sequence[Model], cells: Iterable[Cell]) -> list[str]:
+def notes_of(lab: Lab, target: str, models: Sequence[Model], benchmarks: Sequence[str]) -> list[str]:
     """What must be known of the cells of a page: why some are empty, whose weights were used, what was left out.
 
     Args:
         lab: After measuring.
+        target: A key of `TARGETS`.
         models: Those of the page.
-        cells: Those of the page.
+        benchmarks: Those of the page.
 
     Returns:
         Sentences, each once.
     """
-    seen = list(cells)
+    seen = [
+        lab.cell(model.name, benchmark, method)
+        for model in models
+        for benchmark in benchmarks
+        for method in methods_of(target, model.name)
+    ]
     notes = [f"Empty cells: {cell.reason}" for cell in seen if cell.miou is None]
     notes += [
         f"Weights: {lab.loaded[model.name].provenance}"

@@ -139,8 +139,8 @@ def _pictures(
         found = found[:1]
     if target.name == "figure2":
         return _figure2(target, request, lab, model=model, datasets=found, page=page)
-    vocabularies = same_colors([dataset.vocabulary for dataset in found])
-    for dataset, vocabulary in zip(found, vocabularies, strict=True):
+    for dataset in found:
+        vocabulary = same_colors(dataset.vocabulary)
         segmenter = lab.segmenter(model, dataset.benchmark.name)
         picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
         blocks = len(segmenter.backbone.blocks)

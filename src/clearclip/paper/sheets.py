@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.benchmarks import confusion, scores
+from clearclip.benchmarks import BENCHMARKS, confusion, scores
+from clearclip.benchmarks.rows import vocabulary_of
 from clearclip.overlay import draw_overlay
 from clearclip.paper.style import look
-from clearclip.vocabulary import Label, Vocabulary
+from clearclip.vocabulary import Vocabulary, distinct_colors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +22,14 @@ if TYPE_CHECKING:
 SHOWN_SHARE = 0.005
 """A label is in the legend where it covers at least this share of some picture of the sheet."""
 
-PANEL_INCHES = 1.75
+OPACITY = 0.85
+SHEET_INCHES = 7.2
+"""As wide as a printed page's text; sheets of many methods are wider, for a picture has at least `LEAST_INCHES`."""
+LEAST_INCHES = 0.95
+MOST_INCHES = 2.4
+BACKGROUND = "background"
+APART = 60
+"""Least difference, summed over red, green and blue, of the other benchmarks' colours from those of `scenes`."""
 TITLES = {"vanilla": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "gem": "GEM", "clearclip": "ClearCLIP"}
 
 LabelMap = npt.NDArray[np.integer[Any]]
@@ -57,27 +66,40 @@ class SheetRow:
         return 100 * scores(confusion(self.truth, self.label_maps[method], classes=classes)).miou
 
 
-def same_colors(vocabularies: Sequence[Vocabulary]) -> list[Vocabulary]:
-    """The vocabularies of several sheets, coloured so that a label has one colour on all of them.
+def same_colors(vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary in the colours that its labels have on every sheet, whatever else is on it and in whichever run.
+
+    A benchmark's label has a colour that follows from its name alone; other labels keep theirs.
 
     Args:
-        vocabularies: In order; the first that has a label decides its colour.
+        vocabulary: Of a sheet.
 
     Returns:
-        Equal vocabularies but for colours.
+        An equal vocabulary but for colours.
     """
-    colors: dict[str, tuple[int, int, int]] = {}
-    for vocabulary in vocabularies:
-        for name, color in zip(vocabulary.names, vocabulary.palette.tolist(), strict=True):
-            colors.setdefault(name, (color[0], color[1], color[2]))
-    return [
-        replace(vocabulary, labels=tuple(_colored(label, colors[label.name]) for label in vocabulary.labels))
-        for vocabulary in vocabularies
-    ]
+    known = known_colors()
+    labels = tuple(replace(label, color=known.get(label.name, label.color)) for label in vocabulary.labels)
+    return replace(vocabulary, labels=labels)
 
 
-def _colored(label: Label, color: tuple[int, int, int]) -> Label:
-    return replace(label, color=color)
+@functools.cache
+def known_colors() -> dict[str, tuple[int, int, int]]:
+    """Colours of all benchmarks' labels by name: those of `scenes` as it has them, the others in `BENCHMARKS`' order.
+
+    The data sets' own palettes are not used: they give one thing different colours.
+    """
+    own = vocabulary_of("scenes")
+    colors = {BACKGROUND: (0, 0, 0)} | {name: _rgb(rgb) for name, rgb in zip(own.names, own.palette, strict=True)}
+    others = dict.fromkeys(name for benchmark in BENCHMARKS for name in vocabulary_of(benchmark).names)
+    new = [name for name in others if name not in colors]
+    drawn = distinct_colors(4 * len(new)).astype(int)
+    apart = np.abs(drawn[:, None] - own.palette.astype(int)).sum(axis=-1).min(axis=1) >= APART
+    return colors | {name: _rgb(rgb) for name, rgb in zip(new, drawn[apart], strict=False)}
+
+
+def _rgb(color: npt.NDArray[np.integer[Any]]) -> tuple[int, int, int]:
+    red, green, blue = color.tolist()
+    return red, green, blue
 
 
 def draw_sheet(rows: Sequence[SheetRow], vocabulary: Vocabulary, *, titles: Mapping[str, str] | None = None) -> Figure:
@@ -98,14 +120,16 @@ def draw_sheet(rows: Sequence[SheetRow], vocabulary: Vocabulary, *, titles: Mapp
     methods = list(rows[0].label_maps)
     has_truth = any(row.truth is not None for row in rows)
     across = 1 + has_truth + len(methods)
-    heights = [row.image.shape[0] / row.image.shape[1] * PANEL_INCHES for row in rows]
+    inches = min(MOST_INCHES, max(LEAST_INCHES, SHEET_INCHES / across))
+    heights = [row.image.shape[0] / row.image.shape[1] * inches for row in rows]
     shown = _shown(rows, len(vocabulary.names))
     with look():
-        columns = max(2, int(across * PANEL_INCHES / 1.35))
-        legend_inches = 0.24 * -(-len(shown) // columns) + 0.35
+        longest = max((len(vocabulary.names[index]) for index in shown), default=1)
+        columns = max(2, int(across * inches / (0.075 * longest + 0.35)))
+        legend_inches = 0.15 * -(-len(shown) // columns) + 0.1
         figure = Figure(
-            figsize=(across * PANEL_INCHES + 0.3, 0.95 * sum(heights) + 0.2 * len(rows) + 0.3 + legend_inches),
-            layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
+            figsize=(across * inches + 0.15, sum(heights) + 0.16 * len(rows) + 0.3 + legend_inches),
+            layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0.01, hspace=0.01),
         )
         panels = figure.subplots(len(rows), across, squeeze=False, height_ratios=heights)
         for axes, row in zip(panels, rows, strict=True):
@@ -115,17 +139,18 @@ def draw_sheet(rows: Sequence[SheetRow], vocabulary: Vocabulary, *, titles: Mapp
                 panel.grid(visible=False)
                 panel.spines[:].set_visible(False)
             axes[0].imshow(row.image)
-            axes[0].set_ylabel(row.name)
+            axes[0].set_ylabel(row.name, fontsize=7)
             if row.truth is not None:
-                axes[1].imshow(draw_overlay(row.image, row.truth, vocabulary.palette, opacity=0.7))
+                axes[1].imshow(draw_overlay(row.image, row.truth, vocabulary.palette, opacity=OPACITY))
             for panel, method in zip(axes[1 + has_truth :], methods, strict=True):
-                panel.imshow(draw_overlay(row.image, row.label_maps[method], vocabulary.palette, opacity=0.7))
+                panel.imshow(draw_overlay(row.image, row.label_maps[method], vocabulary.palette, opacity=OPACITY))
                 miou = row.miou(method, classes=len(vocabulary.names))
                 if miou is not None:
-                    panel.set_xlabel(f"{miou:.1f}", labelpad=2)
+                    panel.set_xlabel(f"{miou:.1f}", labelpad=1.5, fontsize=7)
         names = ["image", *(["truth"] if has_truth else []), *(_title(method, headings) for method in methods)]
         for panel, name in zip(panels[0], names, strict=True):
-            panel.set_title(name, fontsize=8 if len(name) > 18 else 9)
+            longest = max(len(line) for line in name.split("\n"))
+            panel.set_title(name, fontsize=min(8, 120 * inches / longest), pad=3)
         _legend(figure, vocabulary, shown, columns=columns)
     return figure
 
@@ -134,7 +159,7 @@ def _title(method: str, headings: Mapping[str, str]) -> str:
     base, plus, _ = method.partition("+clearclip")
     if plus and method == f"{base}+clearclip" and base in headings:
         return f"{headings[base]}\n+ ClearCLIP"
-    return headings.get(method, method.replace("[", "\n["))
+    return headings.get(method, method.replace("[", "\n[").replace(",", ",\n"))
 
 
 def _shown(rows: Sequence[SheetRow], count: int) -> list[int]:
@@ -157,7 +182,7 @@ def _legend(figure: Figure, vocabulary: Vocabulary, shown: Sequence[int], *, col
         [vocabulary.names[index] for index in shown],
         loc="outside lower center",
         ncols=min(columns, max(1, len(shown))),
-        fontsize=8,
+        fontsize=7,
         handlelength=1.1,
         handleheight=1.1,
         columnspacing=1.2,

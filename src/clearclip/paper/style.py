@@ -12,6 +12,7 @@ from clearclip.outputs import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -38,7 +39,7 @@ _LOOK: Any = {
     "lines.linewidth": 1.5,
     "svg.hashsalt": "clearclip",
     "figure.dpi": 100,
-    "savefig.dpi": 200,
+    "savefig.dpi": 300,
 }
 
 
@@ -72,6 +73,23 @@ def legend_above(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
         columns: At most that many side by side.
     """
     figure.legend(list(handles), list(labels), loc="outside upper center", ncols=min(columns, max(1, len(labels))))
+
+
+def plain_log(axes: Axes) -> None:
+    """A logarithmic vertical axis whose ticks are plain numbers, also where it spans less than a decade.
+
+    Args:
+        axes: What has the axis.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    span = high / low
+    steps = (1,) if span > 200 else (1, 2, 5) if span > 12 else (1, 2, 3, 5) if span > 3 else range(1, 10)
+    axes.yaxis.set_major_locator(LogLocator(subs=[float(step) for step in steps]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -22,7 +22,6 @@ from clearclip.paper.rows import (
     alpha_method,
     beta_method,
     kept_channels,
-    table1_methods,
 )
 from clearclip.paper.style import OKABE_ITO, legend_above, look
 
@@ -179,10 +178,7 @@ def table1_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
         if model in measured:
             page.tables[f"{model.name}: the α curve"] = _alpha_table(rows, model.name, benchmarks)
             page.findings += _findings(rows, model.name)
-    cells = [
-        lab.cell(model.name, name, method) for model in models for name in benchmarks for method in table1_methods()
-    ]
-    page.notes = notes_of(lab, models, cells)
+    page.notes = notes_of(lab, page.name, models, benchmarks)
     page.notes.append(
         'The supplement ranks channels by "average values" without saying whether the sign counts: here by mean '
         "magnitude; `clearclip[residual=signed-beta:30]` ranks by signed mean."

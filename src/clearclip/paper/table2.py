@@ -26,7 +26,9 @@ from clearclip.paper.style import OKABE_ITO, legend_above, look
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARK = " ‡"
+MARK, FOREIGN = " ‡", " †"
+KINDS = {"measured": (OKABE_ITO[0], -0.14), "published": ("#8A8A8A", 0.14)}
+"""Colour, and how far below a row's middle it stands where both are shown."""
 SIZES = ("ViT-B", "ViT-L")
 
 
@@ -82,6 +84,11 @@ def table2_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
     return rows
 
 
+def signed(points: float) -> str:
+    """A difference with its sign, to a tenth; what rounds to nothing has none."""
+    return f"{points:+.1f}" if abs(points) >= 0.05 else "0.0"
+
+
 def _sizes(models: Sequence[Model]) -> dict[str, list[Model]]:
     groups: dict[str, list[Model]] = {}
     for model in models:
@@ -93,6 +100,7 @@ def _sizes(models: Sequence[Model]) -> dict[str, list[Model]]:
 def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list[tuple[TableCell, ...]]:
     """Up to six lines of a row: published, measured and difference, without and with ClearCLIP."""
     lines: list[tuple[TableCell, ...]] = []
+    foreign = model.name in lab.loaded and lab.loaded[model.name].provenance
     before: dict[str, list[float | None]] = {}
     for name, clear in ((base, False), (with_clearclip(base), True)):
         published = [_published(benchmark, model.name, name) for benchmark in benchmarks]
@@ -106,7 +114,8 @@ def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list
                 gain = _minus(mean, _mean(before[kind]))
             shown_mean, shown_gain = _marked(mean, gain, kind=kind, model=model.name, method=name, names=benchmarks)
             label = row_name(model.name, base) + (" + ClearCLIP" if clear else "")
-            lines.append((label, kind, *cells, shown_mean, shown_gain))
+            shown_kind = f"{kind}{FOREIGN}" if foreign and kind != "published" else kind
+            lines.append((label, shown_kind, *cells, shown_mean, shown_gain))
             before.setdefault(kind, cells)
     return lines
 
@@ -134,7 +143,7 @@ def _marked(
     mean: float | None, gain: float | None, *, kind: str, model: str, method: str, names: Sequence[str]
 ) -> tuple[TableCell, TableCell]:
     """Mean and gain as they are shown; the cells' own values, marked where the paper prints others."""
-    shown_gain = None if gain is None else f"{gain:+.1f}"
+    shown_gain = None if gain is None else signed(gain)
     if kind != "published" or tuple(names) != WITHOUT_BACKGROUND:
         return mean, shown_gain
     marked: TableCell = mean
@@ -160,38 +169,43 @@ def draw_table2(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
     from matplotlib.lines import Line2D
 
     rows = [(model.name, base) for model in models for base in table2_bases(model.name)]
-    ours, theirs = OKABE_ITO[0], "#8A8A8A"
+    pairs = {kind: [_pair(lab, kind, model, base, benchmarks) for model, base in rows] for kind in KINDS}
+    shown = [kind for kind in KINDS if any(pair is not None for pair in pairs[kind])]
     with look():
         figure = Figure(figsize=(7.2, 0.36 * len(rows) + 1.2), layout="constrained")
         axes = figure.subplots()
-        for place, (model, base) in enumerate(rows):
-            pair = (base, with_clearclip(base))
-            published = [published_mean(tuple(benchmarks), model=model, method=name) for name in pair]
-            measured = [
-                _mean([lab.cell(model, benchmark, parse_method(name)).miou for benchmark in benchmarks])
-                for name in pair
-            ]
-            for values, color, offset in ((measured, ours, -0.14), (published, theirs, 0.14)):
-                before, after = values
-                if before is None or after is None:
-                    continue
-                axes.plot([before, after], [place + offset] * 2, color=color, linewidth=1.6, zorder=2)
-                axes.plot(before, place + offset, "o", color=color, mfc="white", markersize=5.5, zorder=3)
-                axes.plot(after, place + offset, "o", color=color, markersize=5.5, zorder=3)
+        for kind in shown:
+            color, offset = KINDS[kind] if len(shown) > 1 else (KINDS[kind][0], 0)
+            for place, pair in enumerate(pairs[kind]):
+                if pair is not None:
+                    axes.plot(pair, [place + offset] * 2, color=color, linewidth=1.6, zorder=2)
+                    axes.plot(pair[0], place + offset, "o", color=color, mfc="white", markersize=5.5, zorder=3)
+                    axes.plot(pair[1], place + offset, "o", color=color, markersize=5.5, zorder=3)
         axes.set_yticks(range(len(rows)), [row_name(model, base) for model, base in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"mean mIoU (%) over {', '.join(benchmarks)}")
-        kinds = (("measured", ours), ("published", theirs))
         handles = [
-            Line2D([], [], color=color, marker="o", mfc=fill, markersize=5.5)
-            for _, color in kinds
-            for fill in ("white", color)
+            Line2D([], [], color=KINDS[kind][0], marker="o", mfc=fill, markersize=5.5)
+            for kind in shown
+            for fill in ("white", KINDS[kind][0])
         ]
-        labels = [f"{kind}, {how} ClearCLIP" for kind, _ in kinds for how in ("without", "with")]
+        labels = [f"{kind}, {how} ClearCLIP" for kind in shown for how in ("without", "with")]
         legend_above(figure, handles, labels, columns=2)
     return figure
+
+
+def _pair(lab: Lab, kind: str, model: str, base: str, benchmarks: Sequence[str]) -> tuple[float, float] | None:
+    """Means without and with ClearCLIP, published or measured, where a row has both."""
+    names = (base, with_clearclip(base))
+    if kind == "published":
+        before, after = (published_mean(tuple(benchmarks), model=model, method=name) for name in names)
+    else:
+        before, after = (
+            _mean([lab.cell(model, benchmark, parse_method(name)).miou for benchmark in benchmarks]) for name in names
+        )
+    return None if before is None or after is None else (before, after)
 
 
 def table2_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Page:
@@ -226,9 +240,10 @@ def table2_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
         "Mean mIoU without (open) and with (filled) ClearCLIP; only whole rows have a mean",
     )
     page.findings = _findings(lab, models, benchmarks)
-    methods = {model.name: table2_methods(model.name) for model in models}
-    cells = [lab.cell(model.name, name, row) for model in models for name in benchmarks for row in methods[model.name]]
-    page.notes = notes_of(lab, models, cells)
+    page.notes = notes_of(lab, page.name, models, benchmarks)
+    foreign = [model.name for model in models if model.name in lab.loaded and lab.loaded[model.name].provenance]
+    if foreign:
+        page.notes.insert(0, f"† Not with the paper's weights, as far as is known: {', '.join(foreign)}; see below.")
     if any(model.paper for model in models):
         page.notes += [f"‡ {sentence}" for sentence in misprints(WITHOUT_BACKGROUND)]
     return page
@@ -238,17 +253,14 @@ def _findings(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> l
     sentences = []
     for model in models:
         for base in table2_bases(model.name):
-            before, after = (
-                _mean([lab.cell(model.name, benchmark, parse_method(name)).miou for benchmark in benchmarks])
-                for name in (base, with_clearclip(base))
-            )
-            gain = _minus(after, before)
-            if before is None or after is None or gain is None:
+            pair = _pair(lab, "measured", model.name, base, benchmarks)
+            if pair is None:
                 continue
+            before, after = pair
             printed = published_gain(tuple(benchmarks), model=model.name, base=base)
             theirs = f"; the paper's cells give {printed:+.1f}" if printed is not None else ""
             sentences.append(
                 f"{row_name(model.name, base)}: {before:.1f} without and {after:.1f} with ClearCLIP "
-                f"({gain:+.1f}{theirs})."
+                f"({signed(after - before)}{theirs})."
             )
     return sentences

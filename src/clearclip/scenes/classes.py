@@ -11,43 +11,43 @@ from numpy.typing import NDArray
 RGB = tuple[int, int, int]
 
 _CLASSES: dict[str, RGB] = {
-    "sky": (135, 190, 240),
-    "grass": (120, 190, 80),
-    "sand": (235, 210, 140),
-    "water": (40, 110, 200),
-    "snow": (225, 235, 250),
-    "road": (90, 90, 95),
-    "dirt": (140, 95, 60),
-    "mountain": (130, 120, 160),
+    "sky": (110, 190, 255),
+    "grass": (145, 205, 90),
+    "sand": (255, 225, 140),
+    "water": (75, 120, 205),
+    "snow": (225, 232, 255),
+    "road": (65, 75, 100),
+    "dirt": (115, 80, 55),
+    "mountain": (125, 125, 170),
     "cloud": (255, 255, 255),
-    "sun": (255, 225, 50),
-    "moon": (245, 240, 190),
-    "tree": (20, 130, 50),
-    "pine": (0, 85, 70),
-    "cactus": (0, 175, 120),
-    "bush": (90, 130, 0),
-    "flower": (255, 80, 190),
-    "house": (200, 80, 50),
-    "lighthouse": (255, 130, 110),
-    "fence": (190, 150, 100),
-    "car": (230, 20, 40),
-    "bus": (255, 150, 0),
-    "boat": (120, 50, 30),
-    "airplane": (170, 180, 195),
-    "balloon": (160, 60, 220),
-    "bird": (20, 30, 90),
-    "sheep": (215, 200, 190),
-    "person": (255, 170, 130),
-    "ball": (0, 210, 220),
-    "umbrella": (110, 0, 130),
-    "rock": (80, 100, 110),
+    "sun": (255, 225, 45),
+    "moon": (240, 250, 195),
+    "tree": (35, 145, 60),
+    "pine": (5, 70, 55),
+    "cactus": (5, 160, 120),
+    "bush": (110, 140, 30),
+    "flower": (225, 5, 155),
+    "house": (150, 40, 5),
+    "lighthouse": (240, 115, 135),
+    "fence": (180, 150, 95),
+    "car": (255, 25, 35),
+    "bus": (250, 155, 10),
+    "boat": (95, 25, 5),
+    "airplane": (165, 175, 185),
+    "balloon": (155, 65, 230),
+    "bird": (15, 30, 85),
+    "sheep": (225, 195, 185),
+    "person": (255, 180, 145),
+    "ball": (20, 205, 230),
+    "umbrella": (115, 20, 140),
+    "rock": (85, 100, 100),
 }
 
 CLASSES: tuple[str, ...] = tuple(_CLASSES)
 """Class names; a class's index in label maps is its place here."""
 
 PALETTE: NDArray[np.uint8] = np.array(list(_CLASSES.values()), dtype=np.uint8)
-"""One colour a class for drawing label maps, (30, 3) uint8."""
+"""One colour a class for drawing label maps, (30, 3) uint8; natural, and apart for colour-blind eyes as well."""
 
 INDEX: dict[str, int] = {name: index for index, name in enumerate(CLASSES)}
 
