@@ -1,4 +1,4 @@
-.PHONY: check test bench format
+.PHONY: check test bench docs format
 
 check:
 	ruff format --check .
@@ -10,6 +10,9 @@ test:
 
 bench:
 	python benchmarks/many_methods.py
+
+docs:
+	python scripts/build_docs.py
 
 format:
 	ruff format .

@@ -182,5 +182,5 @@ def notes_of(lab: Lab, target: str, models: Sequence[Model], benchmarks: Sequenc
     ]
     notes += [warning for cell in seen for warning in cell.warnings]
     shallow = {cell.method for cell in seen if cell.method.startswith("gem[depth=")}
-    notes += [f"GEM rewrites six blocks; a shallower model runs it as {name}." for name in sorted(shallow)]
+    notes += [f"GEM rewrites six blocks; a shallower model runs it as `{name}`." for name in sorted(shallow)]
     return list(dict.fromkeys(notes))
