@@ -5,7 +5,8 @@ Belongs here: endpoints, their parameters and what they answer. Does not: the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def add_api(engine: Engine, files: Files) -> None:
             (api.search, [*asked, words], answer),
         ):
             gr.Button(function.__name__).click(
-                _reported(function),
+                _reported(function, [one.label for one in inputs]),
                 inputs,
                 outputs,
                 preprocess=False,
@@ -71,8 +72,8 @@ def add_api(engine: Engine, files: Files) -> None:
             )
 
 
-def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors that a client can mend reach it as their one sentence."""
+def _reported(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Errors that a client can mend reach it as their one sentence; parameters have the names that clients use."""
 
     def call(*arguments: Any) -> Any:
         try:
@@ -81,6 +82,8 @@ def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(str(error), print_exception=False) from error
 
     call.__name__ = function.__name__
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return call
 
 

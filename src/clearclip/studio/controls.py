@@ -56,7 +56,7 @@ def uploaded(value: Any) -> Path | None:
 LABELS_HTML = """<div class="cc-labels-title" id="cc-labels-title">Labels</div>
 <ul class="cc-labels" aria-labelledby="cc-labels-title"></ul>
 <div class="cc-labels-foot"><button type="button" class="cc-add">+ Add a label</button>
-<button type="button" class="cc-clear">Clear</button><span class="cc-labels-count"></span></div>"""
+<button type="button" class="cc-clear">Remove all</button><span class="cc-labels-count"></span></div>"""
 
 VIEWER_HTML = """<div class="cc-view">
 <div class="cc-stage" tabindex="0" role="application" aria-label="Segmented image" hidden>

@@ -46,7 +46,7 @@ RESIDUAL_CHOICES = [
     ("keep without its strongest channels (β)", RESIDUALS[3]),
 ]
 SET_OPACITY = "(value) => { document.documentElement.style.setProperty('--cc-opacity', value); }"
-DOWNLOAD = "() => { document.querySelector('#cc-example-file a, a#cc-example-file')?.click(); }"
+DOWNLOAD = "() => { setTimeout(() => document.getElementById('cc-example-file').click(), 50); }"
 THEME = gr.themes.Soft(
     primary_hue="sky",
     secondary_hue="sky",
@@ -160,8 +160,8 @@ def build(studio: Studio) -> gr.Blocks:
     """
     blocks = gr.Blocks(title="clearclip studio", analytics_enabled=False, delete_cache=(600, 6 * 3600), fill_width=True)
     with blocks:
+        add_api(studio.engine, studio.files)  # first, for the names of its endpoints
         _Page(studio, blocks)
-        add_api(studio.engine, studio.files)
     return blocks
 
 
@@ -463,7 +463,7 @@ class _Page:
         ).then(**refresh)
         self.make_files.click(self.export, self.inputs, [self.made, self.status], **heavy)
         self.save_example.click(
-            self.write_example, self.inputs, [self.example_file, self.status], show_progress="hidden", **private
+            self.write_example, self.inputs, [self.example_file, self.status], show_progress="hidden", **raw
         ).success(None, None, None, js=DOWNLOAD)
         self.load_example.upload(
             self.read_example, self.load_example, [*dict.fromkeys(restored), self.status], **private

@@ -173,8 +173,14 @@ def _label(entry: Any) -> Label | None:
         words = re.split(r"[,|]", synonyms) if isinstance(synonyms, str) else list(synonyms)
         kept = tuple(word for word in (_text(word, "a synonym", 200) for word in words) if word)
         color = entry.get("color")
-        return Label(name, kept, Label.parse(f"x@{_text(color, 'a colour', 9)}").color if color else None)
+        return Label(name, kept, _color(color) if color else None)
     raise UsageError(f"label {entry!r} is a {type(entry).__name__}: a text is needed")
+
+
+def _color(value: Any) -> tuple[int, int, int]:
+    if not isinstance(value, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        raise UsageError(f"colour {value!r}: a # and six hexadecimal digits are needed, as in #87ceeb")
+    return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
 
 
 def _text(value: Any, what: str, longest: int) -> str:

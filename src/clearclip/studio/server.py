@@ -11,15 +11,19 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.studio.request import Limits
+
+if TYPE_CHECKING:
+    from clearclip.studio.engine import Engine
 
 DEFAULT_MODELS = ("tiny", *(name for name in CHECKPOINTS if name != "tiny"))
 
@@ -199,10 +203,17 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
             raise ClearclipError(
                 f"port {options.port or 7860} of {options.host} cannot be used ({error}): choose another with --port"
             ) from error
+        threading.Thread(target=_warm, args=(engine,), daemon=True).start()
         try:
             yield url, blocks
         finally:
             blocks.close(verbose=False)
+
+
+def _warm(engine: Engine) -> None:
+    """Load the model that is shown first while the browser still opens; an error is told to who asks for it."""
+    with suppress(ClearclipError):
+        engine.model(next(iter(engine.models)), engine.devices[0])
 
 
 @contextmanager
