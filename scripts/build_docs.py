@@ -9,6 +9,7 @@ Belongs here: what stands between a checkout and its site. Does not: the pages (
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def _line(found: re.Match[str]) -> str:
     bullet = "* " if line.startswith("* ") else ""
     parts = line.removeprefix(bullet).split("`")
     return bullet + "`".join(
-        part if at % 2 else re.sub(r"([\[\]<>*_|])", r"\\\1", part) for at, part in enumerate(parts)
+        part if at % 2 else re.sub(r"([\[\]*_|])", r"\\\1", html.escape(part, quote=False))
+        for at, part in enumerate(parts)
     )
 
 

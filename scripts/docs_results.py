@@ -106,7 +106,7 @@ def copy(source: Path, target: Path) -> None:
         shown = picture.convert("RGB")
     if shown.width > WIDEST:
         shown = shown.resize((WIDEST, round(shown.height * WIDEST / shown.width)), Image.Resampling.LANCZOS)
-    shown.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+    shown.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 if __name__ == "__main__":
