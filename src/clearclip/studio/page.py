@@ -55,9 +55,11 @@ THEME = gr.themes.Soft(
     font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
 ).set(
     block_title_background_fill="none",
+    block_title_background_fill_dark="none",
     block_title_text_color="*body_text_color",
     block_title_padding="0",
     block_label_background_fill="*block_background_fill",
+    block_label_background_fill_dark="*block_background_fill",
     block_label_text_color="*body_text_color",
 )
 

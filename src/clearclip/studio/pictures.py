@@ -134,6 +134,8 @@ def status_line(answer: Answer, *, model: str, methods: str, notes: Sequence[str
 
 
 def _seconds(seconds: float) -> str:
+    if seconds < 0.001:
+        return "under 1 ms"
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
