@@ -15,7 +15,7 @@ import torch
 from clearclip.scenes import HELD_OUT
 from clearclip.scenes.crops import draw_batch, render_album
 from clearclip.scenes.recipe import Recipe
-from clearclip.scenes.train import Trainer, Views, contrastive_loss, encode_blocks, encode_text_trimmed, learning_rate
+from clearclip.scenes.train import Trainer, Views, contrastive_loss, encode_text_trimmed, encode_views, learning_rate
 
 TINY = Path(__file__).parents[2] / "src" / "clearclip" / "backbones" / "tiny"
 SMALL = Recipe(
@@ -23,10 +23,7 @@ SMALL = Recipe(
     batch_size=16,
     learning_rate=3e-3,
     warmup=2,
-    sides=(2, 4),
-    most_patches=8,
-    refine_from=3,
-    attention_from=4,
+    kept=0.5,
     full_share=0.2,
     pictures=24,
     picture_size=(40, 48),
@@ -117,8 +114,8 @@ def test_a_whole_view_is_what_open_clip_encodes(tmp_path, album):
     model = trainer.model.eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        blocks, _ = encode_blocks(model, Views(images, torch.zeros(2, 2, dtype=torch.long), 4))
-        torch.testing.assert_close(blocks, model.encode_image(images))
+        whole = encode_views(model, Views(images, torch.zeros(2, 2, dtype=torch.long), 4))
+        torch.testing.assert_close(whole, model.encode_image(images))
 
 
 def test_album_is_kept(tmp_path):

@@ -168,7 +168,9 @@ def draw_batch(
         ]
         chosen = int(len(seen[1]) > len(seen[0]))
         box, corners[place] = draws[chosen]
-        block = Image.fromarray(album.images[index]).resize((pixels, pixels), Image.Resampling.BILINEAR, box=box)
+        left, top, right, bottom = box
+        block = Image.fromarray(album.images[index, top:bottom, left:right])
+        block = block.resize((pixels, pixels), Image.Resampling.BILINEAR)
         images[place] = np.asarray(block)[:, ::-1] if rng.random() < 0.5 else np.asarray(block)
         words = [seen[chosen][position] for position in rng.permutation(len(seen[chosen]))[:named]]
         if bare > 0:

@@ -30,41 +30,35 @@ class Recipe:
         batch_size: Pairs a step.
         learning_rate: Peak, after `warmup` steps.
         weight_decay: On matrices; biases, norms and embeddings have none.
-        sides: Sides in patches of the blocks that a step may show the vision tower; one is drawn for each step.
-        most_patches: Of larger blocks so many patches are kept (patch dropout).
-        full_share: Share of the steps, the last ones, that see whole views and all their patches.
-        attention_from: The step from which the class token is also read from the last block's attention output
-            alone, without its residual and FFN; both readings have half of the loss.
-        refine_from: The step from which the next three count.
+        kept: Share of a view's patches that a step shows the vision tower (patch dropout).
+        full_share: Share of the steps, the last ones, that see all patches.
         bare: Share of the colour words that captions leave out ("house" for "red house").
-        fine_share: Share of the steps whose views are twice the native grid, as the windows of inference are.
+        fine_share: Share of the steps whose views are twice the native grid, as the windows of inference are; the
+            model is shown a random part of such a view, as large as its native grid.
         fine_zoom: Largest magnification of such a view.
         pictures: How many scenes are rendered.
         picture_size: (height, width) they are rendered at, in pixels.
         portraits: Share of them that show a single thing.
-        zoom: Largest magnification of a view.
+        zoom: Largest magnification of a view of the native grid.
         named: Most things that a caption names.
         share: Least part of a block that is named.
         image_size, patch_size, width, layers, head_width, mlp_ratio: The vision tower.
-        query_gain: Factor on the initial query and key weights of the vision tower's attention.
+        query_gain: Deviation of the vision tower's initial query and key weights, times the root of the width.
         text_width, text_layers, text_heads, embed_dim: The text tower and the shared space.
         bfloat16: Autocast the towers.
     """
 
-    steps: int = 2600
+    steps: int = 4500
     seed: int = 0
     batch_size: int = 256
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
-    sides: tuple[int, ...] = (4, 5, 5, 7, 7, 7, 10, 10, 14)
-    most_patches: int = 45
+    kept: float = 0.3
     full_share: float = 0.01
-    attention_from: int = 1800
-    refine_from: int = 1000
-    bare: float = 0.5
-    fine_share: float = 0.6
-    fine_zoom: float = 1.6
+    bare: float = 0.4
+    fine_share: float = 0.7
+    fine_zoom: float = 2.0
     pictures: int = 20000
     picture_size: tuple[int, int] = (192, 240)
     portraits: float = 0.15
@@ -73,11 +67,11 @@ class Recipe:
     share: float = 0.03
     image_size: int = 112
     patch_size: int = 8
-    width: int = 192
+    width: int = 128
     layers: int = 4
-    head_width: int = 64
+    head_width: int = 32
     mlp_ratio: float = 4.0
-    query_gain: float = 1.5
+    query_gain: float = 0.8
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 2

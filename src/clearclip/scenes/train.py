@@ -33,11 +33,11 @@ console = Console(stderr=True)
 
 
 def build_model(folder: Path, recipe: Recipe) -> nn.Module:
-    """The model that the folder's configuration describes, with the recipe's seed and initial query gain.
+    """The model that the folder's configuration describes, with the recipe's seed and its start of queries and keys.
 
     Args:
         folder: As `write_model_folder` leaves it.
-        recipe: The seed, the patch dropout and the gain are taken from it.
+        recipe: Its seed and how queries and keys start.
 
     Returns:
         open_clip's `CLIP`, in training mode.
@@ -49,9 +49,12 @@ def build_model(folder: Path, recipe: Recipe) -> nn.Module:
         require_pretrained=False,
         force_patch_dropout=0.5,
     )
+    width = recipe.width
     with torch.no_grad():
         for block in model.visual.transformer.resblocks:  # type: ignore[union-attr]
-            block.attn.in_proj_weight[: 2 * recipe.width].mul_(recipe.query_gain)
+            weight = block.attn.in_proj_weight
+            for rows in (slice(width), slice(width, 2 * width)):
+                nn.init.normal_(weight[rows], std=recipe.query_gain * width**-0.5)
     return model.train()
 
 
@@ -111,9 +114,9 @@ class Views:
     """What the vision tower is shown in one step.
 
     Attributes:
-        images: (B, 3, S, S), normalised blocks.
-        corners: (B, 2), row and column of each block's first patch.
-        grid: Side in patches of the view that the block is a part of.
+        images: (B, 3, S, S), normalised: parts of views as large as the model's native size.
+        corners: (B, 2), row and column of each part's first patch in its view.
+        grid: Side in patches of the view.
     """
 
     images: Tensor
@@ -176,33 +179,28 @@ class Trainer:
     def _batch(self) -> tuple[Views, Tensor]:
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.step))
-        grid = recipe.image_size // recipe.patch_size
+        side = recipe.image_size // recipe.patch_size
         full = self.step >= recipe.steps * (1 - recipe.full_share)
-        refined = self.step >= recipe.refine_from
-        fine = refined and not full and float(rng.random()) < recipe.fine_share
-        side = grid if full else recipe.sides[rng.integers(len(recipe.sides))]
-        kept = 1.0 if full else min(recipe.most_patches / side**2, 1.0)
-        self.model.visual.patch_dropout.prob = 1.0 - kept  # type: ignore[union-attr]
+        fine = float(rng.random()) < recipe.fine_share
+        grid = 2 * side if fine else side
+        self.model.visual.patch_dropout.prob = 0.0 if full else 1.0 - recipe.kept  # type: ignore[union-attr]
         batch = draw_batch(
             self.album,
             rng,
             batch_size=recipe.batch_size,
             side=side,
-            grid=2 * grid if fine else grid,
+            grid=grid,
             patch_size=recipe.patch_size,
             zoom=recipe.fine_zoom if fine else recipe.zoom,
             named=recipe.named,
             share=recipe.share,
-            bare=recipe.bare if refined else 0.0,
+            bare=recipe.bare,
         )
         images = torch.from_numpy(batch.images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
-        tokens = self.tokenizer(batch.captions)
-        images = (images - mean) / std
-        return Views(images, torch.from_numpy(batch.corners).to(self.device), 2 * grid if fine else grid), tokens.to(
-            self.device
-        )
+        views = Views((images - mean) / std, torch.from_numpy(batch.corners).to(self.device), grid)
+        return views, self.tokenizer(batch.captions).to(self.device)
 
     def train_step(self) -> float:
         """Do one step.
@@ -217,13 +215,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, recipe)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            own, attention = encode_blocks(model, views)
-            text_features = encode_text_trimmed(model, tokens)
-        texts = F.normalize(text_features.float(), dim=-1)
-        scale = model.logit_scale.exp()
-        loss = contrastive_loss(F.normalize(own.float(), dim=-1), texts, scale)
-        if self.step >= recipe.attention_from:
-            loss = (loss + contrastive_loss(F.normalize(attention.float(), dim=-1), texts, scale)) / 2
+            image_features, text_features = encode_views(model, views), encode_text_trimmed(model, tokens)
+        images, texts = F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
+        loss = contrastive_loss(images, texts, model.logit_scale.exp())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -258,16 +252,15 @@ class Trainer:
                 yield self.step, loss
 
 
-def encode_blocks(model: Any, views: Views) -> tuple[Tensor, Tensor]:
-    """Image features of blocks of patches, each with the position embeddings of its place in the view.
+def encode_views(model: Any, views: Views) -> Tensor:
+    """Image features of parts of views, their patches in the places that they have in the view.
 
     Args:
         model: open_clip's `CLIP` with a ViT.
-        views: Blocks; one that fills the native grid gives what `encode_image` gives.
+        views: One whose view has the native grid gives what `encode_image` gives.
 
     Returns:
-        The class token's features (B, E), not normalised: the model's own, and those of the last block's attention
-        output alone. The last block is run for the class token only; nothing else of it is read.
+        (B, E), not normalised. The last block is run for the class token only; nothing else of it is read.
     """
     visual = model.visual
     patches = visual.conv1(views.images)
@@ -285,12 +278,10 @@ def encode_blocks(model: Any, views: Views) -> tuple[Tensor, Tensor]:
     for block in blocks:
         tokens = block(tokens)
     normed = last.ln_1(tokens)
-    attended = last.attn(normed[:, :1], normed, normed, need_weights=False)[0][:, 0]
-    stream = tokens[:, 0] + attended
+    stream = tokens[:, 0] + last.attn(normed[:, :1], normed, normed, need_weights=False)[0][:, 0]
     stream = stream + last.mlp(last.ln_2(stream))
-    own: Tensor = visual.ln_post(stream) @ visual.proj
-    attention: Tensor = visual.ln_post(attended) @ visual.proj
-    return own, attention
+    features: Tensor = visual.ln_post(stream) @ visual.proj
+    return features
 
 
 def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
