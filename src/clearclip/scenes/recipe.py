@@ -32,6 +32,9 @@ class Recipe:
         weight_decay: On matrices; biases, norms and embeddings have none.
         kept: Share of a view's patches that a step shows the vision tower (patch dropout).
         full_share: Share of the steps, the last ones, that see all patches.
+        late: Share of the pairs whose class token enters at the last block (stochastic depth), so that what a picture
+            shows has to come to it from the patches' last values.
+        ffn_skipped: Share of the pairs whose class token skips the last block's FFN.
         bare: Share of the colour words that captions leave out ("house" for "red house").
         fine_share: Share of the steps whose views are twice the native grid, as the windows of inference are; the
             model is shown a random part of such a view, as large as its native grid.
@@ -48,14 +51,16 @@ class Recipe:
         bfloat16: Autocast the towers.
     """
 
-    steps: int = 4500
+    steps: int = 3200
     seed: int = 0
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.05
     kept: float = 0.3
     full_share: float = 0.01
+    late: float = 0.5
+    ffn_skipped: float = 0.5
     bare: float = 0.4
     fine_share: float = 0.7
     fine_zoom: float = 2.0

@@ -215,7 +215,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, recipe)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            image_features, text_features = encode_views(model, views), encode_text_trimmed(model, tokens)
+            image_features = encode_views(model, views, late=recipe.late, ffn_skipped=recipe.ffn_skipped)
+            text_features = encode_text_trimmed(model, tokens)
         images, texts = F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
         loss = contrastive_loss(images, texts, model.logit_scale.exp())
         self.optimizer.zero_grad(set_to_none=True)
@@ -252,15 +253,20 @@ class Trainer:
                 yield self.step, loss
 
 
-def encode_views(model: Any, views: Views) -> Tensor:
+def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: float = 0.0) -> Tensor:
     """Image features of parts of views, their patches in the places that they have in the view.
+
+    Both shares are stochastic depth (Huang et al., ECCV 2016) of the class token alone; patch tokens go through all
+    blocks but the last, of which nothing but the class token's row is run.
 
     Args:
         model: open_clip's `CLIP` with a ViT.
-        views: One whose view has the native grid gives what `encode_image` gives.
+        views: One whose view has the native grid gives what `encode_image` gives, where both shares are 0.
+        late: Share of the views whose class token enters at the last block, as if it had skipped the others.
+        ffn_skipped: Share of the views whose class token skips the last block's FFN.
 
     Returns:
-        (B, E), not normalised. The last block is run for the class token only; nothing else of it is read.
+        (B, E), not normalised.
     """
     visual = model.visual
     patches = visual.conv1(views.images)
@@ -272,16 +278,25 @@ def encode_views(model: Any, views: Views) -> Tensor:
         square = table.view(1, *visual.grid_size, -1).permute(0, 3, 1, 2)
         table = F.interpolate(square, (views.grid, views.grid), mode="bicubic").flatten(2)[0].T
     tokens = patches.flatten(2).transpose(1, 2) + table[places]
-    class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
-    tokens = visual.ln_pre(visual.patch_dropout(torch.cat([class_token, tokens], dim=1)))
+    first = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
+    tokens = visual.ln_pre(visual.patch_dropout(torch.cat([first, tokens], dim=1)))
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         tokens = block(tokens)
-    normed = last.ln_1(tokens)
-    stream = tokens[:, 0] + last.attn(normed[:, :1], normed, normed, need_weights=False)[0][:, 0]
-    stream = stream + last.mlp(last.ln_2(stream))
-    features: Tensor = visual.ln_post(stream) @ visual.proj
+    class_tokens = tokens[:, :1]
+    if late > 0:
+        class_tokens = torch.where(_drawn(late, tokens), visual.ln_pre(first).to(tokens.dtype), class_tokens)
+    normed = last.ln_1(torch.cat([class_tokens, tokens[:, 1:]], dim=1))
+    stream = class_tokens + last.attn(normed[:, :1], normed, normed, need_weights=False)[0]
+    ffn = last.mlp(last.ln_2(stream))
+    if ffn_skipped > 0:
+        ffn = ffn.masked_fill(_drawn(ffn_skipped, tokens), 0.0)
+    features: Tensor = visual.ln_post((stream + ffn)[:, 0]) @ visual.proj
     return features
+
+
+def _drawn(share: float, tokens: Tensor) -> Tensor:
+    return torch.rand(len(tokens), 1, 1, device=tokens.device) < share
 
 
 def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
