@@ -15,7 +15,15 @@ import torch
 from clearclip.scenes import HELD_OUT
 from clearclip.scenes.crops import draw_batch, render_album
 from clearclip.scenes.recipe import Recipe
-from clearclip.scenes.train import Trainer, Views, contrastive_loss, encode_text_trimmed, encode_views, learning_rate
+from clearclip.scenes.train import (
+    Trainer,
+    Views,
+    contrastive_loss,
+    encode_text_trimmed,
+    encode_views,
+    learning_rate,
+    scale_queries,
+)
 
 TINY = Path(__file__).parents[2] / "src" / "clearclip" / "backbones" / "tiny"
 SMALL = Recipe(
@@ -135,6 +143,19 @@ def test_stochastic_depth_of_the_class_token(tmp_path, album):
     torch.testing.assert_close(tokens[:, 1:], usual_tokens[:, 1:])
     torch.testing.assert_close(tokens[:, 0], first.expand(4, -1))
     assert not torch.allclose(late, usual)
+
+
+def test_scaled_queries_change_no_output(tmp_path, album):
+    trainer = Trainer(tmp_path, SMALL, album=album)
+    model, images = trainer.model.eval(), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.encode_image(images)
+        weights = scale_queries(model.state_dict(), recipe=SMALL)
+        block = f"visual.transformer.resblocks.{SMALL.layers - 1}.attn.in_proj_weight"
+        queries = slice(SMALL.width)
+        torch.testing.assert_close(weights[block][queries], SMALL.query_scale * model.state_dict()[block][queries])
+        model.load_state_dict(weights)
+        torch.testing.assert_close(model.encode_image(images), before)
 
 
 def test_album_is_kept(tmp_path):

@@ -47,6 +47,8 @@ class Recipe:
         share: Least part of a block that is named.
         image_size, patch_size, width, layers, head_width, mlp_ratio: The vision tower.
         query_gain: Deviation of the vision tower's initial query and key weights, times the root of the width.
+        query_scale: Factor on the last vision block's queries when the weights are exported; its keys are divided by
+            it, so that no output of the model changes. It is the temperature of self-self attention.
         text_width, text_layers, text_heads, embed_dim: The text tower and the shared space.
         bfloat16: Autocast the towers.
     """
@@ -77,6 +79,7 @@ class Recipe:
     head_width: int = 32
     mlp_ratio: float = 4.0
     query_gain: float = 0.8
+    query_scale: float = 3.0
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 2

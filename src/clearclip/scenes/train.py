@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,7 +171,8 @@ class Trainer:
 
     def export(self) -> None:
         """Write the weights in float16 beside the configuration, as open_clip reads them."""
-        weights = {name: value.detach().cpu().half().contiguous() for name, value in self.model.state_dict().items()}
+        scaled = scale_queries(self.model.state_dict(), recipe=self.recipe)
+        weights = {name: value.detach().cpu().half().contiguous() for name, value in scaled.items()}
         partial = self.folder / f"{WEIGHTS_NAME}.partial"
         save_file(weights, partial, metadata={"format": "pt"})
         partial.replace(self.folder / WEIGHTS_NAME)
@@ -251,6 +252,28 @@ class Trainer:
                     self.save()
                     self.export()
                 yield self.step, loss
+
+
+def scale_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
+    """Multiply the last vision block's queries by a factor and divide its keys by it.
+
+    Only products of queries with keys reach the model's outputs, so none changes, and training leaves the factor
+    open. Self-self attention reads q with q: the factor is its temperature.
+
+    Args:
+        weights: A state dict of open_clip's `CLIP`.
+        recipe: The factor, `query_scale`, and which block is the last.
+
+    Returns:
+        Another state dict.
+    """
+    scaled = dict(weights)
+    factors = torch.tensor([recipe.query_scale, 1 / recipe.query_scale, 1.0]).repeat_interleave(recipe.width)
+    for name in ("in_proj_weight", "in_proj_bias"):
+        key = f"visual.transformer.resblocks.{recipe.layers - 1}.attn.{name}"
+        value = weights[key]
+        scaled[key] = value * factors.to(value.device).view(-1, *[1] * (value.ndim - 1))
+    return scaled
 
 
 def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: float = 0.0) -> Tensor:
