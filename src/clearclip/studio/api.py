@@ -61,7 +61,7 @@ def add_api(engine: Engine, files: Files) -> None:
             (api.search, [*asked, words], answer),
         ):
             gr.Button(function.__name__).click(
-                _reported(function, [one.label for one in inputs]),
+                _reported(function, [str(one.label) for one in inputs]),
                 inputs,
                 outputs,
                 preprocess=False,

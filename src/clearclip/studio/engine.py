@@ -25,7 +25,7 @@ from clearclip.paper.features import Inspection, inspect_image
 from clearclip.paper.measure import fit_depth
 from clearclip.segmentation import Segmentation
 from clearclip.segmenter import Encoded, Segmenter, load
-from clearclip.studio.request import Limits, Request
+from clearclip.studio.request import Limits, Request, too_large
 from clearclip.text import read_templates
 from clearclip.vocabulary import Vocabulary
 
@@ -179,7 +179,7 @@ class Engine:
         rows = [fit_depth(row, blocks=len(loaded.backbone.blocks)) for row in methods or (request.method,)]
         if len(rows) > self.limits.methods:
             raise UsageError(f"{len(rows)} methods: at most {self.limits.methods} side by side are allowed here")
-        content = digest(image)
+        content = digest(image, limit=self.limits.upload_bytes)
         vocabulary = request.vocabulary
         with loaded.lock:
             started, passes = perf_counter(), loaded.encoder_passes
@@ -248,7 +248,8 @@ class Engine:
             ClearclipError: As `segment`.
         """
         loaded = self.model(request.model, request.device, say=say)
-        key = ("inspection", digest(image), loaded.name, request.device, method)
+        content = digest(image, limit=self.limits.upload_bytes)
+        key = ("inspection", content, loaded.name, request.device, method)
         with loaded.lock:
             return self._keep(key, lambda: inspect_image(loaded.segmenter, image, method=method, name=image.stem))
 
@@ -299,19 +300,22 @@ class Engine:
         return int(self._cache.currsize)
 
 
-def digest(image: Path) -> str:
+def digest(image: Path, *, limit: int) -> str:
     """What an image is known by in the cache: a hash of its file's bytes.
 
     Args:
         image: The file.
+        limit: Bytes that it may have.
 
     Returns:
         A hexadecimal text.
 
     Raises:
-        ImageError: The file is gone.
+        ImageError: The file is gone, or too large.
     """
     try:
+        if (size := image.stat().st_size) > limit:
+            raise ImageError(too_large(image.name, size=size, limit=limit))
         return hashlib.sha256(image.read_bytes()).hexdigest()
     except OSError as error:
         raise ImageError("the image is not on this server any more: upload it again") from error

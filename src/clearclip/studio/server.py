@@ -170,12 +170,13 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         from clearclip.studio.engine import Engine
         from clearclip.studio.files import Files
         from clearclip.studio.scenes import write_scenes
+        from clearclip.studio.settings import Studio
 
         folder = Path(work)
         for name in ("scenes", "results", "uploads"):
             (folder / name).mkdir()
         engine = Engine(options.models, devices=options.devices or available_devices(), limits=options.limits)
-        studio = page.Studio(engine, write_scenes(folder / "scenes"), Files(folder / "results"))
+        studio = Studio(engine, write_scenes(folder / "scenes"), Files(folder / "results"))
         blocks = page.build(studio)
         blocks.queue(max_size=options.limits.queue, default_concurrency_limit=options.limits.concurrency)
         try:
@@ -184,7 +185,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
                 server_port=options.port,
                 inbrowser=options.browser,
                 auth=list(options.auth) or None,
-                max_file_size=options.limits.upload_bytes,
+                max_file_size=options.limits.example_bytes,
                 share=False,
                 quiet=True,
                 prevent_thread_lock=True,
