@@ -1,4 +1,4 @@
-"""Take the studio's pictures of the documentation anew: `python scripts/studio_screenshots.py`.
+"""Take the studio's pictures of the documentation anew: `python scripts/studio_screenshots.py [NAME …]`.
 
 Needs the extras `app` and `dev`, and a Chromium on the path. The pictures go to `docs/images/studio-*.png`, with at
 most 256 colours each, so that they stay small. Run it again after the page or the embedded model has changed.
@@ -30,8 +30,8 @@ PATIENCE = 120_000
 
 
 def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Only these; otherwise all of the documentation.")] = None,
     to: Annotated[Path, typer.Option(help="Folder of the pictures.")] = IMAGES,
-    more: Annotated[bool, typer.Option(help="Also those that the documentation does not show.")] = False,
 ) -> None:
     """Start a studio, drive a browser through it, and write the pictures."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -42,7 +42,7 @@ def main(
     with running(options) as (url, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, (act, look, shown) in PICTURES.items():
-            if not (shown or more):
+            if name not in (names or ()) and (names or not shown):
                 continue
             with visit(browser, url, **look) as page:
                 act(page)
