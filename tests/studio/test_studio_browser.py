@@ -19,7 +19,8 @@ PATIENCE = 120_000
 PICTURE = "() => document.querySelector('#viewer canvas').toDataURL()"
 DRAWN = "() => document.querySelector('#viewer [data-ready]')?.dataset.drawn"
 STORED = "() => localStorage.getItem('clearclip-studio')"
-CONTROLS = set("ColorWell application button checkbox combobox link radio slider spinbutton tab textbox".split())
+CONTROLS = {"ColorWell", "application", "button", "checkbox", "combobox", "radio", "slider", "spinbutton", "tab"}
+CONTROLS |= {"link", "textbox"}
 PASTE = """async ([width, height]) => {
   const canvas = document.createElement('canvas');
   [canvas.width, canvas.height] = [width, height];
