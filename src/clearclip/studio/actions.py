@@ -71,7 +71,9 @@ class Actions:
             for row in rows
             if row.depth > blocks
         ]
-        what = ran[0] if len(rows) == 1 else f"{len(ran)} methods"
+        if tab == "heat" and len(request.labels) > HEAT_MAPS:
+            notes.append(f"The first {HEAT_MAPS} of {len(request.labels)} labels are drawn.")
+        what = ran[0] if len(ran) == 1 else f"{len(ran)} methods"
         status = pictures.status_line(answer, model=request.model, methods=what, notes=notes)
         shown: dict[Any, Any] = {self.on.status: status}
         if tab == "compare":
@@ -120,10 +122,10 @@ class Actions:
         try:
             x, y = (min(max(float(event._data[axis]), 0.0), 0.9999) for axis in ("x", "y"))
             result = self.engine.segment(*self._ask(data)).first
-        except (KeyError, TypeError, ValueError) as error:
-            return pictures.problem(str(error)) if isinstance(error, UsageError) else pictures.hint("Click a pixel.")
         except ClearclipError as error:
             return pictures.problem(str(error))
+        except (KeyError, TypeError, ValueError):
+            return pictures.hint("Click a pixel.")
         height, width = result.label_map.shape
         return pictures.ranking_list(result, x=int(x * width), y=int(y * height))
 

@@ -141,15 +141,24 @@ class Engine:
             raise UsageError(f"model {name!r} is not allowed here: {nearest(name, self.models)}")
         if device not in self.devices:
             raise UsageError(f"device {device!r} is not allowed here: {nearest(device, self.devices)}")
+        if (kept := self._in_memory(name, device)) is not None:
+            return kept  # nobody waits here while another model is loaded
         with self._loading:
-            if (name, device) not in self._loaded:
-                if say is not None:
-                    say(f"Loading {name}")
-                segmenter = load(self.models[name], device=device)
-                segmenter.max_pixels = self.limits.pixels
-                segmenter.show_progress = False
-                self._loaded[name, device] = Loaded(name, segmenter)
-            return self._loaded[name, device]
+            if (kept := self._in_memory(name, device)) is not None:
+                return kept
+            if say is not None:
+                say(f"Loading {name}")
+            segmenter = load(self.models[name], device=device)
+            segmenter.max_pixels = self.limits.pixels
+            segmenter.show_progress = False
+            loaded = Loaded(name, segmenter)
+            with self._caching:
+                self._loaded[name, device] = loaded
+            return loaded
+
+    def _in_memory(self, name: str, device: str) -> Loaded | None:
+        with self._caching:
+            return self._loaded.get((name, device))
 
     def segment(
         self,
@@ -217,7 +226,7 @@ class Engine:
         Raises:
             ClearclipError: As `segment`.
         """
-        loaded = self.model(request.model, request.device)
+        loaded = self.model(request.model, request.device, say=lambda sentence: say(0, sentence) if say else None)
         for start in range(0, len(words), WORDS_AT_ONCE):
             if say is not None:
                 say(start / len(words), f"Reading words: {start} of {len(words)}")
@@ -298,6 +307,17 @@ class Engine:
     def held(self) -> int:
         """Bytes of images, features and results that are kept."""
         return int(self._cache.currsize)
+
+
+def available_devices() -> tuple[str, ...]:
+    """Devices of this machine, the one that `clearclip.load` takes by itself first.
+
+    Returns:
+        torch's names.
+    """
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return (*found, "cpu")
 
 
 def digest(image: Path, *, limit: int) -> str:

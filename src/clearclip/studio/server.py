@@ -137,19 +137,6 @@ def exposure(options: Options) -> str | None:
     )
 
 
-def available_devices() -> tuple[str, ...]:
-    """Devices of this machine, the best first.
-
-    Returns:
-        torch's names.
-    """
-    import torch
-
-    found = ["cuda"] if torch.cuda.is_available() else []
-    found += ["mps"] if torch.backends.mps.is_available() else []
-    return (*found, "cpu")
-
-
 @contextmanager
 def running(options: Options) -> Iterator[tuple[str, Any]]:
     """Start the studio; it stops, and its folder is removed, when the block ends.
@@ -167,7 +154,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         raise UsageError('the studio needs Gradio: python -m pip install "clearclip[app]"')
     with tempfile.TemporaryDirectory(prefix="clearclip-studio-", ignore_cleanup_errors=True) as work, _quiet(work):
         from clearclip.studio import page
-        from clearclip.studio.engine import Engine
+        from clearclip.studio.engine import Engine, available_devices
         from clearclip.studio.files import Files
         from clearclip.studio.scenes import write_scenes
         from clearclip.studio.settings import Studio

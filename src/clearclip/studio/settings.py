@@ -11,7 +11,7 @@ from typing import Any
 
 from clearclip.errors import UsageError
 from clearclip.studio import export
-from clearclip.studio.engine import Engine
+from clearclip.studio.engine import Engine, available_devices
 from clearclip.studio.files import Files
 from clearclip.studio.pictures import hex_color
 from clearclip.studio.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual
@@ -91,7 +91,7 @@ class Studio:
         Returns:
             Them.
         """
-        device = request.device if request.device != self.engine.devices[0] else None
+        device = request.device if request.device != available_devices()[0] else None
         source = self.engine.models[request.model]
         return export.lines(request, image=image, source=source, method=method, device=device)
 
