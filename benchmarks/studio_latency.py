@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -96,23 +97,33 @@ def one_model(page: Any, model: str, repeats: int) -> dict[str, list[float]]:
     found = {
         "a word that was asked for before": lambda turn: page.evaluate(TYPE, [0, known[turn % 2]]),
         "a new word": lambda _: page.evaluate(TYPE, [0, next(new)]),
-        "threshold": lambda turn: page.evaluate(SLIDE, ["#threshold input[type=range]", str(0.5 + 0.02 * turn)]),
+        "threshold": lambda turn: page.evaluate(SLIDE, ["#threshold input[type=range]", threshold(turn)]),
         "another last-block method, first time": lambda turn: choose(page, "#method", METHODS[turn]),
         "another last-block method, again": lambda turn: choose(page, "#method", METHODS[turn]),
     }
     measure(page, lambda turn: page.evaluate(TYPE, [0, known[turn]]), len(known))
     times = {}
     for name, act in found.items():
+        print(f"{model}: {name}", file=sys.stderr)
         times[name] = measure(page, act, min(repeats, len(METHODS)) if "method" in name else repeats)
         if name == "threshold":
             measure(page, lambda _: page.evaluate(SLIDE, ["#threshold input[type=range]", "0"]), 1)
     return times
 
 
+def threshold(turn: int) -> str:
+    """Each another one, alternately near 1 (almost all is background) and below one part in thirteen (nothing is)."""
+    return f"{0.99 - 0.01 * turn:.2f}" if turn % 2 == 0 else f"{0.01 * (1 + turn // 2 % 7):.2f}"
+
+
 def random_b16(folder: Path) -> str:
-    """A model of CLIP ViT-B/16's shape with random weights, in a folder; what `clearclip.load` takes for it."""
+    """A model of CLIP ViT-B/16's shape with random weights, in a folder; what `clearclip.load` takes for it.
+
+    Its patches are told apart more than random weights do it, so that every change gives another picture.
+    """
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-16", pretrained=None)
+    model.visual.conv1.weight.data *= 20
     folder.mkdir()
     save_file(
         {name: one.contiguous() for name, one in model.state_dict().items()}, folder / "open_clip_model.safetensors"
