@@ -42,7 +42,7 @@ def start(*arguments: object, cache: Path) -> Server:
     server = Server("", process)
     server.reading = threading.Thread(target=lambda: server.output.extend(process.stdout), daemon=True)
     server.reading.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not server.url:
         found = re.search(r"http://\S+", "".join(server.output))
         server.url = found[0] if found else ""

@@ -14,6 +14,7 @@ pytest.importorskip("gradio", reason="the studio needs the extra 'app'")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from studio_process import free_port, start, stop
 
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 LIMITS = {"max_upload": 2, "max_pixels": 1_000_000, "max_labels": 16}
 
 
@@ -59,6 +60,6 @@ def browser():
         pytest.skip("no Chromium is installed: the browser tests need one (apt-get install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
     with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *CAMERA])
         yield launched
         launched.close()

@@ -129,7 +129,11 @@ def test_images_over_the_limits(client, server, tmp_path):
     Image.new("RGB", (1001, 1000)).save(large)
     with pytest.raises(gradio_client.exceptions.AppError, match="more than the limit of 1,000,000"):
         ask(client, "segment", large, labels=LABELS)
-    answer = httpx.post(f"{server.url}gradio_api/upload", files={"files": ("heavy.png", bytes(2_100_000))})
+    heavy = tmp_path / "heavy.png"
+    heavy.write_bytes(bytes(2_000_001))
+    with pytest.raises(gradio_client.exceptions.AppError, match=r"heavy.png has 2,000,001 bytes, more than the limit"):
+        ask(client, "segment", heavy, labels=LABELS)
+    answer = httpx.post(f"{server.url}gradio_api/upload", files={"files": ("heavier.png", bytes(4_100_000))})
     assert answer.status_code == 413
 
 

@@ -156,6 +156,15 @@ def test_images_over_the_limit_or_gone(photo, tmp_path):
         engine.segment(Path(tmp_path / "gone.png"), ask())
 
 
+def test_files_over_the_limit_are_not_opened(photo):
+    engine = Engine({"tiny": "tiny"}, devices=("cpu",), limits=Limits(upload_bytes=100))
+    image = photo(height=96, width=120)
+    with pytest.raises(ImageError, match=rf"photo.png has {image.stat().st_size:,} bytes, more than the limit of 100"):
+        engine.segment(image, ask())
+    with pytest.raises(ImageError, match="limit of 100"):
+        engine.inspect(image, ask(), method=parse_method("vanilla"))
+
+
 def test_too_many_methods(engine, image):
     rows = [parse_method(f"clearclip[residual=beta:{beta}]") for beta in range(13)]
     with pytest.raises(UsageError, match="13 methods"):

@@ -115,5 +115,5 @@ def test_an_examples_file_name_stays_a_name(tmp_path):
 def test_a_huge_example_is_refused(tmp_path):
     file = tmp_path / "huge.json"
     file.write_text(" " * 300)
-    with pytest.raises(UsageError, match="larger than"):
+    with pytest.raises(UsageError, match=r"huge.json has 300 bytes, more than the limit of 200"):
         export.read_example(file, limits=Limits(upload_bytes=100))

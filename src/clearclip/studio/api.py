@@ -19,21 +19,18 @@ from clearclip.methods import METHODS, parse_method, parse_methods
 from clearclip.outputs import save_image
 from clearclip.studio import export, pictures
 from clearclip.studio.controls import picture, uploaded
-from clearclip.studio.engine import Answer, Engine
-from clearclip.studio.files import Files
+from clearclip.studio.engine import Answer
 from clearclip.studio.request import BACKGROUND, Request, read_request, read_words
+from clearclip.studio.settings import OPACITY, Studio
 
-OVERLAY_OPACITY = 0.55
 
-
-def add_api(engine: Engine, files: Files) -> None:
+def add_api(studio: Studio) -> None:
     """Add the endpoints to the page that is being built.
 
     Args:
-        engine: Models and kept features.
-        files: Where results are written.
+        studio: Models and kept features, and where results are written.
     """
-    api = _Api(engine, files)
+    api, engine = _Api(studio), studio.engine
     with gr.Column(visible=False):
         image = picture("image")
         labels = gr.JSON(["sky", "tree"], label="labels")
@@ -61,7 +58,7 @@ def add_api(engine: Engine, files: Files) -> None:
             (api.search, [*asked, words], answer),
         ):
             gr.Button(function.__name__).click(
-                _reported(function, [one.label for one in inputs]),
+                _reported(function, [str(one.label) for one in inputs]),
                 inputs,
                 outputs,
                 preprocess=False,
@@ -88,9 +85,10 @@ def _reported(function: Callable[..., Any], names: Sequence[str]) -> Callable[..
 
 
 class _Api:
-    def __init__(self, engine: Engine, files: Files) -> None:
-        self.engine = engine
-        self.files = files
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.engine = studio.engine
+        self.files = studio.files
 
     def models(self) -> dict[str, Any]:
         """What is allowed here: models, devices, methods and limits."""
@@ -113,12 +111,8 @@ class _Api:
         """The label map, the overlay and JSON with polygons, and the lines that give the same result elsewhere."""
         image, request = self._read(*given)
         answer = self.engine.segment(image, request, full=True)
-        spelling = next(iter(answer.results))
-        made = export.write_files(answer.first, self.files.folder(), stem=image.stem, opacity=OVERLAY_OPACITY)
-        device = request.device if request.device != self.engine.devices[0] else None
-        lines = export.lines(
-            request, image=image.name, source=self.engine.models[request.model], method=spelling, device=device
-        )
+        made = export.write_files(answer.first, self.files.folder(), stem=image.stem, opacity=OPACITY)
+        lines = self.studio.lines(request, image=image.name, method=next(iter(answer.results)))
         return {**_summary(answer), "command": lines.command, "python": lines.python}, [str(path) for path in made]
 
     def ranking(self, *given: Any) -> list[dict[str, Any]]:
@@ -153,7 +147,7 @@ class _Api:
         paths = []
         for place, result in enumerate(answer.results.values()):
             paths.append(folder / f"{image.stem}.{place}.overlay.png")
-            save_image(result.overlay(opacity=OVERLAY_OPACITY), paths[-1])
+            save_image(result.overlay(opacity=OPACITY), paths[-1])
         shares = {spelling: _shares(result) for spelling, result in answer.results.items()}
         return {"shares": shares}, [str(path) for path in paths]
 

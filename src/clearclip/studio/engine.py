@@ -25,7 +25,7 @@ from clearclip.paper.features import Inspection, inspect_image
 from clearclip.paper.measure import fit_depth
 from clearclip.segmentation import Segmentation
 from clearclip.segmenter import Encoded, Segmenter, load
-from clearclip.studio.request import Limits, Request
+from clearclip.studio.request import Limits, Request, too_large
 from clearclip.text import read_templates
 from clearclip.vocabulary import Vocabulary
 
@@ -141,15 +141,24 @@ class Engine:
             raise UsageError(f"model {name!r} is not allowed here: {nearest(name, self.models)}")
         if device not in self.devices:
             raise UsageError(f"device {device!r} is not allowed here: {nearest(device, self.devices)}")
+        if (kept := self._in_memory(name, device)) is not None:
+            return kept  # nobody waits here while another model is loaded
         with self._loading:
-            if (name, device) not in self._loaded:
-                if say is not None:
-                    say(f"Loading {name}")
-                segmenter = load(self.models[name], device=device)
-                segmenter.max_pixels = self.limits.pixels
-                segmenter.show_progress = False
-                self._loaded[name, device] = Loaded(name, segmenter)
-            return self._loaded[name, device]
+            if (kept := self._in_memory(name, device)) is not None:
+                return kept
+            if say is not None:
+                say(f"Loading {name}")
+            segmenter = load(self.models[name], device=device)
+            segmenter.max_pixels = self.limits.pixels
+            segmenter.show_progress = False
+            loaded = Loaded(name, segmenter)
+            with self._caching:
+                self._loaded[name, device] = loaded
+            return loaded
+
+    def _in_memory(self, name: str, device: str) -> Loaded | None:
+        with self._caching:
+            return self._loaded.get((name, device))
 
     def segment(
         self,
@@ -179,7 +188,7 @@ class Engine:
         rows = [fit_depth(row, blocks=len(loaded.backbone.blocks)) for row in methods or (request.method,)]
         if len(rows) > self.limits.methods:
             raise UsageError(f"{len(rows)} methods: at most {self.limits.methods} side by side are allowed here")
-        content = digest(image)
+        content = digest(image, limit=self.limits.upload_bytes)
         vocabulary = request.vocabulary
         with loaded.lock:
             started, passes = perf_counter(), loaded.encoder_passes
@@ -217,7 +226,7 @@ class Engine:
         Raises:
             ClearclipError: As `segment`.
         """
-        loaded = self.model(request.model, request.device)
+        loaded = self.model(request.model, request.device, say=lambda sentence: say(0, sentence) if say else None)
         for start in range(0, len(words), WORDS_AT_ONCE):
             if say is not None:
                 say(start / len(words), f"Reading words: {start} of {len(words)}")
@@ -248,7 +257,8 @@ class Engine:
             ClearclipError: As `segment`.
         """
         loaded = self.model(request.model, request.device, say=say)
-        key = ("inspection", digest(image), loaded.name, request.device, method)
+        content = digest(image, limit=self.limits.upload_bytes)
+        key = ("inspection", content, loaded.name, request.device, method)
         with loaded.lock:
             return self._keep(key, lambda: inspect_image(loaded.segmenter, image, method=method, name=image.stem))
 
@@ -299,19 +309,33 @@ class Engine:
         return int(self._cache.currsize)
 
 
-def digest(image: Path) -> str:
+def available_devices() -> tuple[str, ...]:
+    """Devices of this machine, the one that `clearclip.load` takes by itself first.
+
+    Returns:
+        torch's names.
+    """
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return (*found, "cpu")
+
+
+def digest(image: Path, *, limit: int) -> str:
     """What an image is known by in the cache: a hash of its file's bytes.
 
     Args:
         image: The file.
+        limit: Bytes that it may have.
 
     Returns:
         A hexadecimal text.
 
     Raises:
-        ImageError: The file is gone.
+        ImageError: The file is gone, or too large.
     """
     try:
+        if (size := image.stat().st_size) > limit:
+            raise ImageError(too_large(image.name, size=size, limit=limit))
         return hashlib.sha256(image.read_bytes()).hexdigest()
     except OSError as error:
         raise ImageError("the image is not on this server any more: upload it again") from error

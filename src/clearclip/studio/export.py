@@ -20,7 +20,7 @@ from clearclip.outputs import atomic_write, save_image
 from clearclip.segmentation import Segmentation
 from clearclip.studio.pictures import hex_color
 from clearclip.studio.polygons import polygons
-from clearclip.studio.request import Limits, Request
+from clearclip.studio.request import Limits, Request, too_large
 from clearclip.vocabulary import Label
 
 STATE_KIND = "clearclip studio example"
@@ -210,8 +210,8 @@ def read_example(path: Path, *, limits: Limits) -> tuple[dict[str, Any], str, by
         UsageError: It is no such file, or too large.
     """
     wanted = f"{path.name} is no example of the studio"
-    if path.stat().st_size > 2 * limits.upload_bytes:
-        raise UsageError(f"{path.name} is larger than {2 * limits.upload_bytes:,} bytes: the image in it is too large")
+    if path.stat().st_size > limits.example_bytes:
+        raise UsageError(too_large(path.name, size=path.stat().st_size, limit=limits.example_bytes))
     try:
         state = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(state, dict) or state.get("kind") != STATE_KIND:

@@ -24,7 +24,7 @@ class Limits:
     """What one visitor may ask of the machine.
 
     Attributes:
-        upload_bytes: Size of an uploaded file.
+        upload_bytes: Size of an image's file.
         pixels: Of an image, before it is decoded.
         labels: In one request; at most 254, so that a label map with its background fits 8 bits.
         synonyms: Of one label.
@@ -46,6 +46,11 @@ class Limits:
     models: int = 2
     queue: int = 64
     concurrency: int = 2
+
+    @property
+    def example_bytes(self) -> int:
+        """Size of any other uploaded file: an example holds an image in base64, a third larger, and its settings."""
+        return 2 * self.upload_bytes
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -194,6 +199,20 @@ def _text(value: Any, what: str, longest: int) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def too_large(name: str, *, size: int, limit: int) -> str:
+    """What is said of a file over its limit.
+
+    Args:
+        name: Of the file.
+        size: Its bytes.
+        limit: The bytes that it may have.
+
+    Returns:
+        A sentence.
+    """
+    return f"{name} has {size:,} bytes, more than the limit of {limit:,}: make it smaller"
 
 
 def with_residual(method: str, residual: str, beta: float) -> str:

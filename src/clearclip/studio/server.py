@@ -137,19 +137,6 @@ def exposure(options: Options) -> str | None:
     )
 
 
-def available_devices() -> tuple[str, ...]:
-    """Devices of this machine, the best first.
-
-    Returns:
-        torch's names.
-    """
-    import torch
-
-    found = ["cuda"] if torch.cuda.is_available() else []
-    found += ["mps"] if torch.backends.mps.is_available() else []
-    return (*found, "cpu")
-
-
 @contextmanager
 def running(options: Options) -> Iterator[tuple[str, Any]]:
     """Start the studio; it stops, and its folder is removed, when the block ends.
@@ -167,15 +154,16 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         raise UsageError('the studio needs Gradio: python -m pip install "clearclip[app]"')
     with tempfile.TemporaryDirectory(prefix="clearclip-studio-", ignore_cleanup_errors=True) as work, _quiet(work):
         from clearclip.studio import page
-        from clearclip.studio.engine import Engine
+        from clearclip.studio.engine import Engine, available_devices
         from clearclip.studio.files import Files
         from clearclip.studio.scenes import write_scenes
+        from clearclip.studio.settings import Studio
 
         folder = Path(work)
         for name in ("scenes", "results", "uploads"):
             (folder / name).mkdir()
         engine = Engine(options.models, devices=options.devices or available_devices(), limits=options.limits)
-        studio = page.Studio(engine, write_scenes(folder / "scenes"), Files(folder / "results"))
+        studio = Studio(engine, write_scenes(folder / "scenes"), Files(folder / "results"))
         blocks = page.build(studio)
         blocks.queue(max_size=options.limits.queue, default_concurrency_limit=options.limits.concurrency)
         try:
@@ -184,7 +172,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
                 server_port=options.port,
                 inbrowser=options.browser,
                 auth=list(options.auth) or None,
-                max_file_size=options.limits.upload_bytes,
+                max_file_size=options.limits.example_bytes,
                 share=False,
                 quiet=True,
                 prevent_thread_lock=True,

@@ -1,0 +1,258 @@
+"""What happens when something on the page changes.
+
+Belongs here: values of controls → values of controls. Does not: where they stand (`layout`), which event calls what
+(`page`), results themselves (`engine`, `pictures`, `export`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.methods import parse_method, parse_methods
+from clearclip.studio import export, pictures
+from clearclip.studio.controls import uploaded
+from clearclip.studio.layout import OWN_WORDS, Layout
+from clearclip.studio.request import RESIDUALS, Request, read_word_file, read_words, too_large
+from clearclip.studio.scenes import VOCABULARIES, vocabulary_words
+from clearclip.studio.settings import OPACITY, Studio, label_entry
+
+HEAT_MAPS = 24
+LEAST_FOUND = 0.002
+
+
+class Actions:
+    """Functions for Gradio's events; they get the values of controls by component."""
+
+    def __init__(self, studio: Studio, layout: Layout) -> None:
+        self.studio = studio
+        self.engine = studio.engine
+        self.on = layout
+
+    def refresh(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
+        """Show the active tab anew. The answer names the outputs that change; the others stay."""
+        settings = self._read(data)
+        always: dict[Any, Any] = {self.on.beta: gr.update(visible=settings["residual"] == RESIDUALS[3])}
+        image = uploaded(data[self.on.image])
+        if image is None:
+            return {
+                self.on.status: pictures.hint("Choose an image, or one of the scenes."),
+                self.on.viewer: None,
+                **always,
+            }
+        always[self.on.saved] = {**settings, "image": str(image)}
+        try:
+            return {**self._show(image, settings, data, progress), **always}
+        except ClearclipError as error:
+            blank = {self.on.viewer: None} if data[self.on.tab] == "segment" else {}
+            return {self.on.status: pictures.problem(str(error)), **blank, **always}
+
+    def _show(
+        self, image: Path, settings: Mapping[str, Any], data: Mapping[Any, Any], progress: gr.Progress
+    ) -> dict[Any, Any]:
+        request, tab = self.studio.request(settings), data[self.on.tab]
+
+        def say(sentence: str) -> None:
+            progress(0.3, desc=sentence)
+
+        if tab == "inspect":
+            return self._show_parts(image, request, data, say)
+        rows = parse_methods(data[self.on.methods] or ()) if tab == "compare" else (request.method,)
+        answer = self.engine.segment(image, request, methods=rows, say=say)
+        result, ran = answer.first, list(answer.results)
+        blocks = len(self.engine.model(request.model, request.device).backbone.blocks)
+        notes = [
+            f"{row.spelling} rewrites {row.depth} blocks and {request.model} has {blocks}: half of them are rewritten."
+            for row in rows
+            if row.depth > blocks
+        ]
+        if tab == "heat" and len(request.labels) > HEAT_MAPS:
+            notes.append(f"The first {HEAT_MAPS} of {len(request.labels)} labels are drawn.")
+        what = ran[0] if len(ran) == 1 else f"{len(ran)} methods"
+        status = pictures.status_line(answer, model=request.model, methods=what, notes=notes)
+        shown: dict[Any, Any] = {self.on.status: status}
+        if tab == "compare":
+            shown[self.on.comparison] = pictures.comparison(answer.results, opacity=_share(settings["opacity"]))
+        elif tab == "heat":
+            names = [label.name for label in request.labels][:HEAT_MAPS]
+            shown[self.on.heat] = pictures.heat_maps(result, names=names, relative=bool(data[self.on.relative]))
+        elif tab == "export":
+            lines = self.studio.lines(request, image=image.name, method=ran[0])
+            shown |= {self.on.command: lines.command, self.on.python: lines.python}
+        elif tab == "segment":
+            shown[self.on.viewer] = pictures.viewer_value(result)
+        return shown
+
+    def _show_parts(
+        self, image: Path, request: Request, data: Mapping[Any, Any], say: Callable[[str], None]
+    ) -> dict[Any, Any]:
+        seen = self.engine.inspect(image, request, method=parse_method(data[self.on.parts_of] or "vanilla"), say=say)
+        count = seen.maps["X_res"].shape[-1]
+        first = data[self.on.inspected] != request.model
+        channel = seen.last["X_res"].peak_channel if first else _whole(data[self.on.channel], below=count)
+        shown = channel if data[self.on.show] == "one channel" else None
+        sentence = (
+            f"{request.model}, the last of {len(seen.statistics) // 3} blocks, {seen.method}: X_sum = X_res + X_attn"
+        )
+        return {
+            self.on.status: pictures.sentence(sentence),
+            self.on.parts: pictures.inspection_maps(seen, channel=shown),
+            self.on.numbers: pictures.inspection_numbers(seen),
+            self.on.chart: pictures.channel_chart(seen, channel=shown),
+            self.on.channel: gr.update(maximum=count - 1, value=channel),
+            self.on.inspected: request.model,
+        }
+
+    def peak(self, part: str, data: dict[Any, Any]) -> tuple[Any, Any]:
+        """The channel of a part with the highest mean magnitude."""
+        try:
+            image, request = self._ask(data)
+            seen = self.engine.inspect(image, request, method=parse_method(data[self.on.parts_of] or "vanilla"))
+        except ClearclipError:
+            return gr.skip(), gr.skip()  # what is wrong is said by the refresh that follows
+        return seen.last[part].peak_channel, "one channel"
+
+    def rank(self, data: dict[Any, Any], event: gr.EventData) -> str:
+        """All labels at the chosen pixel."""
+        try:
+            x, y = (min(max(float(event._data[axis]), 0.0), 0.9999) for axis in ("x", "y"))
+            result = self.engine.segment(*self._ask(data)).first
+        except ClearclipError as error:
+            return pictures.problem(str(error))
+        except (KeyError, TypeError, ValueError):
+            return pictures.hint("Click a pixel.")
+        height, width = result.label_map.shape
+        return pictures.ranking_list(result, x=int(x * width), y=int(y * height))
+
+    def too_large(self, event: gr.EventData) -> str:
+        """A file that the browser did not even send."""
+        try:
+            name, size, most = (event._data[key] for key in ("name", "size", "most"))
+            return pictures.problem(too_large(str(name)[:200], size=int(size), limit=int(most)))
+        except (KeyError, TypeError, ValueError):
+            return pictures.problem("The file is too large: make it smaller.")
+
+    def choose_scene(self, event: gr.SelectData) -> tuple[str, list[dict[str, Any]]]:
+        """A scene of the gallery with the labels of what is in it."""
+        scene = self.studio.scenes[int(event.index) % len(self.studio.scenes)]
+        return str(scene.path), [label_entry(label) for label in scene.labels]
+
+    def search(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
+        """Which words of a vocabulary the image contains."""
+        limits = self.engine.limits
+        try:
+            image, request = self._ask({**data, self.on.labels: [{"name": "any"}], self.on.threshold: 0})
+            chosen = data[self.on.vocabulary]
+            own = chosen not in VOCABULARIES
+            words = read_words(data[self.on.words] or "", limits=limits) if own else vocabulary_words(chosen)
+            found = self.engine.search(
+                image, request, words, say=lambda share, sentence: progress(share, desc=sentence)
+            )
+        except ClearclipError as error:
+            return gr.skip(), pictures.problem(str(error))
+        choices = [(f"{name}   {share:.1%}", name) for name, share, _ in found if share >= LEAST_FOUND]
+        sentence = f"{len(choices)} of {len(words)} words cover at least {LEAST_FOUND:.1%} of the image."
+        return gr.update(choices=choices, value=[]), pictures.sentence(sentence)
+
+    def read_file(self, path: str | None) -> tuple[Any, Any, Any]:
+        """A label file into the box of words."""
+        try:
+            words = read_word_file(Path(path or ""), limits=self.engine.limits)
+        except UsageError as error:
+            return gr.skip(), gr.skip(), pictures.problem(str(error))
+        return "\n".join(words), OWN_WORDS, pictures.sentence(f"{len(words)} words read.")
+
+    def add(self, labels: list[dict[str, Any]] | None, found: list[str] | None) -> list[dict[str, Any]]:
+        """Chosen words appended to the labels."""
+        known = {label["name"] for label in labels or ()}
+        return [
+            *(labels or ()),
+            *({"name": name, "synonyms": [], "color": None} for name in found or () if name not in known),
+        ]
+
+    def export(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
+        """The files of the result at the image's own size."""
+        try:
+            image, request = self._ask(data)
+            progress(0.2, desc="Every pixel of the image")
+            answer = self.engine.segment(image, request, full=True)
+            progress(0.6, desc="Outlines")
+            opacity = _share(data[self.on.opacity])
+            made = export.write_files(answer.first, self.studio.files.folder(), stem=image.stem, opacity=opacity)
+        except ClearclipError as error:
+            return None, pictures.problem(str(error))
+        height, width = answer.size
+        sentence = f"Label map, overlay and JSON of {width}×{height} pixels, and the image."
+        return [*map(str, made), str(image)], pictures.sentence(sentence)
+
+    def write_example(self, data: dict[Any, Any]) -> tuple[Any, Any]:
+        """A file with the image and all settings."""
+        try:
+            image, request = self._ask(data)
+            text = export.example(self._read(data), request=request, image=image)
+        except ClearclipError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        path = self.studio.files.folder() / f"{image.stem}.clearclip.json"
+        path.write_text(text, encoding="utf-8")
+        return str(path), pictures.sentence(f"{path.name} holds the image and all settings; “Load example” opens it.")
+
+    def read_example(self, path: str | None) -> list[Any]:
+        """Such a file into the controls."""
+        try:
+            settings, name, picture = export.read_example(Path(path or ""), limits=self.engine.limits)
+            settings = self.studio.checked({**self.studio.defaults(), **settings})
+        except ClearclipError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        image = self.studio.files.folder() / name
+        image.write_bytes(picture)
+        return [str(image), *self._shown(settings), pictures.sentence("Example loaded.")]
+
+    def restore(self, saved: Any) -> list[Any]:
+        """What this browser showed last, or the first scene."""
+        defaults = self.studio.defaults()
+        image = str(self.studio.scenes[0].path)
+        if not isinstance(saved, dict) or not saved.get("model"):
+            return [image, *self._shown(defaults)]
+        try:
+            settings = self.studio.checked({**defaults, **saved})
+        except ClearclipError:
+            return [image, *self._shown(defaults)]
+        kept = saved.get("image")
+        if isinstance(kept, str) and _was_uploaded(kept):
+            return [kept, *self._shown(settings)]
+        return [image, *self._shown(settings if kept is None else {**settings, "labels": defaults["labels"]})]
+
+    def _shown(self, settings: Mapping[str, Any]) -> list[Any]:
+        beta = gr.update(value=settings["beta"], visible=settings["residual"] == RESIDUALS[3])
+        return [beta if name == "beta" else settings[name] for name in self.on.settings]
+
+    def _ask(self, data: Mapping[Any, Any]) -> tuple[Path, Request]:
+        image = uploaded(data[self.on.image])
+        if image is None:
+            raise UsageError("Choose an image first.")
+        return image, self.studio.request(self._read(data))
+
+    def _read(self, data: Mapping[Any, Any]) -> dict[str, Any]:
+        return {name: data[component] for name, component in self.on.settings.items()}
+
+
+def _share(value: Any) -> float:
+    return min(max(float(value), 0.0), 1.0) if isinstance(value, (int, float)) else OPACITY
+
+
+def _whole(value: Any, *, below: int) -> int:
+    return min(max(int(value), 0), below - 1) if isinstance(value, (int, float)) else 0
+
+
+def _was_uploaded(path: str) -> bool:
+    """Whether a path that a browser remembers is a file in the server's own upload folder."""
+    try:
+        resolved = Path(path).resolve()
+        return resolved.is_file() and resolved.is_relative_to(Path(get_upload_folder()).resolve())
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,122 @@
+"""The settings that a visitor sees: what they are at first, as a request, and when they come from outside.
+
+Belongs here: a page's settings by name, without Gradio. Does not: controls, models, results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clearclip.errors import UsageError
+from clearclip.studio import export
+from clearclip.studio.engine import Engine, available_devices
+from clearclip.studio.files import Files
+from clearclip.studio.pictures import hex_color
+from clearclip.studio.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual
+from clearclip.studio.scenes import SceneFile
+from clearclip.vocabulary import Label
+
+PROMPTS = "the paper's 80 prompts"
+OPACITY = 0.55
+
+
+@dataclass
+class Studio:
+    """What the page's functions need.
+
+    Attributes:
+        engine: Models and kept features.
+        scenes: The gallery.
+        files: Where results are written for download.
+    """
+
+    engine: Engine
+    scenes: Sequence[SceneFile]
+    files: Files
+
+    @property
+    def default_model(self) -> str:
+        """The first of the allowed models."""
+        return next(iter(self.engine.models))
+
+    def defaults(self) -> dict[str, Any]:
+        """The settings of a first visit."""
+        return {
+            "labels": [label_entry(label) for label in self.scenes[0].labels],
+            "model": self.default_model,
+            "device": self.engine.devices[0],
+            "method": "clearclip",
+            "residual": RESIDUALS[0],
+            "beta": 30,
+            "threshold": 0,
+            "background": BACKGROUND,
+            "templates": PROMPTS,
+            "opacity": OPACITY,
+        }
+
+    def request(self, settings: Mapping[str, Any]) -> Request:
+        """The settings of the page's controls as a request.
+
+        Args:
+            settings: By the names of `defaults`.
+
+        Returns:
+            The request.
+
+        Raises:
+            UsageError: Something cannot be used.
+        """
+        template = settings["templates"]
+        return read_request(
+            settings["labels"],
+            limits=self.engine.limits,
+            model=settings["model"],
+            method=with_residual(settings["method"], settings["residual"], settings["beta"]),
+            threshold=settings["threshold"] or None,
+            background=settings["background"],
+            templates=None if not template or template == PROMPTS else [template],
+            device=settings["device"],
+        )
+
+    def lines(self, request: Request, *, image: str, method: str) -> export.Lines:
+        """The command and the Python lines of a request.
+
+        Args:
+            request: The request.
+            image: Name of the image's file.
+            method: Spelling of the method that ran.
+
+        Returns:
+            Them.
+        """
+        device = request.device if request.device != available_devices()[0] else None
+        source = self.engine.models[request.model]
+        return export.lines(request, image=image, source=source, method=method, device=device)
+
+    def checked(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings from outside, reduced to those that are known and usable; their labels may be empty."""
+        known = {name: settings[name] for name in self.defaults()}
+        known["threshold"] = known["threshold"] or 0
+        if known["model"] not in self.engine.models:
+            raise UsageError(f"the model {known['model']!r} is not allowed here: {', '.join(self.engine.models)}")
+        if known["device"] not in self.engine.devices:
+            known["device"] = self.engine.devices[0]
+        if not isinstance(known["opacity"], (int, float)) or not isinstance(known["beta"], (int, float)):
+            raise UsageError("opacity and beta must be numbers")
+        request = self.request({**known, "labels": known["labels"] or [{"name": "any"}]})
+        return {**known, "labels": [label_entry(label) for label in request.labels] if known["labels"] else []}
+
+
+def label_entry(label: Label) -> dict[str, Any]:
+    """A label as the page's list has it.
+
+    Args:
+        label: The label.
+
+    Returns:
+        `{name, synonyms, color}`.
+    """
+    color = hex_color(label.color) if label.color else None
+    return {"name": label.name, "synonyms": list(label.synonyms), "color": color}
