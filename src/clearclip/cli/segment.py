@@ -1,4 +1,4 @@
-"""`clearclip segment`: photographs and words → label maps, overlays and other files, on this machine or on a cluster."""
+"""`clearclip segment`: photographs and words → label maps, overlays and other files, here or on a cluster."""
 
 from __future__ import annotations
 

@@ -28,7 +28,12 @@ Load = Callable[[], "Segmenter"]
 
 Value = TypeVar("Value")
 OBJECT_STORE_BYTES = 512 << 20
-RETRIES = 1
+TRIES = 2
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ parts write to standard error
+}
 PASSED_ON = ("CLEARCLIP_CACHE", "HF_HUB_OFFLINE")
 
 
@@ -150,9 +155,11 @@ class Actor:
     Args:
         make: Makes the worker's function, once.
         place: Where to be.
+        tally: Counts how often a block was begun: Ray Data repeats without end what kills its actors.
     """
 
-    def __init__(self, make: Callable[[], Worker], place: Place) -> None:
+    def __init__(self, make: Callable[[], Worker], place: Place, tally: Any) -> None:
+        self._tally = tally
         self._failure: Exception | None = None
         warnings.simplefilter("ignore")
         try:
@@ -171,13 +178,38 @@ class Actor:
             One row: a pickled list of answers, or the error that ends the run.
         """
         try:
+            import ray
+
             if self._failure is not None:
                 raise self._failure
-            numbers, jobs = batch.column("number").to_pylist(), map(pickle.loads, batch.column("job").to_pylist())
+            numbers = batch.column("number").to_pylist()
+            if ray.get(self._tally.begin.remote(numbers[0])) > TRIES:
+                yield {"answers": [pickle.dumps([])]}
+                return
+            jobs = map(pickle.loads, batch.column("job").to_pylist())
             for answers in self._work(list(zip(numbers, jobs, strict=True))):
                 yield {"answers": [pickle.dumps(answers)]}
         except Exception as error:
             yield {"answers": [pickle.dumps(portable(error))]}
+
+
+class Tally:
+    """How often each block of a round was begun; an actor beside the workers."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """Count a beginning.
+
+        Args:
+            number: Of the block's first job.
+
+        Returns:
+            How many there were, with this one.
+        """
+        self._begun[number] = self._begun.get(number, 0) + 1
+        return self._begun[number]
 
 
 class Pool:
@@ -288,13 +320,14 @@ class Pool:
             for numbers in (range(start, min(start + block, len(packed))) for start in range(0, len(packed), block))
         ]
         _silence_ray_data()
+        tally = self._ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tally).remote()
         jobs = ray.data.from_arrow(tables)
         jobs.context.enable_progress_bars = False
         jobs.context.target_max_block_size = 1  # every answer is on its way at once
         jobs.context.max_errored_blocks = -1  # a job whose worker died is missed below, not raised
         answers = jobs.map_batches(
             Actor,
-            fn_constructor_args=(make, self.place),
+            fn_constructor_args=(make, self.place, tally),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self.cpus,
@@ -302,8 +335,6 @@ class Pool:
             compute=ray.data.ActorPoolStrategy(
                 size=min(self.size, len(tables)), max_tasks_in_flight_per_actor=1 if careful else None
             ),
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )
         with _rays_own_errors(self._ray):
             for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -346,8 +377,8 @@ def connect(fleet: Fleet) -> Iterator[Pool]:
     Raises:
         UsageError: Ray is not installed, there is no cluster at the address, or no worker fits this machine.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     ray = require("ray", extra="ray", purpose="--engine ray")
     require("ray.data", extra="ray", purpose="--engine ray")
     ours = not ray.is_initialized()
