@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -385,21 +386,22 @@ def connect(fleet: Fleet) -> Iterator[Pool]:
     if ours:
         quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         try:
-            if fleet.address is None:
-                cores = max(os.cpu_count() or 1, math.ceil((fleet.workers or 1) * fleet.cpus))
-                ray.init(
-                    address="local",
-                    num_cpus=cores,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _node_ip_address="127.0.0.1",
-                    **quiet,
-                )
-            else:
-                ray.init(address=fleet.address, **quiet)
+            with _no_greetings():
+                if fleet.address is None:
+                    cores = max(os.cpu_count() or 1, math.ceil((fleet.workers or 1) * fleet.cpus))
+                    ray.init(
+                        address="local",
+                        num_cpus=cores,
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                        _node_ip_address="127.0.0.1",
+                        **quiet,
+                    )
+                else:
+                    ray.init(address=fleet.address, **quiet)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             place = "on this machine" if fleet.address is None else f"at {fleet.address}"
-            raise UsageError(f"there is no Ray cluster {place} ({_first_line(error)}): ray start --head") from error
+            raise UsageError(f"there is no Ray cluster {place} ({_told(error)}): ray start --head") from error
     try:
         yield Pool(fleet, ray)
     finally:
@@ -420,9 +422,25 @@ def _rays_own_errors(ray: Any) -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         raise ClearclipError(
-            f"Ray gave up ({type(error).__name__}: {_first_line(error)}): start again to go on with what is left"
+            f"Ray gave up ({type(error).__name__}: {_told(error)}): start again to go on with what is left"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _told(error: BaseException) -> str:
+    """One line of an error; where Ray tells of a worker's, its message comes last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if len(lines) > 1 and lines[0].startswith("\x1b") else 0][:300]
+
+
+@contextmanager
+def _no_greetings() -> Iterator[None]:
+    """What Ray's C++ parts write while they start, whatever their log level, goes nowhere."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
