@@ -46,7 +46,7 @@ class StandIn:
     def __call__(self, images, labels, *, threshold=None):
         if not isinstance(images, list):
             return self([images], labels)[0]
-        time.sleep(self.pause * len(images))
+        time.sleep(float(self.pause) * len(images))
         for image in images:
             if tuple(image[0, 0]) == DEADLY and image.min() == image.max():
                 os.kill(os.getpid(), signal.SIGKILL)

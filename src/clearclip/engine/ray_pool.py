@@ -34,7 +34,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ parts write to standard error
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # and what it has to say of dead workers to standard output
 }
+ON_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on any system: everything listens on loopback alone
 PASSED_ON = ("CLEARCLIP_CACHE", "HF_HUB_OFFLINE")
 
 
@@ -157,10 +159,12 @@ class Actor:
         make: Makes the worker's function, once.
         place: Where to be.
         tally: Counts how often a block was begun: Ray Data repeats without end what kills its actors.
+        tries: How often that may be.
     """
 
-    def __init__(self, make: Callable[[], Worker], place: Place, tally: Any) -> None:
+    def __init__(self, make: Callable[[], Worker], place: Place, tally: Any, tries: int) -> None:
         self._tally = tally
+        self._tries = tries
         self._failure: Exception | None = None
         warnings.simplefilter("ignore")
         try:
@@ -184,7 +188,7 @@ class Actor:
             if self._failure is not None:
                 raise self._failure
             numbers = batch.column("number").to_pylist()
-            if ray.get(self._tally.begin.remote(numbers[0])) > TRIES:
+            if ray.get(self._tally.begin.remote(numbers[0])) > self._tries:
                 yield {"answers": [pickle.dumps([])]}
                 return
             jobs = map(pickle.loads, batch.column("job").to_pylist())
@@ -271,24 +275,19 @@ class Pool:
             OSError: A worker met it, for instance a full disk; what came before has been yielded.
             ClearclipError: A worker met it, or there are no workers.
         """
-        packed = [pickle.dumps(job) for job in jobs]
+        packed = _packed(jobs)
         block = max(1, min(at_once, len(packed) // (8 * self.size)))
-        suspects: list[Work] = []
-        smallest: list[Work] = []
         lost = yield from self._round(make, packed, block=block, careful=False)
-        while lost or suspects or smallest:
-            again = [job.left(parts) for job, parts in lost] + suspects
-            suspects = []
-            lost = yield from self._round(make, _packed(smallest), block=1, careful=True)
-            for job, _ in lost:
-                yield job.give_up()
-            smallest = []
-            lost = yield from self._round(make, _packed(again), block=1, careful=True)
-            for job, parts in lost:
-                alone, rest = job.left(parts).divide()
+        again: list[Work] = [job.left(parts) for job, parts in lost]
+        while again:
+            smallest, rest = [], []
+            for job, parts in (yield from self._round(make, _packed(again), block=1, careful=True)):
+                alone, after = job.left(parts).divide()
                 smallest += alone
-                suspects += rest
-            lost = []
+                rest += after
+            for job, _ in (yield from self._round(make, _packed(smallest), block=1, careful=True)):
+                yield job.give_up()
+            again = rest
 
     def _round(
         self, make: Callable[[], Worker], packed: Sequence[bytes], *, block: int, careful: bool
@@ -328,7 +327,7 @@ class Pool:
         jobs.context.max_errored_blocks = -1  # a job whose worker died is missed below, not raised
         answers = jobs.map_batches(
             Actor,
-            fn_constructor_args=(make, self.place, tally),
+            fn_constructor_args=(make, self.place, tally, 1 if careful else TRIES),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self.cpus,
@@ -378,7 +377,7 @@ def connect(fleet: Fleet) -> Iterator[Pool]:
     Raises:
         UsageError: Ray is not installed, there is no cluster at the address, or no worker fits this machine.
     """
-    for name, value in ENVIRONMENT.items():
+    for name, value in {**ENVIRONMENT, **({} if fleet.address else ON_THIS_MACHINE)}.items():
         os.environ.setdefault(name, value)
     ray = require("ray", extra="ray", purpose="--engine ray")
     require("ray.data", extra="ray", purpose="--engine ray")
@@ -394,7 +393,7 @@ def connect(fleet: Fleet) -> Iterator[Pool]:
                         num_cpus=cores,
                         include_dashboard=False,
                         object_store_memory=OBJECT_STORE_BYTES,
-                        _node_ip_address="127.0.0.1",
+                        _node_ip_address="127.0.0.1",  # its own finding of an address asks the network
                         **quiet,
                     )
                 else:
