@@ -1,5 +1,6 @@
 """Runs that are killed: started again they end with every image once, byte for byte as if nothing had happened."""
 
+import contextlib
 import json
 import os
 import random
@@ -52,10 +53,8 @@ def family(pid):
 
 def kill(pids):
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def is_worker(pid):
