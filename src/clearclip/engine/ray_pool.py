@@ -13,7 +13,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -336,8 +336,9 @@ class Pool:
                 size=min(self.size, len(tables)), max_tasks_in_flight_per_actor=1 if careful else None
             ),
         )
-        with _rays_own_errors(self._ray):
-            for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+        batches = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow"))
+        with _rays_own_errors(self._ray), closing(batches):
+            for batch in batches:
                 for row in batch.column("answers").to_pylist():
                     found = pickle.loads(row)
                     if isinstance(found, Exception):
