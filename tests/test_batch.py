@@ -1,6 +1,7 @@
 """Many files: found, written only when complete, resumed, failures listed."""
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearclip import ClearclipError, UsageError, batch, outputs
+from clearclip import ClearclipError, UsageError, outputs
 from clearclip.batch import find_images, segment_files
+from clearclip.formats import Writer, pictures
 from clearclip.outputs import atomic_write, read_info, save_label_map
 
 LABELS = ["sky", "grass"]
@@ -23,7 +25,8 @@ def go(segmenter, paths, output, **options):
 
 
 def names(folder):
-    return sorted(file.name for file in folder.iterdir())
+    """Without the ledger, which every run has."""
+    return sorted(file.name for file in folder.iterdir() if not file.name.startswith("ledger.sqlite"))
 
 
 def test_what_a_run_leaves(segmenter, photo, tmp_path):
@@ -45,7 +48,8 @@ def test_what_a_run_leaves(segmenter, photo, tmp_path):
     assert settings["method"] == "clearclip"
     info = read_info(out / "a.png")
     assert info["method"] == "clearclip"
-    assert info["source"].startswith("a.png, ")
+    assert info["source"] == str(paths[0])
+    assert info["sha256"] == hashlib.sha256(paths[0].read_bytes()).hexdigest()[:32]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 50])
@@ -102,15 +106,15 @@ def test_an_interrupted_overwrite_mixes_no_settings(segmenter, photo, tmp_path, 
     """Its labels.json is the new one already; the older results below it must not pass for new ones."""
     out, paths = tmp_path / "out", [photo("a.png"), photo("b.png")]
     go(segmenter, paths, out)
-    original = batch._write
+    original = Writer.write
 
-    def stop_at_b(result, path, *rest):
-        if path.stem == "b":
+    def stop_at_b(writer, result, *, stem, source):
+        if stem == "b":
             raise KeyboardInterrupt
-        original(result, path, *rest)
+        return original(writer, result, stem=stem, source=source)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch, "_write", stop_at_b)
+        patched.setattr(Writer, "write", stop_at_b)
         with pytest.raises(KeyboardInterrupt):
             go(segmenter, paths, out, labels=["x", "y"], overwrite=True)
     report = go(segmenter, paths, out, labels=["x", "y"])
@@ -130,7 +134,7 @@ def test_interruption_leaves_whole_files_only(segmenter, photo, tmp_path, monkey
         original(label_map, path, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch, "save_label_map", half)
+        patched.setattr(pictures, "save_label_map", half)
         with pytest.raises(KeyboardInterrupt):
             go(segmenter, paths, out, batch_size=1)
     assert "2.png" not in names(out)
@@ -150,7 +154,7 @@ def test_failures_are_listed_and_the_others_done(segmenter, photo, tmp_path):
     assert set(reasons) == {"empty.jpg", "text.jpg", "absent.png"}
     assert "empty" in reasons["empty.jpg"]
     assert "no such file" in reasons["absent.png"]
-    assert names(tmp_path / "out") == ["good.overlay.jpg", "good.png", "labels.json"]
+    assert names(tmp_path / "out") == ["errors.csv", "good.overlay.jpg", "good.png", "labels.json"]
 
 
 def test_two_inputs_with_one_stem(segmenter, photo, tmp_path):
@@ -158,7 +162,7 @@ def test_two_inputs_with_one_stem(segmenter, photo, tmp_path):
     report = go(segmenter, [first, second], tmp_path / "out")
     assert report.done == 1
     assert [path for path, _ in report.failed] == [second]
-    assert "would both become same.png" in report.failed[0][1]
+    assert "would both become same" in report.failed[0][1]
     with Image.open(tmp_path / "out" / "same.png") as written:
         assert np.array_equal(np.asarray(written), segmenter(first, LABELS).label_map)
     other = go(segmenter, [second], tmp_path / "out")

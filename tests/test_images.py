@@ -28,7 +28,7 @@ def smooth():
 def test_paths_pil_and_arrays_agree(tmp_path, smooth):
     file = tmp_path / "a.png"
     Image.fromarray(smooth).save(file)
-    for form in (file, str(file), Image.open(file), Image.fromarray(smooth), smooth):
+    for form in (file, str(file), file.read_bytes(), Image.open(file), Image.fromarray(smooth), smooth):
         loaded = load_image(form)
         assert loaded.dtype == np.uint8
         assert np.array_equal(loaded, smooth)
@@ -253,7 +253,9 @@ def test_larger_than_pillows_own_limit_is_read_where_allowed(tmp_path, monkeypat
         (np.zeros(4, dtype=np.uint8), "shape"),
         (None, "NoneType"),
         (torch.zeros(3, 4, 4), "Tensor"),
-        (b"bytes", "bytes"),
+        (bytearray(b"bytes"), "bytearray"),
+        (b"bytes", "no image that Pillow can read"),
+        (b"", "empty"),
         (Image.new("RGB", (0, 5)), "0×5"),
         (Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "nan"),
         (Image.fromarray(np.full((2, 2), -7, dtype=np.int32)), "-7"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from pathlib import Path
@@ -27,8 +28,8 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
     """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB.
 
     Args:
-        image: A path, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` of uint8, uint16
-            or bool.
+        image: A path, the bytes of a file, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`
+            of uint8, uint16 or bool.
         max_pixels: Refuse larger images before they are decoded (decompression bombs).
 
     Returns:
@@ -44,6 +45,10 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
             return _from_pil(image, "the image", max_pixels=max_pixels)
         except (OSError, SyntaxError, ValueError) as error:  # opened, but damaged further on
             raise ImageError(f"the image cannot be read ({error})") from error
+    if isinstance(image, bytes):
+        if not image:
+            raise ImageError("the image is empty")
+        return _from_file(io.BytesIO(image), "the image", max_pixels=max_pixels)
     if not isinstance(image, (str, Path)):
         raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
     path = Path(image)
@@ -54,20 +59,27 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
             raise ImageError(f"{path} is a folder: name an image file")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
-        with _open(path) as opened:
-            return _from_pil(opened, str(path), max_pixels=max_pixels)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ImageError(f"{path}: the image cannot be read ({error})") from error
+    return _from_file(path, str(path), max_pixels=max_pixels)
 
 
-def _open(path: Path) -> Image.Image:
+def _from_file(file: Path | io.BytesIO, name: str, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+    try:
+        with _open(file) as opened:
+            return _from_pil(opened, name, max_pixels=max_pixels)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name}: the image cannot be read ({error})") from error
+
+
+def _open(file: Path | io.BytesIO) -> Image.Image:
     with _PILLOW_LIMIT, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

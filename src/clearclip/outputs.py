@@ -1,14 +1,18 @@
-"""Files that appear under their names only when complete: label maps and overlays."""
+"""Files that appear under their names only when complete: label maps, pictures, JSON.
+
+Belongs here: how a file is written. Does not: what a format looks like (`formats`).
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from clearclip.errors import printable
 
+PARTIAL_PREFIX = ".clearclip-"
 _READING_UMASK = threading.Lock()
 
 
@@ -32,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{PARTIAL_PREFIX}{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:
@@ -68,16 +73,13 @@ def save_label_map(
     Raises:
         OSError: The file cannot be written.
     """
-    texts = PngImagePlugin.PngInfo()
-    for key, value in (info or {}).items():
-        texts.add_itxt(key, printable(value))
     if len(palette) <= 256:
         image = Image.fromarray(label_map.astype(np.uint8)).convert("L")
         image.putpalette(palette.tobytes())
     else:
         image = Image.fromarray(label_map.astype(np.uint16))
     with atomic_write(path) as partial:
-        image.save(partial, format="PNG", pnginfo=texts)
+        image.save(partial, format="PNG", pnginfo=_texts(info))
 
 
 def read_info(path: Path) -> dict[str, str]:
@@ -87,26 +89,70 @@ def read_info(path: Path) -> dict[str, str]:
         path: A file written by `save_label_map`.
 
     Returns:
-        Them; empty where the file is none of ours.
+        Them; empty where the file is none of ours. Its pixels are not decoded, however many they are.
     """
     try:
-        with Image.open(path) as image:
-            return {key: str(value) for key, value in getattr(image, "text", {}).items()}
+        with PngImagePlugin.PngImageFile(path) as image:
+            return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError):
         return {}
 
 
-def save_image(image: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path, *, info: Mapping[str, str] | None = None) -> None:
     """Write a picture; the suffix decides the format.
 
     Args:
         image: What to write.
         path: Where to.
+        info: Texts kept in the file, where it is a PNG.
 
     Raises:
         OSError: The file cannot be written.
         ValueError: The suffix is unknown.
     """
-    options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
+    suffix = path.suffix.lower()
+    options: dict[str, Any] = {"quality": 92} if suffix in (".jpg", ".jpeg") else {}
+    if suffix == ".png":
+        options = {"pnginfo": _texts(info)}
     with atomic_write(path) as partial:
         image.save(partial, **options)
+
+
+def _texts(info: Mapping[str, str] | None) -> PngImagePlugin.PngInfo:
+    texts = PngImagePlugin.PngInfo()
+    for key, value in (info or {}).items():
+        texts.add_itxt(key, printable(value))
+    return texts
+
+
+def save_json(path: Path, head: Mapping[str, Any], arrays: Mapping[str, Iterable[Any]]) -> None:
+    """Write a JSON object whose long arrays never are in memory as a whole.
+
+    Args:
+        path: Where to.
+        head: The members that come first.
+        arrays: The members that come then, item by item.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2] if head else "{")
+        for number, (key, items) in enumerate(arrays.items()):
+            stream.write(f"{',' if head or number else ''}\n {json.dumps(key)}: ")
+            write_json_array(stream, items)
+        stream.write("\n}\n")
+
+
+def write_json_array(stream: TextIO, items: Iterable[Any]) -> None:
+    """Write a JSON array, one line an item.
+
+    Args:
+        stream: Where to.
+        items: Its items, taken one by one.
+    """
+    separator = "["
+    for item in items:
+        stream.write(separator + "\n" + json.dumps(item, ensure_ascii=False, separators=(",", ":")))
+        separator = ","
+    stream.write("[]" if separator == "[" else "\n]")

@@ -48,7 +48,8 @@ __all__ = [
 ]
 
 FORMAT_NAMES = (
-    "png", "preview", "overlay", "masks", "coco", "panoptic", "geojson", "yolo", "labelstudio", "cvat", "npz", "parquet",
+    "png", "preview", "overlay", "masks", "coco", "panoptic",
+    "geojson", "yolo", "labelstudio", "cvat", "npz", "parquet",
 )  # fmt: skip
 DEFAULT_FORMATS = ("png", "preview")
 
@@ -134,10 +135,9 @@ class Writer:
         """Write all files of one image.
 
         Args:
-            result: The segmentation.
+            result: The segmentation; its `info` goes into every file with room for it, with what the engine added.
             stem: Name of its files, unique in the run; see `safe_stem`.
             source: The image's path or address as the user named it.
-            marks: Texts to keep in every file with room for them, for instance a hash of the image.
 
         Returns:
             The record that the ledger keeps once this has returned.
@@ -146,7 +146,7 @@ class Writer:
             UsageError: The stem is not safe.
             OSError: A file cannot be written; what was written before stays.
         """
-        sample = Sample(result, stem, printable(source), self.run, marks or {})
+        sample = Sample(result, stem, printable(source), self.run)
         height, width = sample.size
         kept = {format_.name: format_.write(sample) for format_ in self.formats}
         return {"stem": stem, "source": sample.source, "height": height, "width": width, "formats": kept}

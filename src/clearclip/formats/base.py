@@ -80,7 +80,6 @@ class Sample:
         stem: Name of its files without suffix: one plain path component, unique in the run (`safe_stem`).
         source: The image's path or address as the user named it.
         run: What it shares with the others.
-        marks: Texts that the engine wants kept in every file with room for them, for instance a hash of the image.
 
     Raises:
         UsageError: The stem could lead out of the output folder.
@@ -90,7 +89,6 @@ class Sample:
     stem: str
     source: str
     run: Run
-    marks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.stem != safe_stem(self.stem):
@@ -104,8 +102,13 @@ class Sample:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """As `Run.provenance`, with where the image came from."""
-        return {**self.run.provenance, "source": self.source, **self.marks}
+        """As `Run.provenance`, with where the image came from and what the engine noted of it."""
+        return {**self.run.provenance, **self.texts}
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The same for files that hold texts alone."""
+        return {**self.result.info, "source": self.source}
 
     @cached_property
     def regions(self) -> list[Region]:

@@ -25,8 +25,7 @@ class LabelPng(Format):
     def write(self, sample: Sample) -> Record:
         """As `Format.write`."""
         (file,) = self.files(sample.run.folder, sample.stem)
-        info = {**sample.result.info, "source": sample.source, **sample.marks}
-        save_label_map(sample.result.label_map, file, palette=sample.result.palette, info=info)
+        save_label_map(sample.result.label_map, file, palette=sample.result.palette, info=sample.texts)
         return {}
 
 
