@@ -24,7 +24,7 @@ def exact_polygons(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0,
     Args:
         mask: `(H, W)` bool with at least one pixel.
         offset: `(x, y)` of its first pixel.
-        simplify: How far, in pixels, the outline may move to need fewer points.
+        simplify: About how far, in pixels, the outline may move to need fewer points (GEOS's Douglas-Peucker).
 
     Returns:
         A valid shapely `MultiPolygon`, one polygon for each 4-connected part, outer rings counter-clockwise as numbers.
