@@ -34,7 +34,7 @@ class Choices:
         things: Names of labels that are countable: each connected region of one is an object of its own. All others
             are stuff: one region per image.
         min_area: Regions of fewer pixels are left out, in pixels.
-        simplify: About how far, in pixels, a polygon may leave the pixels' edges to need fewer points; 0 keeps it exact.
+        simplify: About how far, in pixels, a polygon may leave the region to need fewer points; 0 keeps it exact.
 
     Raises:
         UsageError: A number is negative.

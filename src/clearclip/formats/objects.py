@@ -18,6 +18,8 @@ from clearclip.formats.regions import Region, find_regions
 if TYPE_CHECKING:
     from clearclip.segmentation import Segmentation
 
+WITHIN = 1e-6  # of a pixel: FiftyOne cuts pixels off, and 11 / 83 * 83 is less than 11
+
 
 def to_detections(result: Segmentation, *, things: Sequence[str], min_area: int) -> Any:
     """As `Segmentation.to_detections`."""
@@ -44,16 +46,12 @@ def to_fiftyone(result: Segmentation, *, things: Sequence[str] | None, min_area:
         kind = np.uint8 if len(result.labels) < 256 else np.uint16
         return fiftyone.Segmentation(mask=(result.label_map + 1).astype(kind), **_extra(result))
     height, width = result.label_map.shape
+    corner, size = np.array([WITHIN, WITHIN, 0, 0]), np.array([width, height, width, height])
     return fiftyone.Detections(
         detections=[
             fiftyone.Detection(
                 label=region.name,
-                bounding_box=[
-                    region.box[0] / width,
-                    region.box[1] / height,
-                    region.box[2] / width,
-                    region.box[3] / height,
-                ],
+                bounding_box=((np.array(region.box) + corner) / size).tolist(),
                 mask=region.mask,
                 confidence=region.score,
                 index=number,
