@@ -90,11 +90,11 @@ def read_info(path: Path) -> dict[str, str]:
         path: A file written by `save_label_map`.
 
     Returns:
-        Them; empty where the file is none of ours.
+        Them; empty where the file is none of ours. Its pixels are not decoded, however many they are.
     """
     try:
-        with Image.open(path) as image:
-            return {key: str(value) for key, value in getattr(image, "text", {}).items()}
+        with PngImagePlugin.PngImageFile(path) as image:
+            return {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError):
         return {}
 
