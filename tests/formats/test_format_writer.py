@@ -1,6 +1,7 @@
 """Several formats in one run: what is checked, kept, streamed, and written again after a stop."""
 
 import json
+import pickle
 import sys
 import tracemalloc
 
@@ -66,6 +67,7 @@ def test_the_core_alone_writes_pictures(name, tmp_path, monkeypatch):
     if name in ("png", "preview", "overlay", "masks"):
         writer = Writer((format_,), Run(tmp_path, result.vocabulary, INFO))
         assert not declared
+    writer = pickle.loads(pickle.dumps(writer))  # as it travels to a worker
     writer.check()
     record = writer.write(result, stem="x", source="x.png")
     writer.finish(lambda: iter([record]))

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import printable
-from clearclip.formats.base import Format, Record, Records, Run, Sample
+from clearclip.formats.base import Format, Record, Records, Run, Sample, xml_safe
 from clearclip.outputs import atomic_write, write_json_array
 
 RUN_BITS = (3, 4, 8, 16)
@@ -48,9 +48,8 @@ class LabelStudio(Format):
         for number, region in enumerate(sample.regions):
             name = hashlib.sha256(f"{sample.stem}\0{number}\0{region.name}".encode()).hexdigest()[:10]
             brush = base64.b64encode(brush_rle(region.full_mask)).decode("ascii")
-            strokes.append(
-                {"id": name, "label": region.name, "score": region.score, "area": region.area, "brush": brush}
-            )
+            numbers = {"score": region.score, "area": region.area}
+            strokes.append({"id": name, "label": xml_safe(region.name), "brush": brush, **numbers})
         return {"strokes": strokes, "made": sample.texts}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
@@ -136,9 +135,9 @@ def _interface(run: Run) -> str:
     palette = run.vocabulary.palette.tolist()
     lines = ["<View>"]
     made = json.dumps({key: printable(value) for key, value in run.info.items()}, ensure_ascii=False)
-    lines.append(f"  <!-- {made.replace('--', '- -')} -->")
+    lines.append(f"  <!-- {xml_safe(made).replace('--', '- -')} -->")
     lines.append('  <Image name="image" value="$image" zoom="true"/>')
     lines.append('  <BrushLabels name="label" toName="image">')
     for name, color in zip(run.vocabulary.names, palette, strict=True):
-        lines.append(f'    <Label value={quoteattr(name)} background="#{bytes(color).hex()}"/>')
+        lines.append(f'    <Label value={quoteattr(xml_safe(name))} background="#{bytes(color).hex()}"/>')
     return "\n".join([*lines, "  </BrushLabels>", "</View>", ""])
