@@ -195,26 +195,26 @@ class _Work:
             y = part_of(self.plan.y, height, top, bottom)
             needed = range(y.first, y.first + len(y.starts))
             cosines = {index: cosines[index] if index in cosines else self._encode(index) for index in needed}
-            band = torch.cat([cosines[index] for index in needed], dim=1)
+            band = torch.cat([cosines[index] for index in needed])
             _, valid = self.raster.read(top, bottom) if self.raster.may_be_invalid else (None, None)
             for left, right, x in columns:
                 known = np.ones((bottom - top, right - left), bool) if valid is None else valid[:, left:right]
                 if not known.any():
                     continue
-                own = band[:, :, x.first * cells : (x.first + len(x.starts)) * cells]
+                own = band[:, x.first * cells : (x.first + len(x.starts)) * cells].permute(2, 0, 1)
                 grid = LogitGrid(own, Plan(y, x), (bottom - top, right - left))
                 label_map, best = self.classifier.label(grid, scores=scores)
                 yield ((top, bottom), (left, right)), label_map, best, known
 
     @torch.no_grad()
     def _encode(self, index: int) -> Tensor:
-        """Cosines `(Q, gh, nx · gw)` of one row of windows; zeros where a window has no valid pixel."""
+        """Cosines `(gh, nx · gw, Q)` of one row of windows; zeros where a window has no valid pixel."""
         y, x = self.plan.y, self.plan.x
         top = y.starts[index]
         pixels, valid = self._rows.take(top, top + y.window)
         wanted = [at for at, left in enumerate(x.starts) if valid[:, left : left + x.window].any()]
         text = self.classifier.text
-        cosines = torch.zeros(len(text), y.cells, len(x.starts), x.cells, device=text.device)
+        cosines = torch.zeros(y.cells, len(x.starts), x.cells, len(text), device=text.device)
         for begin in range(0, len(wanted), WINDOWS_AT_ONCE):
             chosen = wanted[begin : begin + WINDOWS_AT_ONCE]
             left, right = x.starts[chosen[0]], x.starts[chosen[-1]] + x.window
@@ -223,9 +223,9 @@ class _Work:
                 replace(x, length=right - left, starts=tuple(x.starts[at] - left for at in chosen)),
             )
             features = self.classifier.features(strip.cut(self.classifier.normalize(pixels[:, left:right])))
-            cosines[:, :, chosen] = torch.einsum("qe,nyxe->qynx", text, features)
+            cosines[:, chosen] = (features @ text.T).transpose(0, 1)
         self.encoded += len(wanted)
-        return cosines.flatten(2)
+        return cosines.flatten(1, 2)
 
 
 class _Rows:
