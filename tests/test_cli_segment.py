@@ -29,7 +29,7 @@ def test_files_folders_and_globs(segment, photo, tmp_path, clip_folder):
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("3 segmented")
     assert sorted(file.name for file in out.iterdir()) == sorted(
-        [f"{stem}{end}" for stem in "abc" for end in (".png", ".overlay.jpg")] + ["labels.json"]
+        [f"{stem}{end}" for stem in "abc" for end in (".png", ".overlay.jpg")] + ["labels.json", "ledger.sqlite"]
     )
     segmenter = clearclip.load(str(clip_folder), device="cpu", templates="a photo of a {}.")
     expected = segmenter(tmp_path / "c.png", ["sky", "person=man|woman"])

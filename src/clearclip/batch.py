@@ -6,20 +6,19 @@ Belongs here: what a run is as a whole, and the engine of one process. Does not:
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clearclip.engine.ledger import Entry, Ledger, open_ledger
+from clearclip.engine.report import Report
 from clearclip.engine.sources import (
     Source,
-    exists,
     find_sources,
     is_address,
     is_container,
@@ -28,38 +27,20 @@ from clearclip.engine.sources import (
     stem_of,
 )
 from clearclip.engine.work import FULL, Container, Group, Job, Known, Labeller, Outcome, Task, groups_of
-from clearclip.errors import ClearclipError, UsageError, printable
+from clearclip.errors import ClearclipError, UsageError
 from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
 from clearclip.outputs import PARTIAL_PREFIX, atomic_write
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from clearclip.engine.ray_pool import Fleet, Load
+
 COMPARED = ("labels", "background", "model", "method", "protocol", "threshold", "templates", "dtype", "choices")
-ERROR_TABLE = "errors.csv"
 
-Engine = Callable[[Iterator[Job], Writer, str], Iterator[Sequence[Outcome]]]
+Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], None, None]]
 """Takes jobs, the writer and the hash of the settings; gives outcomes in any order, as they come."""
-
-
-@dataclass
-class Report:
-    """What became of a run's images.
-
-    Attributes:
-        done: Segmented now.
-        skipped: There already.
-        failed: Paths or addresses with the reason.
-    """
-
-    done: int = 0
-    skipped: int = 0
-    failed: list[tuple[Source, str]] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
-        failures = [{"image": printable(str(path)), "reason": printable(reason)} for path, reason in self.failed]
-        return {"done": self.done, "skipped": self.skipped, "failed": failures}
 
 
 @dataclass(frozen=True)
@@ -187,11 +168,69 @@ def segment_files(
         show_progress=segmenter.show_progress,
     )
 
-    def in_this_process(jobs: Iterator[Job], writer: Writer, settings: str) -> Iterator[Sequence[Outcome]]:
+    def in_this_process(jobs: Iterator[Job], writer: Writer, settings: str) -> Generator[Sequence[Outcome], None, None]:
         labeller = Labeller(segmenter, vocabulary, threshold, writer, settings, overwrite=overwrite)
         return labeller.run(group for job in jobs for group in groups_of(job))
 
     return carry_out(order, paths, in_this_process)
+
+
+def segment_on_ray(
+    load: Load,
+    paths: Sequence[Source],
+    *,
+    labels: Any,
+    output: Path,
+    fleet: Fleet,
+    threshold: float | None = None,
+    batch_size: int = 4,
+    overwrite: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    choices: Choices | None = None,
+    show_progress: bool | None = None,
+) -> Report:
+    """As `segment_files`, by many workers on one machine or on a cluster, with the same files as the result.
+
+    The images, where they have no address, and the output folder lie where all machines see them under one path.
+
+    Args:
+        load: Makes the segmenter on a worker: a function of an importable module, or a `functools.partial` of one.
+        paths: As `segment_files`.
+        labels: As `segment_files`.
+        output: As `segment_files`.
+        fleet: Which workers.
+        threshold: As `segment_files`.
+        batch_size: As `segment_files`.
+        overwrite: As `segment_files`.
+        formats: As `segment_files`.
+        choices: As `segment_files`.
+        show_progress: As `Segmenter`.
+
+    Returns:
+        What became of the images.
+
+    Raises:
+        UsageError: As `segment_files`; there is no cluster, or the workers do not fit.
+        ClearclipError: As `segment_files`; the model cannot be loaded there.
+    """
+    from clearclip.engine.on_ray import Described, RayEngine
+    from clearclip.engine.ray_pool import connect
+
+    get_formats(formats)
+    described = Described(load, labels, threshold)
+    with connect(fleet) as pool:
+        vocabulary, info = pool.ask(described)
+        order = Order(
+            vocabulary,
+            info,
+            output,
+            formats=formats,
+            choices=choices or Choices(),
+            batch_size=batch_size,
+            overwrite=overwrite,
+            show_progress=show_progress,
+        )
+        return carry_out(order, paths, RayEngine(pool, described, info, overwrite))
 
 
 def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report:
@@ -209,22 +248,22 @@ def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report
         UsageError: The folder cannot be used, or holds something else.
         ClearclipError: The disk is full.
     """
-    started = time.time()
     report = Report()
     writer, mark = order.writer(), order.mark
     try:
         _claim(order)
         with open_ledger(order.output) as ledger, progress_bar("Segmenting", show=order.show_progress) as advance:
             jobs = _jobs(order, sources, ledger, writer, report)
-            for outcomes in engine(jobs, writer, mark):
-                _enter(outcomes, ledger, mark, report)
-                if advance is not None:
-                    gone = report.done + report.skipped + len(report.failed)
-                    advance(gone, max(gone, len(sources)), f"{len(report.failed)} failed" if report.failed else "")
+            with closing(engine(jobs, writer, mark)) as stream:
+                for outcomes in stream:
+                    _enter(outcomes, ledger, mark, report)
+                    if advance is not None:
+                        note = f"{len(report.failed)} failed" if report.failed else ""
+                        advance(report.total, max(report.total, len(sources)), note)
             report.failed.sort(key=lambda failure: str(failure[0]))
             writer.finish(lambda: ledger.records(mark))
-            _write_error_table(order.output / ERROR_TABLE, report)
-        _sweep(order.output, before=started)
+            report.write_errors(order.output)
+            _sweep(order.output)
     except OSError as error:
         if error.errno in FULL:
             raise ClearclipError(
@@ -335,21 +374,9 @@ def _as_source(text: str) -> Source:
     return text if is_address(text) else Path(text)
 
 
-def _write_error_table(file: Path, report: Report) -> None:
-    if not report.failed:
-        file.unlink(missing_ok=True)
-        return
-    with atomic_write(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
-        rows = csv.writer(opened)
-        rows.writerow(["image", "reason"])
-        rows.writerows([printable(str(path)), printable(" ".join(reason.split()))] for path, reason in report.failed)
-
-
-def _sweep(output: Path, *, before: float) -> None:
-    """Remove the halves of files that killed runs left behind."""
+def _sweep(output: Path) -> None:
+    """Remove the halves of files that killed runs and workers left behind; no other run is at work in the folder."""
     for folder, _, names in os.walk(output):
         for name in names:
             if name.startswith(PARTIAL_PREFIX):
-                file = Path(folder) / name
-                if exists(file) and file.stat().st_mtime < before:
-                    file.unlink(missing_ok=True)
+                (Path(folder) / name).unlink(missing_ok=True)

@@ -108,12 +108,29 @@ class LogitGrid:
                 best_scores[tile.rows, tile.columns] = (value - total).exp_()
         return winners, best_scores
 
-    def probability(self, queries: Sequence[int], *, logit_scale: float) -> Tensor:
+    def normalizer(self, *, logit_scale: float) -> Tensor:
+        """What every probability of a pixel is divided by, as its logarithm.
+
+        Args:
+            logit_scale: Factor on the cosines before the softmax.
+
+        Returns:
+            `(H, W)` float32.
+        """
+        result = torch.empty(self.size, device=self.cosines.device)
+        for tile in self.tiles():
+            _, _, total = tile.reduce(logit_scale, normalizer=True)
+            if total is not None:
+                result[tile.rows, tile.columns] = total
+        return result
+
+    def probability(self, queries: Sequence[int], *, logit_scale: float, normalizer: Tensor | None = None) -> Tensor:
         """The best probability of some queries among all, at every pixel.
 
         Args:
             queries: Indices; none gives zeros.
             logit_scale: Factor on the cosines before the softmax.
+            normalizer: As `normalizer` gives it, for those who ask for many; computed where it is missing.
 
         Returns:
             `(H, W)` float32.
@@ -121,11 +138,12 @@ class LogitGrid:
         result = torch.zeros(self.size, device=self.cosines.device)
         if not queries:
             return result
+        if normalizer is None:
+            normalizer = self.normalizer(logit_scale=logit_scale)
         wanted = torch.tensor(list(queries), device=self.cosines.device)
         for tile in self.tiles():
-            _, _, total = tile.reduce(logit_scale, normalizer=True)
             own = tile.upsample(tile.cells[wanted]).amax(dim=0).mul_(logit_scale)
-            result[tile.rows, tile.columns] = own.sub_(total).exp_() if total is not None else own
+            result[tile.rows, tile.columns] = own.sub_(normalizer[tile.rows, tile.columns]).exp_()
         return result
 
     def ranking(self, y: int, x: int, *, logit_scale: float) -> Tensor:

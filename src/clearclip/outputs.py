@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 from clearclip.errors import printable
 
 PARTIAL_PREFIX = ".clearclip-"
+JPEG_COMMENT = 65_533  # bytes that one segment of a JPEG holds
 _READING_UMASK = threading.Lock()
 
 
@@ -89,11 +90,11 @@ def read_info(path: Path) -> dict[str, str]:
         path: A file written by `save_label_map`.
 
     Returns:
-        Them; empty where the file is none of ours.
+        Them; empty where the file is none of ours. Its pixels are not decoded, however many they are.
     """
     try:
-        with Image.open(path) as image:
-            return {key: str(value) for key, value in getattr(image, "text", {}).items()}
+        with PngImagePlugin.PngImageFile(path) as image:
+            return {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError):
         return {}
 
@@ -104,15 +105,20 @@ def save_image(image: Image.Image, path: Path, *, info: Mapping[str, str] | None
     Args:
         image: What to write.
         path: Where to.
-        info: Texts kept in the file, where it is a PNG.
+        info: Texts kept in the file: a PNG's text chunks, a JPEG's comment as JSON.
 
     Raises:
         OSError: The file cannot be written.
         ValueError: The suffix is unknown.
     """
     suffix = path.suffix.lower()
-    options: dict[str, Any] = {"quality": 92} if suffix in (".jpg", ".jpeg") else {}
-    if suffix == ".png":
+    options: dict[str, Any] = {}
+    if suffix in (".jpg", ".jpeg"):
+        comment = json.dumps(
+            {key: printable(value) for key, value in (info or {}).items()}, ensure_ascii=False
+        ).encode()
+        options = {"quality": 92, "comment": comment if info and len(comment) <= JPEG_COMMENT else b""}
+    elif suffix == ".png":
         options = {"pnginfo": _texts(info)}
     with atomic_write(path) as partial:
         image.save(partial, **options)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,10 +88,24 @@ class Segmentation:
         Raises:
             UsageError: No label has that name.
         """
-        index = self.vocabulary.index(label)
-        queries = [query for query, owner in enumerate(self.vocabulary.query_to_class) if owner == index]
+        queries = self._queries(self.vocabulary.index(label))
         probability = self._require_grid().probability(queries, logit_scale=self._logit_scale)
         return np.asarray(probability.cpu().numpy(), dtype=np.float32)
+
+    def probability_maps(self) -> Iterator[npt.NDArray[np.float32]]:
+        """As `probabilities`, of every label in turn: one is in memory at a time, and what they share is computed once.
+
+        Yields:
+            `(H, W)` float32, 0–1, in the labels' order.
+        """
+        grid, scale = self._require_grid(), self._logit_scale
+        normalizer = grid.normalizer(logit_scale=scale)
+        for index in range(len(self.labels)):
+            probability = grid.probability(self._queries(index), logit_scale=scale, normalizer=normalizer)
+            yield np.asarray(probability.cpu().numpy(), dtype=np.float32)
+
+    def _queries(self, index: int) -> list[int]:
+        return [query for query, owner in enumerate(self.vocabulary.query_to_class) if owner == index]
 
     def ranking(self, y: int, x: int) -> list[tuple[str, float]]:
         """All labels at one pixel, the likeliest first.
@@ -132,6 +147,43 @@ class Segmentation:
         return draw_overlay(
             self.image, self.label_map, self.palette, names=self.labels if legend else None, opacity=opacity
         )
+
+    def to_detections(self, *, things: Sequence[str] = (), min_area: int = 1) -> Any:
+        """The result as roboflow's supervision has it, for its annotators, trackers and metrics.
+
+        Args:
+            things: Labels whose connected regions are objects of their own; every other label is one detection.
+            min_area: Regions of fewer pixels are left out.
+
+        Returns:
+            `supervision.Detections` with masks, boxes, the labels' indices as `class_id`, their names as
+            `data["class_name"]`, mean scores as `confidence`, how it was made as `metadata`. The masks are full-size,
+            a byte for each region and pixel.
+
+        Raises:
+            UsageError: A thing is none of the labels, or supervision or OpenCV is not installed.
+        """
+        from clearclip.formats.objects import to_detections
+
+        return to_detections(self, things=things, min_area=min_area)
+
+    def to_fiftyone(self, *, things: Sequence[str] | None = None, min_area: int = 1) -> Any:
+        """The result as a label of FiftyOne's samples.
+
+        Args:
+            things: `None` gives one label map; a list, also an empty one, gives objects as `to_detections` does.
+            min_area: Objects of fewer pixels are left out.
+
+        Returns:
+            `fiftyone.Segmentation`, whose pixels are labels' indices plus 1, as FiftyOne hides 0: its `mask_targets`
+            are `{index + 1: name for index, name in enumerate(result.labels)}`. With `things`: `fiftyone.Detections`.
+
+        Raises:
+            UsageError: A thing is none of the labels, or FiftyOne or OpenCV is not installed.
+        """
+        from clearclip.formats.objects import to_fiftyone
+
+        return to_fiftyone(self, things=things, min_area=min_area)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the label map as a PNG whose pixel values are label indices; it appears only when complete.

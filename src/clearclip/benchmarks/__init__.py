@@ -4,6 +4,7 @@ Importing this package loads no torch.
 """
 
 from clearclip.benchmarks.check import Report, check_dataset
+from clearclip.benchmarks.distributed import evaluate_on_ray
 from clearclip.benchmarks.evaluation import Evaluation, Run, evaluate, merge
 from clearclip.benchmarks.metrics import Scores, confusion, scores
 from clearclip.benchmarks.published import Published, published_number
@@ -29,6 +30,7 @@ __all__ = [
     "check_dataset",
     "confusion",
     "evaluate",
+    "evaluate_on_ray",
     "get_benchmark",
     "merge",
     "open_benchmark",

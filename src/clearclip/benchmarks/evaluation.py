@@ -150,10 +150,39 @@ def evaluate(
     """
     run = run or Run()
     rows = parse_methods(segmenter.method if methods is None else methods)
+    state = measure(segmenter, dataset, rows, thresholds=thresholds, run=run, on_image=on_image)
+    return outcome(state, order=[row.spelling for row in rows])
+
+
+def measure(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    rows: Sequence[Method],
+    *,
+    thresholds: Mapping[str, float] | float | None,
+    run: Run,
+    on_image: Advanced | None = None,
+) -> State:
+    """As `evaluate`, down to the state that an outcome is made of.
+
+    Args:
+        segmenter: As `evaluate`.
+        dataset: As `evaluate`.
+        rows: The methods.
+        thresholds: As `evaluate`.
+        run: As `evaluate`.
+        on_image: As `evaluate`.
+
+    Returns:
+        A complete state.
+
+    Raises:
+        ClearclipError: As `evaluate`.
+    """
     limits = thresholds_for(dataset, rows, wanted=thresholds)
     items = run.select(dataset.items)
     config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
-    state = _stored(config, run=run, items=items)
+    state = stored_state(config, run=run, items=items)
     if state is None:
         state = empty_state(
             config,
@@ -168,8 +197,7 @@ def evaluate(
         refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken)
     elif dataset.missing:
         state = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
-    state = _advance(state, segmenter, dataset, items, run=run, on_image=on_image)
-    return _outcome(state, order=[row.spelling for row in rows])
+    return _advance(state, segmenter, dataset, items, run=run, on_image=on_image)
 
 
 def merge(folders: Iterable[Path]) -> list[Evaluation]:
@@ -184,11 +212,23 @@ def merge(folders: Iterable[Path]) -> list[Evaluation]:
     Raises:
         ClearclipError: As `add_shards`.
     """
-    return [_outcome(state, order=state.config["methods"]) for state in add_shards(folders)]
+    return [outcome(state, order=state.config["methods"]) for state in add_shards(folders)]
 
 
-def _stored(config: dict[str, Any], *, run: Run, items: Sequence[Item]) -> State | None:
-    """The saved state to go on from, unless there is none or it lacks predictions that are asked for."""
+def stored_state(config: dict[str, Any], *, run: Run, items: Sequence[Item]) -> State | None:
+    """The saved state to go on from.
+
+    Args:
+        config: As `State`.
+        run: Gives the folder and the shard.
+        items: The shard's.
+
+    Returns:
+        The state; `None` where there is none, or where it lacks predictions that are asked for.
+
+    Raises:
+        ClearclipError: The file is no state.
+    """
     if run.output is None or run.overwrite:
         return None
     path = state_path(run.output, config, shard=run.shard)
@@ -239,14 +279,14 @@ def _advance(
     torch.manual_seed(run.seed)
     segmenter.embed(dataset.vocabulary)
     saved = last = time.monotonic()
-    for item, outcome in zip(items[state.done :], read_ahead(items[state.done :]), strict=True):
-        if isinstance(outcome, ImageError):
+    for item, sample in zip(items[state.done :], read_ahead(items[state.done :]), strict=True):
+        if isinstance(sample, ImageError):
             if not run.skip_broken:
-                raise outcome
+                raise sample
             column = np.full((len(methods), 1), np.nan, dtype=np.float32)
-            state = replace(state, skipped=(*state.skipped, str(outcome)))
+            state = replace(state, skipped=(*state.skipped, str(sample)))
         else:
-            counted = _measure(outcome, segmenter, dataset, item, state=state, predictions=run.predictions)
+            counted = _measure(sample, segmenter, dataset, item, state=state, predictions=run.predictions)
             column = np.array([[scores(matrix).miou] for matrix in counted], dtype=np.float32)
             state = replace(state, matrices=state.matrices + counted, evaluated=state.evaluated + 1)
         now = time.monotonic()
@@ -311,7 +351,19 @@ def predict(
     return {method: found[method].label_map for method in config["methods"]}
 
 
-def _outcome(state: State, *, order: Sequence[str]) -> Evaluation:
+def outcome(state: State, *, order: Sequence[str]) -> Evaluation:
+    """What a complete state says.
+
+    Args:
+        state: The state.
+        order: The methods, as they shall be listed.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        ClearclipError: No image could be used.
+    """
     if not state.evaluated:
         raise ClearclipError(
             f"{state.config['benchmark']}: none of {state.total} images could be used: {state.skipped[0]}"

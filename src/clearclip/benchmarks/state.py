@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,6 +245,19 @@ def _add(parts: list[tuple[Path, State]]) -> State:
     if absent:
         missing = ", ".join(f"{index}/{count}" for index in absent)
         raise ClearclipError(f"shards are missing beside {parts[0][0]}: run --shard {missing} and merge again")
+    return sum_of(states)
+
+
+def sum_of(states: Sequence[State]) -> State:
+    """Add up all shards of one run; exact, as if it had not been divided.
+
+    Args:
+        states: Complete ones, from shard 1 to the last.
+
+    Returns:
+        The whole.
+    """
+    count = len(states)
     total = sum(state.total for state in states)
     image_scores = np.empty((len(states[0].matrices), total), dtype=np.float32)
     for state in states:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from clearclip.methods import Method, parse_method, parse_methods
 
 if TYPE_CHECKING:
     from clearclip.benchmarks import Dataset, Evaluation, Run
-    from clearclip.segmenter import Segmenter
+    from clearclip.engine.ray_pool import Fleet, Load
 
 Target = Annotated[
     list[str] | None,
@@ -77,6 +78,11 @@ def evaluate(
     overwrite: Overwrite = False,
     save_predictions: Predictions = None,
     worst: Worst = 0,
+    engine: o.EngineName = o.Engine.local,
+    workers: o.Workers = None,
+    address: o.Address = None,
+    cpus_per_worker: o.Cpus = 1.0,
+    gpus_per_worker: o.Gpus = None,
     protocol: ProtocolName = None,
     short_side: o.ShortSide = None,
     crop_size: o.CropSize = None,
@@ -117,7 +123,9 @@ def evaluate(
         )
         rows = parse_methods(method)
         thresholds = _thresholds(threshold, rows, dataset)
-        segmenter = o.load_segmenter(
+        fleet = o.fleet(engine, workers, address=address, cpus=cpus_per_worker, gpus=gpus_per_worker, device=device)
+        load = partial(
+            o.load_segmenter,
             model,
             method=max(rows, key=lambda row: row.depth),
             device=device,
@@ -130,7 +138,7 @@ def evaluate(
             stride=stride,
         )
         output.mkdir(parents=True, exist_ok=True)
-        found = _run(segmenter, dataset, rows, thresholds=thresholds, run=run, worst=worst)
+        found = _run(load, dataset, rows, fleet=fleet, thresholds=thresholds, run=run, worst=worst)
         _report([found], output=output, formats=checked)
 
 
@@ -179,26 +187,27 @@ def _probability(text: str) -> float:
 
 
 def _run(
-    segmenter: Segmenter,
+    load: Load,
     dataset: Dataset,
     rows: Sequence[Method],
     *,
+    fleet: Fleet | None,
     thresholds: Mapping[str, float] | float | None,
     run: Run,
     worst: int,
 ) -> Evaluation:
     from clearclip.benchmarks import evaluate as measure
+    from clearclip.benchmarks import evaluate_on_ray
 
+    segmenter = load() if fleet is None or worst else None
     with b.measuring_bar(dataset.benchmark.name) as advance:
-        found = measure(
-            segmenter,
-            dataset,
-            methods=rows,
-            thresholds=thresholds,
-            run=run,
-            on_image=advance,
-        )
-    if worst and run.output is not None:
+        if fleet is not None:
+            found = evaluate_on_ray(
+                load, dataset, methods=rows, fleet=fleet, thresholds=thresholds, run=run, on_image=advance
+            )
+        elif segmenter is not None:
+            found = measure(segmenter, dataset, methods=rows, thresholds=thresholds, run=run, on_image=advance)
+    if worst and segmenter is not None and run.output is not None:
         from clearclip.benchmarks.pictures import sheets
         from clearclip.benchmarks.state import file_name
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -14,6 +15,7 @@ import typer
 from clearclip.errors import UsageError
 
 if TYPE_CHECKING:
+    from clearclip.engine.ray_pool import Fleet
     from clearclip.segmenter import Segmenter
     from clearclip.vocabulary import Vocabulary
 
@@ -55,6 +57,30 @@ Templates = Annotated[
 MaxPixels = Annotated[int, typer.Option(help="Refuse larger images before they are decoded.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
+
+
+class Engine(str, Enum):
+    """Who does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+EngineName = Annotated[
+    Engine, typer.Option("--engine", help="local: this process. ray: workers, here or on a cluster (clearclip[ray]).")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With --engine ray: how many. Default: one per GPU, else per processor core.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="With --engine ray: a cluster, 'auto' or HOST:PORT. Default: one of its own on this machine."),
+]
+Cpus = Annotated[float, typer.Option("--cpus-per-worker", help="With --engine ray: processor cores of a worker.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", help="With --engine ray: GPUs, or the part of one. Default: 1 if there are any."),
+]
 
 
 def prepare() -> None:
@@ -154,3 +180,35 @@ def load_segmenter(
     if max_pixels is not None:
         segmenter.max_pixels = max_pixels
     return segmenter
+
+
+def fleet(
+    engine: Engine, workers: int | None, *, address: str | None, cpus: float, gpus: float | None, device: str
+) -> Fleet | None:
+    """The workers that the options ask for.
+
+    Args:
+        engine: Who does the work.
+        workers: How many.
+        address: A cluster.
+        cpus: Cores of a worker.
+        gpus: GPUs of a worker; a worker on the processor needs none.
+        device: As `--device`.
+
+    Returns:
+        The workers, or `None` for this process.
+
+    Raises:
+        UsageError: Workers are described for the local engine, or a number is out of range.
+    """
+    if engine is Engine.local:
+        given = {"--workers": workers, "--address": address, "--gpus-per-worker": gpus}
+        named = [option for option, value in given.items() if value is not None]
+        if named:
+            raise UsageError(f"{', '.join(named)}: the local engine is this process alone; add --engine ray")
+        return None
+    from clearclip.engine.ray_pool import Fleet
+
+    if gpus is None and device.startswith("cpu"):
+        gpus = 0.0
+    return Fleet(workers, address, cpus=cpus, gpus=gpus)

@@ -1,8 +1,9 @@
-"""`clearclip segment`: photographs and words → label maps and overlays."""
+"""`clearclip segment`: photographs and words → label maps, overlays and other files, here or on a cluster."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,33 @@ import typer
 from clearclip.cli import options as o
 from clearclip.errors import UsageError, printable
 from clearclip.methods import parse_methods
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Image files, folders (searched with their subfolders), globs, WebDataset tars, Parquet files, and "
+        "s3://, gs:// addresses of any of these.",
+    ),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="png, preview, overlay, masks, coco, panoptic, geojson, yolo, labelstudio, cvat, npz or parquet; repeat "
+        "it. Default: png and preview.",
+    ),
+]
+Things = Annotated[
+    list[str] | None,
+    typer.Option(help="A label that is countable: each connected region becomes an object. Repeat it."),
+]
+MinArea = Annotated[int, typer.Option(min=0, help="Leave out regions of fewer pixels (annotation formats).")]
+Simplify = Annotated[
+    float, typer.Option(min=0, help="How far polygons may leave the pixels' edges, in pixels; 0: exact.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images whose windows go through the encoder together.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make existing results again.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,9 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def segment(
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, folders (searched with their subfolders) and globs.")
-    ],
+    sources: Sources,
     output: o.Output,
     label: o.Labels = None,
     labels: o.LabelFile = None,
@@ -33,10 +59,19 @@ def segment(
     threshold: o.Threshold = None,
     model: o.Model = "clip-b16",
     method: o.MethodName = "clearclip",
+    formats: Formats = None,
+    things: Things = None,
+    min_area: MinArea = 1,
+    simplify: Simplify = 0.0,
+    engine: o.EngineName = o.Engine.local,
+    workers: o.Workers = None,
+    address: o.Address = None,
+    cpus_per_worker: o.Cpus = 1.0,
+    gpus_per_worker: o.Gpus = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images whose windows go through the encoder together.")] = 4,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make existing results again.")] = False,
+    batch_size: BatchSize = 4,
+    overwrite: Overwrite = False,
     protocol: o.ProtocolName = "native",
     short_side: o.ShortSide = None,
     crop_size: o.CropSize = None,
@@ -50,7 +85,8 @@ def segment(
     """Label every pixel of images with your own words.
 
     For each image OUTPUT gets <stem>.png, whose pixel values are label indices, and <stem>.overlay.jpg with a legend;
-    labels.json says which label an index is and how the results were made. Existing results are skipped.
+    labels.json says which label an index is and how the results were made, errors.csv which images failed and why.
+    Started again, a run goes on with what is left.
     """
     o.prepare()
     rows = parse_methods(method)
@@ -59,10 +95,14 @@ def segment(
             f"segment takes one method, {len(rows)} were given: run it once per method, with a folder each"
         )
     vocabulary = o.read_labels(label, labels, background)
-    from clearclip.batch import find_images, segment_files
+    from clearclip.batch import segment_files, segment_on_ray
+    from clearclip.engine.sources import find_sources
+    from clearclip.formats import DEFAULT_FORMATS, Choices
 
-    paths = find_images(images)[:limit]
-    segmenter = o.load_segmenter(
+    fleet = o.fleet(engine, workers, address=address, cpus=cpus_per_worker, gpus=gpus_per_worker, device=device)
+    found = find_sources(sources)[:limit]
+    load = partial(
+        o.load_segmenter,
         model,
         method=rows[0],
         device=device,
@@ -75,14 +115,17 @@ def segment(
         stride=stride,
         max_pixels=max_pixels,
     )
-    report = segment_files(
-        segmenter,
-        paths,
+    choices = Choices(things=tuple(things or ()), min_area=min_area, simplify=simplify)
+    run = partial(segment_files, load()) if fleet is None else partial(segment_on_ray, load, fleet=fleet)
+    report = run(
+        found,
         labels=vocabulary,
         output=output,
         threshold=threshold,
         batch_size=batch_size,
         overwrite=overwrite,
+        formats=tuple(formats or DEFAULT_FORMATS),
+        choices=choices,
     )
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
@@ -94,7 +137,7 @@ def segment(
         raise typer.Exit(1)
 
 
-def _one_line(path: Path, reason: str) -> str:
+def _one_line(path: Path | str, reason: str) -> str:
     return printable(" ".join((reason if str(path) in reason else f"{path}: {reason}").split()))
 
 

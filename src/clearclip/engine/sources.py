@@ -310,7 +310,7 @@ def _tar_members(name: str, file: BinaryIO) -> Iterator[Member]:
     seen: set[str] = set()
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for entry in archive:
-            archive.members = []  # type: ignore[assignment]  # tarfile keeps every header otherwise
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             folder, _, last = entry.name.rpartition("/")
             base, _, suffix = last.partition(".")
             if not entry.isfile() or not base or f".{suffix.lower()}" not in IMAGE_SUFFIXES:

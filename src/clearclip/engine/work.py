@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -181,7 +181,7 @@ class Labeller:
     settings: str
     overwrite: bool = False
 
-    def run(self, groups: Iterable[Group], *, overlap: bool = True) -> Iterator[list[Outcome]]:
+    def run(self, groups: Iterable[Group], *, overlap: bool = True) -> Generator[list[Outcome], None, None]:
         """Label groups, reading and decoding a few of them ahead and writing behind.
 
         Args:

@@ -26,7 +26,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearclip.errors import UsageError, nearest, printable
-from clearclip.formats.base import Choices, Format, Record, Records, Run, Sample, require, safe_stem
+from clearclip.formats.base import (
+    Choices,
+    Format,
+    GeoReference,
+    Record,
+    Records,
+    Run,
+    Sample,
+    require,
+    safe_stem,
+)
 
 if TYPE_CHECKING:
     from clearclip.segmentation import Segmentation
@@ -36,6 +46,7 @@ __all__ = [
     "FORMAT_NAMES",
     "Choices",
     "Format",
+    "GeoReference",
     "Record",
     "Records",
     "Run",
@@ -77,9 +88,23 @@ def get_formats(names: Iterable[str]) -> tuple[Format, ...]:
 
 
 def _known() -> dict[str, Format]:
-    from clearclip.formats import pictures
+    from clearclip.formats import arrays, coco, cvat, geojson, labelstudio, pictures, yolo
 
-    return {format_.name: format_ for format_ in (pictures.LabelPng(), pictures.Preview())}
+    formats: tuple[Format, ...] = (
+        pictures.LabelPng(),
+        pictures.Preview(),
+        pictures.Overlay(),
+        pictures.Masks(),
+        coco.Coco(),
+        coco.Panoptic(),
+        geojson.GeoJson(),
+        yolo.Yolo(),
+        labelstudio.LabelStudio(),
+        cvat.Cvat(),
+        arrays.Npz(),
+        arrays.Parquet(),
+    )
+    return {format_.name: format_ for format_ in formats}
 
 
 @dataclass(frozen=True)
@@ -131,13 +156,16 @@ class Writer:
             file.exists() for file in self.files(stem)
         )
 
-    def write(self, result: Segmentation, *, stem: str, source: str, marks: Mapping[str, str] | None = None) -> Record:
+    def write(
+        self, result: Segmentation, *, stem: str, source: str, georeference: GeoReference | None = None
+    ) -> Record:
         """Write all files of one image.
 
         Args:
             result: The segmentation; its `info` goes into every file with room for it, with what the engine added.
             stem: Name of its files, unique in the run; see `safe_stem`.
             source: The image's path or address as the user named it.
+            georeference: Where it lies, if that is known.
 
         Returns:
             The record that the ledger keeps once this has returned.
@@ -146,7 +174,7 @@ class Writer:
             UsageError: The stem is not safe.
             OSError: A file cannot be written; what was written before stays.
         """
-        sample = Sample(result, stem, printable(source), self.run)
+        sample = Sample(result, stem, printable(source), self.run, georeference)
         height, width = sample.size
         kept = {format_.name: format_.write(sample) for format_ in self.formats}
         return {"stem": stem, "source": sample.source, "height": height, "width": width, "formats": kept}

@@ -7,11 +7,12 @@ decide what a file looks like). Does not: any particular format, any loop over i
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clearclip.errors import UsageError, printable
@@ -33,7 +34,7 @@ class Choices:
         things: Names of labels that are countable: each connected region of one is an object of its own. All others
             are stuff: one region per image.
         min_area: Regions of fewer pixels are left out, in pixels.
-        simplify: How far, in pixels, a polygon may leave the pixels' edges to need fewer points; 0 keeps it exact.
+        simplify: About how far, in pixels, a polygon may leave the region to need fewer points; 0 keeps it exact.
 
     Raises:
         UsageError: A number is negative.
@@ -72,6 +73,20 @@ class Run:
 
 
 @dataclass(frozen=True)
+class GeoReference:
+    """Where on Earth an image lies.
+
+    Attributes:
+        transform: `(a, b, c, d, e, f)`, as rasterio's and GDAL's affine: the corner `(x, y)` of pixels lies at
+            `(a x + b y + c, d x + e y + f)`.
+        crs: The coordinate reference system, as `EPSG:32633` or any text that GDAL reads; `None` where unknown.
+    """
+
+    transform: tuple[float, float, float, float, float, float]
+    crs: str | None = None
+
+
+@dataclass(frozen=True)
 class Sample:
     """One segmented image on its way into files.
 
@@ -80,6 +95,7 @@ class Sample:
         stem: Name of its files without suffix: one plain path component, unique in the run (`safe_stem`).
         source: The image's path or address as the user named it.
         run: What it shares with the others.
+        georeference: Where it lies, for formats with coordinates on Earth; `None`: they are pixels.
 
     Raises:
         UsageError: The stem could lead out of the output folder.
@@ -89,6 +105,7 @@ class Sample:
     stem: str
     source: str
     run: Run
+    georeference: GeoReference | None = None
 
     def __post_init__(self) -> None:
         if self.stem != safe_stem(self.stem):
@@ -107,8 +124,13 @@ class Sample:
 
     @property
     def texts(self) -> dict[str, str]:
-        """The same for files that hold texts alone."""
+        """What it adds to the run's provenance, for files that hold texts alone."""
         return {**self.result.info, "source": self.source}
+
+    @property
+    def all_texts(self) -> dict[str, str]:
+        """Its provenance as texts, the labels as a JSON array."""
+        return {**self.texts, "labels": json.dumps(self.run.vocabulary.names, ensure_ascii=False)}
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -220,3 +242,18 @@ def safe_stem(name: str) -> str:
     if not plain.strip(". "):
         plain = "_" + plain.replace(".", "_").replace(" ", "_")
     return plain
+
+
+def image_name(record: Mapping[str, Any]) -> str:
+    """The name by which annotation tools know an image: its file's, without folders.
+
+    Args:
+        record: With `stem` and `source`.
+
+    Returns:
+        The file's name; for an image in a container that of its key.
+    """
+    source = re.sub(r"^.*\.(tar|tgz|tar\.gz|parquet)#(?=.)", "", record["source"], flags=re.IGNORECASE | re.DOTALL)
+    if "://" in source:
+        source = source.partition("?")[0]
+    return PurePath(source).name or str(record["stem"])

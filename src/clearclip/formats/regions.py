@@ -5,7 +5,8 @@ Belongs here: what all annotation formats start from. Does not: any file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from clearclip.segmentation import Segmentation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """The pixels of a label in one image (stuff), or one connected region of it (a thing).
 
@@ -25,32 +26,48 @@ class Region:
         label: Index of the label.
         box: `(x, y, width, height)` in whole pixels, the smallest that holds the region.
         mask: `(height, width)` bool, the region within its box.
-        score: Mean of the pixels' best probabilities, 0–1.
         is_thing: Whether it is one object of several.
+        result: The segmentation that it is part of.
     """
 
     label: int
     box: tuple[int, int, int, int]
     mask: npt.NDArray[np.bool_]
-    score: float
     is_thing: bool
+    result: Segmentation = field(repr=False)
 
     @property
+    def name(self) -> str:
+        """The label's name."""
+        return self.result.labels[self.label]
+
+    @cached_property
     def area(self) -> int:
         """Pixels of the region."""
         return int(np.count_nonzero(self.mask))
 
-    def full_mask(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """The region within its image.
-
-        Args:
-            size: `(height, width)` of the image.
-
-        Returns:
-            `(height, width)` uint8 of 0 and 1, in Fortran order as pycocotools wants it.
-        """
+    @cached_property
+    def score(self) -> float:
+        """Mean of the pixels' best probabilities, 0–1; the image's are computed when the first is asked for."""
         x, y, width, height = self.box
-        full = np.zeros(size, dtype=np.uint8, order="F")
+        scores = self.result.scores[y : y + height, x : x + width]
+        return round(float(scores[self.mask].mean(dtype=np.float64)), 6)
+
+    @property
+    def full_mask(self) -> npt.NDArray[np.uint8]:
+        """The region within its image: `(H, W)` uint8 of 0 and 1."""
+        return self._in_image("C")
+
+    @cached_property
+    def rle(self) -> str:
+        """The region within its image as COCO's compressed run lengths (pycocotools)."""
+        coco_masks = require("pycocotools.mask", extra="formats", purpose="run-length encoding")
+        counts: bytes = coco_masks.encode(self._in_image("F"))["counts"]
+        return counts.decode("ascii")
+
+    def _in_image(self, order: str) -> npt.NDArray[np.uint8]:
+        x, y, width, height = self.box
+        full = np.zeros(self.result.label_map.shape, dtype=np.uint8, order="F" if order == "F" else "C")
         full[y : y + height, x : x + width] = self.mask
         return full
 
@@ -59,7 +76,7 @@ def find_regions(result: Segmentation, choices: Choices) -> list[Region]:
     """The regions of a segmentation: labels in order, a thing's objects from top to bottom.
 
     Args:
-        result: The segmentation; its scores are computed.
+        result: The segmentation.
         choices: Which labels are things, and how small a region may be.
 
     Returns:
@@ -69,25 +86,33 @@ def find_regions(result: Segmentation, choices: Choices) -> list[Region]:
         UsageError: A label is a thing and OpenCV is not installed.
     """
     regions: list[Region] = []
-    label_map, scores = result.label_map, result.scores
+    label_map = result.label_map
     for label in np.flatnonzero(np.bincount(label_map.ravel(), minlength=len(result.labels))).tolist():
         whole = label_map == label
         y, x = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
         top, left, bottom, right = int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1
-        mask, confidence = whole[top:bottom, left:right], scores[top:bottom, left:right]
+        mask = whole[top:bottom, left:right]
         if result.labels[label] in choices.things:
-            for part, (row, column) in _connected(mask):
-                part_scores = confidence[row : row + part.shape[0], column : column + part.shape[1]]
+            for part, (row, column) in connected(mask):
                 box = (left + column, top + row, part.shape[1], part.shape[0])
-                regions.append(Region(label, box, part, float(part_scores[part].mean(dtype=np.float64)), True))
+                regions.append(Region(label, box, part, True, result))
         else:
-            box = (left, top, right - left, bottom - top)
-            regions.append(Region(label, box, mask, float(confidence[mask].mean(dtype=np.float64)), False))
+            regions.append(Region(label, (left, top, right - left, bottom - top), mask, False, result))
     return [region for region in regions if region.area >= choices.min_area]
 
 
-def _connected(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.bool_], tuple[int, int]]]:
-    """The 8-connected parts of a mask, each cut out, with its place `(row, column)`."""
+def connected(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.bool_], tuple[int, int]]]:
+    """The 8-connected parts of a mask.
+
+    Args:
+        mask: `(H, W)` bool.
+
+    Returns:
+        Each part cut out, with its place `(row, column)`, from top to bottom.
+
+    Raises:
+        UsageError: OpenCV is not installed.
+    """
     cv2 = require("cv2", extra="formats", purpose="telling things apart")
     count, parts, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     found = []

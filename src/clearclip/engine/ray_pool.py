@@ -1,0 +1,445 @@
+"""A pool of workers on Ray Data: jobs out, answers back as they come, and what a worker's death means for its job.
+
+Belongs here: the cluster, its actors, lost jobs. Does not: what a job is (`on_ray`, `benchmarks.distributed`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.formats import require
+
+if TYPE_CHECKING:
+    from clearclip.segmenter import Segmenter
+
+Load = Callable[[], "Segmenter"]
+"""Makes the model where it is used; pickled, so a function of a module or a `functools.partial` of one."""
+
+Value = TypeVar("Value")
+OBJECT_STORE_BYTES = 512 << 20
+TRIES = 2
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ parts write to standard error
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # and what it has to say of dead workers to standard output
+}
+ON_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on any system: everything listens on loopback alone
+PASSED_ON = ("CLEARCLIP_CACHE", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Which workers do the work.
+
+    Attributes:
+        workers: How many; `None`: one per GPU, or as many as the processors are enough for.
+        address: A cluster's, as Ray takes it (`"auto"`, `"HOST:PORT"`); `None` starts one on this machine for the run.
+        cpus: Processor cores of a worker.
+        gpus: GPUs of a worker, also a part of one; `None`: one where the cluster has any.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+
+    workers: int | None = None
+    address: str | None = None
+    cpus: float = 1
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers={self.workers}: at least 1 is needed")
+        if not self.cpus > 0:
+            raise UsageError(f"cpus_per_worker={self.cpus!r}: more than 0 are needed")
+        if self.gpus is not None and not self.gpus >= 0:
+            raise UsageError(f"gpus_per_worker={self.gpus!r}: 0 or more are needed")
+
+
+class Work(Protocol):
+    """A job that can go on after the worker that had it died."""
+
+    def left(self, parts: set[int]) -> Any:
+        """What is left of it, where those parts are done."""
+
+    def divide(self) -> tuple[list[Any], list[Any]]:
+        """The smallest jobs of which one killed its worker again and again, and what comes after them."""
+
+    def give_up(self) -> Any:
+        """The answer to a smallest job that kills workers.
+
+        Raises:
+            ClearclipError: The run cannot do without it.
+        """
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker gives back.
+
+    Attributes:
+        number: The job's, in the round that it was given out in.
+        part: Which part of the job this is.
+        of: How many parts the job has, once that is known.
+        value: The answer itself.
+    """
+
+    number: int
+    part: int
+    of: int | None
+    value: Any
+
+
+Worker = Callable[[list[tuple[int, Any]]], Iterator[list[Answer]]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the program was started, for workers to be there too: relative paths and the text cache.
+
+    Attributes:
+        folder: The working folder.
+        environment: Variables that decide where things are found.
+    """
+
+    folder: Path = field(default_factory=Path.cwd)
+    environment: dict[str, str] = field(
+        default_factory=lambda: {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    )
+
+    def enter(self) -> None:
+        """Go there.
+
+        Raises:
+            ClearclipError: There is no such folder on this machine.
+        """
+        os.environ.update(self.environment)
+        logging.getLogger().setLevel(logging.ERROR)
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise ClearclipError(
+                f"{self.folder} is not there on machine {socket.gethostname()}: start in a folder that all machines "
+                "share, and keep images and results in one"
+            ) from error
+
+
+def portable(error: Exception) -> Exception:
+    """An error that the driver can raise as its own, whatever libraries made it.
+
+    Args:
+        error: What a worker met.
+
+    Returns:
+        It, where it is one of ours or the system's, else one of ours with its words.
+    """
+    if isinstance(error, ClearclipError):
+        return type(error)(str(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    return ClearclipError(f"a worker failed ({type(error).__name__}: {' '.join(str(error).split())[:500]})")
+
+
+class Actor:
+    """What runs in a worker's process; it never raises, so that no traceback is anybody's way to learn of a failure.
+
+    Args:
+        make: Makes the worker's function, once.
+        place: Where to be.
+        tally: Counts how often a block was begun: Ray Data repeats without end what kills its actors.
+        tries: How often that may be.
+    """
+
+    def __init__(self, make: Callable[[], Worker], place: Place, tally: Any, tries: int) -> None:
+        self._tally = tally
+        self._tries = tries
+        self._failure: Exception | None = None
+        warnings.simplefilter("ignore")
+        try:
+            place.enter()
+            self._work = make()
+        except Exception as error:
+            self._failure = portable(error)
+
+    def __call__(self, batch: Any) -> Iterator[dict[str, list[bytes]]]:
+        """Do a block of jobs.
+
+        Args:
+            batch: An Arrow table with the columns `number` and `job`.
+
+        Yields:
+            One row: a pickled list of answers, or the error that ends the run.
+        """
+        try:
+            import ray
+
+            if self._failure is not None:
+                raise self._failure
+            numbers = batch.column("number").to_pylist()
+            if ray.get(self._tally.begin.remote(numbers[0])) > self._tries:
+                yield {"answers": [pickle.dumps([])]}
+                return
+            jobs = map(pickle.loads, batch.column("job").to_pylist())
+            for answers in self._work(list(zip(numbers, jobs, strict=True))):
+                yield {"answers": [pickle.dumps(answers)]}
+        except Exception as error:
+            yield {"answers": [pickle.dumps(portable(error))]}
+
+
+class Tally:
+    """How often each block of a round was begun; an actor beside the workers."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """Count a beginning.
+
+        Args:
+            number: Of the block's first job.
+
+        Returns:
+            How many there were, with this one.
+        """
+        self._begun[number] = self._begun.get(number, 0) + 1
+        return self._begun[number]
+
+
+class Pool:
+    """Workers of a connected cluster; `connect` gives one."""
+
+    def __init__(self, fleet: Fleet, ray: Any) -> None:
+        self._ray = ray
+        resources = ray.cluster_resources()
+        self.gpus = fleet.gpus if fleet.gpus is not None else float(resources.get("GPU", 0) >= 1)
+        self.cpus = fleet.cpus
+        enough = resources.get("GPU", 0) / self.gpus if self.gpus else resources.get("CPU", 1) / self.cpus
+        self.size = fleet.workers or max(1, int(enough))
+        self.place = Place()
+        if fleet.address is None and (enough < 1 or resources.get("CPU", 1) < self.cpus):
+            raise UsageError(
+                f"a worker of {self.cpus:g} cores and {self.gpus:g} GPUs does not fit this machine with "
+                f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs: lower --cpus-per-worker or "
+                "--gpus-per-worker"
+            )
+
+    def ask(self, question: Callable[[], Value]) -> Value:
+        """Answer a question on a worker, for instance what a model there looks like.
+
+        Args:
+            question: Called there once.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClearclipError: The question raised it, or the worker died.
+        """
+        remote = self._ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_asked)
+        with _rays_own_errors(self._ray):
+            answer, noted = self._ray.get(remote.remote(question, self.place))
+        for text in noted:
+            warnings.warn(text, stacklevel=2)
+        if isinstance(answer, Exception):
+            raise answer
+        given: Value = answer
+        return given
+
+    def run(self, make: Callable[[], Worker], jobs: Iterable[Work], *, at_once: int) -> Generator[Any, None, None]:
+        """Have jobs done, each exactly once as far as the caller sees.
+
+        A worker that dies is started again. Its jobs are repeated; one that is lost for the second time is repeated
+        beside no other, then in its smallest parts, and given up where one of these still kills its worker.
+
+        Args:
+            make: Makes a worker's function, in the worker.
+            jobs: What to do; they are kept pickled.
+            at_once: Most jobs that a worker takes in one go.
+
+        Yields:
+            The answers' values, in the order of their coming.
+
+        Raises:
+            OSError: A worker met it, for instance a full disk; what came before has been yielded.
+            ClearclipError: A worker met it, or there are no workers.
+        """
+        packed = _packed(jobs)
+        block = max(1, min(at_once, len(packed) // (8 * self.size)))
+        lost = yield from self._round(make, packed, block=block, careful=False)
+        again: list[Work] = [job.left(parts) for job, parts in lost]
+        while again:
+            smallest, rest = [], []
+            for job, parts in (yield from self._round(make, _packed(again), block=1, careful=True)):
+                alone, after = job.left(parts).divide()
+                smallest += alone
+                rest += after
+            for job, _ in (yield from self._round(make, _packed(smallest), block=1, careful=True)):
+                yield job.give_up()
+            again = rest
+
+    def _round(
+        self, make: Callable[[], Worker], packed: Sequence[bytes], *, block: int, careful: bool
+    ) -> Generator[Any, None, list[tuple[Work, set[int]]]]:
+        """Give jobs out once; returns those without a whole answer, with the parts that there are."""
+        if not packed:
+            return []
+        done: dict[int, set[int]] = {number: set() for number in range(len(packed))}
+        total: dict[int, int] = {}
+        for answer in self._answers(make, packed, block=block, careful=careful):
+            parts = done.get(answer.number)
+            if parts is None or answer.part in parts:
+                continue  # a repeated job gives some parts twice
+            parts.add(answer.part)
+            if answer.of is not None:
+                total[answer.number] = answer.of
+            if len(parts) == total.get(answer.number):
+                del done[answer.number], total[answer.number]
+            yield answer.value
+        return [(pickle.loads(packed[number]), parts) for number, parts in done.items()]
+
+    def _answers(
+        self, make: Callable[[], Worker], packed: Sequence[bytes], *, block: int, careful: bool
+    ) -> Iterator[Answer]:
+        import pyarrow
+        import ray.data
+
+        tables = [
+            pyarrow.table({"number": numbers, "job": [packed[number] for number in numbers]})
+            for numbers in (range(start, min(start + block, len(packed))) for start in range(0, len(packed), block))
+        ]
+        _silence_ray_data()
+        tally = self._ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tally).remote()
+        jobs = ray.data.from_arrow(tables)
+        jobs.context.enable_progress_bars = False
+        jobs.context.target_max_block_size = 1  # every answer is on its way at once
+        jobs.context.max_errored_blocks = -1  # a job whose worker died is missed below, not raised
+        answers = jobs.map_batches(
+            Actor,
+            fn_constructor_args=(make, self.place, tally, 1 if careful else TRIES),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            compute=ray.data.ActorPoolStrategy(
+                size=min(self.size, len(tables)), max_tasks_in_flight_per_actor=1 if careful else None
+            ),
+        )
+        with _rays_own_errors(self._ray):
+            for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in batch.column("answers").to_pylist():
+                    found = pickle.loads(row)
+                    if isinstance(found, Exception):
+                        raise found
+                    yield from found
+
+
+def _packed(jobs: Iterable[Work]) -> list[bytes]:
+    return [pickle.dumps(job) for job in jobs]
+
+
+def _asked(question: Callable[[], Any], place: Place) -> tuple[Any, list[str]]:
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            place.enter()
+            answer: Any = question()
+        except Exception as error:
+            answer = portable(error)
+    ours = [str(one.message) for one in noted if one.category is UserWarning and "clearclip" in one.filename]
+    return answer, ours
+
+
+@contextmanager
+def connect(fleet: Fleet) -> Iterator[Pool]:
+    """Workers of a cluster: the one at an address, the one that this process is connected to, or one of its own.
+
+    A cluster of its own listens on this machine alone, without dashboard and usage reports, and ends with the block.
+
+    Args:
+        fleet: Which workers.
+
+    Yields:
+        The pool.
+
+    Raises:
+        UsageError: Ray is not installed, there is no cluster at the address, or no worker fits this machine.
+    """
+    for name, value in {**ENVIRONMENT, **({} if fleet.address else ON_THIS_MACHINE)}.items():
+        os.environ.setdefault(name, value)
+    ray = require("ray", extra="ray", purpose="--engine ray")
+    require("ray.data", extra="ray", purpose="--engine ray")
+    ours = not ray.is_initialized()
+    if ours:
+        quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        try:
+            with _no_greetings():
+                if fleet.address is None:
+                    cores = max(os.cpu_count() or 1, math.ceil((fleet.workers or 1) * fleet.cpus))
+                    ray.init(
+                        address="local",
+                        num_cpus=cores,
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                        _node_ip_address="127.0.0.1",  # its own finding of an address asks the network
+                        **quiet,
+                    )
+                else:
+                    ray.init(address=fleet.address, **quiet)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            place = "on this machine" if fleet.address is None else f"at {fleet.address}"
+            raise UsageError(f"there is no Ray cluster {place} ({_told(error)}): ray start --head") from error
+    try:
+        yield Pool(fleet, ray)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _silence_ray_data() -> None:
+    """Ray Data tells its story on the console; its log file has it anyway."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL + 1)
+
+
+@contextmanager
+def _rays_own_errors(ray: Any) -> Iterator[None]:
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ClearclipError(
+            f"Ray gave up ({type(error).__name__}: {_told(error)}): start again to go on with what is left"
+        ) from error
+
+
+def _told(error: BaseException) -> str:
+    """One line of an error; where Ray tells of a worker's, its message comes last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if len(lines) > 1 and lines[0].startswith("\x1b") else 0][:300]
+
+
+@contextmanager
+def _no_greetings() -> Iterator[None]:
+    """What Ray's C++ parts write while they start, whatever their log level, goes nowhere."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

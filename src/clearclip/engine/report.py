@@ -1,0 +1,61 @@
+"""What became of a run's images, and the error table.
+
+Belongs here: the report. Does not: filling it (`batch`).
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clearclip.engine.sources import Source
+from clearclip.errors import printable
+from clearclip.outputs import atomic_write
+
+ERROR_TABLE = "errors.csv"
+
+
+@dataclass
+class Report:
+    """What became of a run's images.
+
+    Attributes:
+        done: Segmented now.
+        skipped: There already.
+        failed: Paths or addresses with the reason.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[tuple[Source, str]] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Images of which something is known."""
+        return self.done + self.skipped + len(self.failed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        failures = [{"image": printable(str(path)), "reason": printable(reason)} for path, reason in self.failed]
+        return {"done": self.done, "skipped": self.skipped, "failed": failures}
+
+    def write_errors(self, folder: Path) -> None:
+        """Write `errors.csv`, one row an image that failed, by name; a run without failures removes it.
+
+        Args:
+            folder: The output folder.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        file = folder / ERROR_TABLE
+        if not self.failed:
+            file.unlink(missing_ok=True)
+            return
+        with atomic_write(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
+            rows = csv.writer(opened)
+            rows.writerow(["image", "reason"])
+            for path, reason in sorted(self.failed, key=lambda failure: str(failure[0])):
+                rows.writerow([printable(str(path)), printable(" ".join(reason.split()))])

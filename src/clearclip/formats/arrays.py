@@ -1,0 +1,116 @@
+"""For programs that go on computing: probability maps as NPZ, and a Parquet table of all regions.
+
+Belongs here: arrays and tables. Does not: pictures, annotations.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clearclip.formats.base import Format, Record, Records, Run, Sample, require
+from clearclip.outputs import atomic_write
+
+ROW_GROUP = 5_000
+FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the same results are the same bytes
+
+
+class Npz(Format):
+    """`npz/<stem>.npz`: `probabilities` (labels, H, W) float16, `labels`, and `info`, which is JSON."""
+
+    name = "npz"
+
+    def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
+        """As `Format.files`."""
+        return (folder / "npz" / f"{stem}.npz",)
+
+    def write(self, sample: Sample) -> Record:
+        """As `Format.write`; one label's map is in memory at a time."""
+        (file,) = self.files(sample.run.folder, sample.stem)
+        file.parent.mkdir(exist_ok=True)
+        names = sample.run.vocabulary.names
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(names), *sample.size)}
+        with atomic_write(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            with archive.open(_entry("probabilities"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array_header_1_0(stream, header)
+                for probability in sample.result.probability_maps():
+                    stream.write(probability.astype("<f2").tobytes())
+            for name, array in {
+                "labels": np.array(names),
+                "info": np.array(json.dumps(sample.provenance, ensure_ascii=False)),
+            }.items():
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, array, allow_pickle=False)
+                archive.writestr(_entry(name), buffer.getvalue())
+        return {}
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(f"{name}.npy", FIXED_DATE)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    return entry
+
+
+class Parquet(Format):
+    """`regions.parquet`: a row for every region, with its image, label, run lengths, area, box and mean score."""
+
+    name = "parquet"
+    libraries = ("pyarrow.parquet", "pycocotools.mask", "cv2")
+
+    def write(self, sample: Sample) -> Record:
+        """As `Format.write`."""
+        return {
+            "rows": [
+                {
+                    "label": region.name,
+                    "index": region.label,
+                    "isthing": region.is_thing,
+                    "rle": region.rle,
+                    "area": region.area,
+                    "box": list(region.box),
+                    "score": region.score,
+                }
+                for region in sample.regions
+            ]
+        }
+
+    def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
+        """As `Format.finish`; a group of rows is in memory at a time."""
+        arrow = require("pyarrow", extra=self.extra, purpose="format 'parquet'")
+        parquet = require("pyarrow.parquet", extra=self.extra, purpose="format 'parquet'")
+        schema = arrow.schema(
+            {
+                "path": arrow.string(),
+                "stem": arrow.string(),
+                "height": arrow.int32(),
+                "width": arrow.int32(),
+                "label": arrow.string(),
+                "index": arrow.int32(),
+                "isthing": arrow.bool_(),
+                "rle": arrow.string(),
+                "area": arrow.int64(),
+                "box": arrow.list_(arrow.int32(), 4),
+                "score": arrow.float32(),
+            },
+            metadata={"clearclip": json.dumps(run.provenance, ensure_ascii=False)},
+        )
+        file = run.folder / "regions.parquet"
+        rows = _rows(records)
+        with atomic_write(file) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+            while group := list(islice(rows, ROW_GROUP)):
+                writer.write_table(arrow.Table.from_pylist(group, schema=schema))
+        return (file,)
+
+
+def _rows(records: Records) -> Iterator[dict[str, Any]]:
+    for record in records():
+        image = {"path": record["source"], **{key: record[key] for key in ("stem", "height", "width")}}
+        for row in record["rows"]:
+            yield {**image, **row}

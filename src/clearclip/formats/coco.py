@@ -1,0 +1,148 @@
+"""COCO: instances and stuff with run lengths in one JSON, and the panoptic form. pycocotools does the run lengths.
+
+https://cocodataset.org/#format-data, https://cocodataset.org/#panoptic-2019
+
+Belongs here: files in COCO's own forms. Does not: finding the regions (`regions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clearclip.formats.base import Format, Record, Records, Run, Sample, image_name
+from clearclip.formats.regions import Region
+from clearclip.outputs import save_image, save_json
+
+
+class Coco(Format):
+    """`coco.json`: every region with its run lengths, area, box and score; ids count from 1, also the categories'."""
+
+    name = "coco"
+    libraries = ("pycocotools.mask", "cv2")
+
+    def write(self, sample: Sample) -> Record:
+        """As `Format.write`."""
+        height, width = sample.size
+        return {
+            "annotations": [
+                {
+                    "category_id": region.label + 1,
+                    "segmentation": {"size": [height, width], "counts": region.rle},
+                    "area": region.area,
+                    "bbox": list(region.box),
+                    "iscrowd": 0,
+                    "score": region.score,
+                }
+                for region in sample.regions
+            ]
+        }
+
+    def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
+        """As `Format.finish`."""
+        file = run.folder / "coco.json"
+        save_json(file, _head(run), {"images": _images(records), "annotations": _annotations(records)})
+        return (file,)
+
+
+class Panoptic(Format):
+    """`panoptic/<stem>.png`, whose colours are segments' ids (R + 256 G + 65536 B, 0: none), and `panoptic.json`."""
+
+    name = "panoptic"
+    libraries = ("cv2",)
+
+    def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
+        """As `Format.files`."""
+        return (folder / "panoptic" / f"{stem}.png",)
+
+    def write(self, sample: Sample) -> Record:
+        """As `Format.write`."""
+        (file,) = self.files(sample.run.folder, sample.stem)
+        file.parent.mkdir(exist_ok=True)
+        picture = np.zeros((*sample.size, 3), dtype=np.uint8)
+        segments = []
+        for region, number in zip(
+            sample.regions, segment_ids(sample.regions, sample.run.vocabulary.palette), strict=True
+        ):
+            x, y, width, height = region.box
+            color = (number % 256, number // 256 % 256, number // 65536)
+            picture[y : y + height, x : x + width][region.mask] = color
+            segments.append(
+                {
+                    "id": number,
+                    "category_id": region.label + 1,
+                    "area": region.area,
+                    "bbox": list(region.box),
+                    "iscrowd": 0,
+                    "score": region.score,
+                }
+            )
+        save_image(Image.fromarray(picture), file, info=sample.all_texts)
+        return {"segments_info": segments}
+
+    def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
+        """As `Format.finish`."""
+        annotations = (
+            {"image_id": number, "file_name": f"{record['stem']}.png", "segments_info": record["segments_info"]}
+            for number, record in enumerate(records(), start=1)
+        )
+        file = run.folder / "panoptic.json"
+        save_json(file, _head(run), {"images": _images(records), "annotations": annotations})
+        return (file,)
+
+
+def segment_ids(regions: Iterable[Region], palette: npt.NDArray[np.uint8]) -> Iterator[int]:
+    """A number for each region that, read as a colour, is its label's or the next free one.
+
+    Args:
+        regions: Of one image.
+        palette: The labels' colours.
+
+    Yields:
+        Different numbers from 1 to 2²⁴ - 1.
+    """
+    taken = {0}
+    for region in regions:
+        red, green, blue = (int(part) for part in palette[region.label])
+        number = red + 256 * green + 65536 * blue
+        while number in taken:
+            number = (number + 1) % 2**24
+        taken.add(number)
+        yield number
+
+
+def _head(run: Run) -> dict[str, Any]:
+    things, palette = run.choices.things, run.vocabulary.palette.tolist()
+    return {
+        "info": {"description": "Segmentations by clearclip", "version": "1.0", **run.provenance},
+        "licenses": [],
+        "categories": [
+            {
+                "id": index + 1,
+                "name": name,
+                "supercategory": "thing" if name in things else "stuff",
+                "isthing": int(name in things),
+                "color": palette[index],
+            }
+            for index, name in enumerate(run.vocabulary.names)
+        ],
+    }
+
+
+def _images(records: Records) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(records(), start=1):
+        size = {"height": record["height"], "width": record["width"]}
+        yield {"id": number, "file_name": image_name(record), **size, "source": record["source"]}
+
+
+def _annotations(records: Records) -> Iterator[dict[str, Any]]:
+    number = 0
+    for image_id, record in enumerate(records(), start=1):
+        for annotation in record["annotations"]:
+            number += 1
+            yield {"id": number, "image_id": image_id, **annotation}

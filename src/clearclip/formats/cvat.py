@@ -1,0 +1,107 @@
+"""CVAT for images 1.1: one XML with a mask for every region, to upload into a task that has the images.
+
+https://docs.cvat.ai/docs/dataset_management/formats/format-cvat
+
+Belongs here: the file. Does not: finding the regions (`regions`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+import numpy.typing as npt
+
+from clearclip.formats.base import Format, Record, Records, Run, Sample, image_name
+from clearclip.outputs import atomic_write
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class Cvat(Format):
+    """`cvat.xml`: masks rather than polygons, which could have no holes; the score is an attribute."""
+
+    name = "cvat"
+    libraries = ("cv2",)
+
+    def write(self, sample: Sample) -> Record:
+        """As `Format.write`."""
+        return {
+            "masks": [
+                {"label": region.name, "box": list(region.box), "rle": box_rle(region.mask), "score": region.score}
+                for region in sample.regions
+            ]
+        }
+
+    def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
+        """As `Format.finish`."""
+        file = run.folder / "cvat.xml"
+        with atomic_write(file) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+            count = sum(1 for _ in records())
+            stream.writelines(f"{line}\n" for line in _head(run, count))
+            for number, record in enumerate(records()):
+                stream.writelines(f"{line}\n" for line in _image(number, record))
+            stream.write("</annotations>\n")
+        return (file,)
+
+
+def box_rle(mask: npt.NDArray[np.bool_]) -> str:
+    """Run lengths within a box, row by row, zeros first, as CVAT writes them.
+
+    Args:
+        mask: `(height, width)` bool.
+
+    Returns:
+        The numbers, with commas between.
+    """
+    flat = mask.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return ", ".join(map(str, [0, *lengths] if flat[0] else lengths))
+
+
+def _head(run: Run, count: int) -> Iterator[str]:
+    yield '<?xml version="1.0" encoding="utf-8"?>'
+    yield "<annotations>"
+    yield "  <version>1.1</version>"
+    yield "  <meta>"
+    yield "    <provenance>"
+    for key, value in run.info.items():
+        yield f"      <entry key={_quoted(key)}>{_text(value)}</entry>"
+    yield "    </provenance>"
+    yield "    <task>"
+    yield f"      <name>clearclip</name><size>{count}</size><mode>annotation</mode>"
+    yield "      <labels>"
+    for name, color in zip(run.vocabulary.names, run.vocabulary.palette.tolist(), strict=True):
+        yield f"        <label><name>{_text(name)}</name><color>#{bytes(color).hex()}</color><type>mask</type>"
+        yield "          <attributes><attribute><name>score</name><mutable>False</mutable><input_type>text</input_type>"
+        yield "            <default_value></default_value><values></values></attribute></attributes>"
+        yield "        </label>"
+    yield "      </labels>"
+    yield "    </task>"
+    yield "  </meta>"
+
+
+def _image(number: int, record: Mapping[str, Any]) -> Iterator[str]:
+    size = f'width="{record["width"]}" height="{record["height"]}"'
+    yield f'  <image id="{number}" name={_quoted(image_name(record))} {size}>'
+    for mask in record["masks"]:
+        left, top, width, height = mask["box"]
+        place = f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="0"'
+        kind = f'label={_quoted(mask["label"])} source="auto" occluded="0"'
+        yield f'    <mask {kind} rle="{mask["rle"]}" {place}>'
+        yield f'      <attribute name="score">{mask["score"]}</attribute>'
+        yield "    </mask>"
+    yield "  </image>"
+
+
+def _text(text: str) -> str:
+    return escape(_NOT_XML.sub("\ufffd", text))
+
+
+def _quoted(text: str) -> str:
+    return quoteattr(_NOT_XML.sub("\ufffd", text))

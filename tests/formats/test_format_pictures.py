@@ -1,0 +1,78 @@
+"""Pictures, read back by Pillow."""
+
+import json
+
+import numpy as np
+import pytest
+from format_cases import LABEL_MAPS, NAMES, make, noise
+from PIL import Image
+
+from clearclip.formats import Run, Writer, get_formats
+from clearclip.formats.pictures import mask_name
+from clearclip.outputs import read_info
+
+
+def test_label_map_and_preview(write):
+    done = write("png", "preview")
+    for stem, label_map in LABEL_MAPS.items():
+        with Image.open(done.folder / f"{stem}.png") as image:
+            assert image.mode == "P"
+            assert np.array_equal(np.asarray(image), label_map)
+        assert json.loads(read_info(done.folder / f"{stem}.png")["labels"]) == NAMES
+        with Image.open(done.folder / f"{stem}.overlay.jpg") as image:
+            assert json.loads(image.info["comment"])["method"] == "clearclip"
+
+
+def test_more_labels_than_a_palette_holds(write):
+    names = [f"label {index}" for index in range(300)]
+    label_map = noise(20, 31, labels=299)
+    label_map[0, 0] = 299
+    done = write("png", "overlay", "masks", "panoptic", label_maps={"many": label_map}, names=names)
+    with Image.open(done.folder / "many.png") as image:
+        assert image.mode == "I;16"
+        assert np.array_equal(np.asarray(image), label_map)
+    masks = sorted((done.folder / "masks" / "many").iterdir())
+    assert len(masks) == 300
+    stacked = np.stack([np.asarray(Image.open(file)) for file in masks])
+    assert np.array_equal(stacked.argmax(axis=0), label_map)
+
+
+def test_overlay_is_the_palette_and_clear_where_background(write):
+    done = write("overlay", background="sky:sea")
+    for stem, result in done.results.items():
+        with Image.open(done.folder / "overlay" / f"{stem}.png") as image:
+            assert image.mode == "RGBA"
+            pixels = np.asarray(image)
+            laid = Image.fromarray(result.image).convert("RGBA")
+            laid.alpha_composite(image)
+        assert np.array_equal(pixels[..., :3], result.palette[result.label_map])
+        assert np.array_equal(pixels[..., 3] == 0, result.mask("sky:sea"))
+        assert np.array_equal(np.asarray(laid)[result.mask("sky:sea")][:, :3], result.image[result.mask("sky:sea")])
+
+
+def test_masks_are_exact_and_named_apart(write):
+    done = write("masks")
+    for stem, result in done.results.items():
+        folder = done.folder / "masks" / stem
+        assert sorted(file.name for file in folder.iterdir()) == sorted(map(mask_name, range(5), NAMES))
+        for index, name in enumerate(NAMES):
+            with Image.open(folder / mask_name(index, name)) as image:
+                assert image.mode == "1"
+                assert np.array_equal(np.asarray(image), result.mask(name))
+            assert read_info(folder / mask_name(index, name))["label"] == name
+
+
+@pytest.mark.parametrize("name", ["sky/sea", "../..", "..", "CON:", "🚗" * 200, "ü\0\n", "x" * 5000, "\udcff"])
+def test_any_label_becomes_a_file_name(name, tmp_path):
+    (tmp_path / mask_name(7, name)).touch()
+    (made,) = tmp_path.iterdir()
+    assert made.name.startswith("007-")
+
+
+def test_masks_of_other_labels_go(tmp_path):
+    label_map = LABEL_MAPS["rings"]
+    for names in (["a", "b", "c"], ["a", "d"]):
+        result = make(label_map, names)
+        writer = Writer(get_formats(["masks"]), Run(tmp_path, result.vocabulary, {}))
+        writer.write(result, stem="x", source="x.png")
+    assert sorted(file.name for file in (tmp_path / "masks" / "x").iterdir()) == ["000-a.png", "001-d.png"]
