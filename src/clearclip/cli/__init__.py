@@ -8,7 +8,19 @@ import typer
 
 from clearclip import __version__
 from clearclip.cli import app as studio
-from clearclip.cli import benchmarks, catalog, compare, demo, evaluate, inspect, reproduce, results, segment
+from clearclip.cli import (
+    benchmarks,
+    catalog,
+    compare,
+    demo,
+    evaluate,
+    inspect,
+    large,
+    reproduce,
+    results,
+    segment,
+    video,
+)
 from clearclip.errors import ClearclipError, printable
 
 __all__ = ["app", "main"]
@@ -37,7 +49,20 @@ def _common(
     """Label every pixel of an image with your own words, without training anything."""
 
 
-for module in (demo, segment, studio, compare, inspect, evaluate, results, reproduce, benchmarks, catalog):
+for module in (
+    demo,
+    segment,
+    large,
+    video,
+    studio,
+    compare,
+    inspect,
+    evaluate,
+    results,
+    reproduce,
+    benchmarks,
+    catalog,
+):
     module.register(app)
 
 

@@ -1,0 +1,134 @@
+"""`clearclip large`: an image of any size, in tiles, with its coordinates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from clearclip.cli import options as o
+from clearclip.errors import ClearclipError, UsageError, printable
+
+Number = TypeVar("Number", int, float)
+Bands = Annotated[
+    str | None,
+    typer.Option(help="One band, or three as red,green,blue, from 1: '3,2,1'. Default: those the file calls so."),
+]
+Range = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        help="LOW,HIGH: values that become black and white. Default: 8 bits as they are, else the 2nd and the 98th "
+        "percentile of the chosen bands together.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("large")(large)
+
+
+def large(
+    image: Annotated[str, typer.Argument(help="GeoTIFF, JPEG 2000, JPEG, PNG or what else GDAL reads.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="GeoTIFF (.tif) of label indices.")],
+    label: o.Labels = None,
+    labels: o.LabelFile = None,
+    background: o.Background = None,
+    threshold: o.Threshold = None,
+    scale: Annotated[
+        float,
+        typer.Option(
+            help="Pixels shown to the model per pixel of the image: 0.25 puts four times the ground in a window."
+        ),
+    ] = 1.0,
+    bands: Bands = None,
+    value_range: Range = None,
+    scores: Annotated[Path | None, typer.Option(help="GeoTIFF for each pixel's best probability.")] = None,
+    polygons: Annotated[
+        Path | None,
+        typer.Option(
+            help="GeoJSON for the labels' regions, in longitude and latitude (or pixels without coordinates)."
+        ),
+    ] = None,
+    model: o.Model = "clip-b16",
+    method: o.MethodName = "clearclip",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    protocol: o.ProtocolName = "native",
+    crop_size: o.CropSize = None,
+    stride: o.Stride = None,
+    template: o.Templates = None,
+    tokenizer: o.Tokenizer = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Label every pixel of an image of any size, in tiles without seams; coordinates and nodata are kept.
+
+    Memory grows with the image's width alone. Windows without a valid pixel are skipped. Needs the extra `geo`.
+    """
+    o.prepare()
+    vocabulary = o.read_labels(label, labels, background)
+    chosen = None if bands is None else _numbers(bands, int, "--bands")
+    levels = None if value_range is None else _numbers(value_range, float, "--range")
+    if levels is not None and len(levels) != 2:
+        raise UsageError(f"--range {value_range}: two numbers are needed, as in 0,3000")
+    from clearclip.formats import require
+    from clearclip.large import segment_large
+
+    require("rasterio", extra="geo", purpose="an image in tiles")
+    segmenter = o.load_segmenter(
+        model,
+        method=method,
+        device=device,
+        dtype=dtype,
+        protocol=protocol,
+        tokenizer=tokenizer,
+        templates=template,
+        crop_size=crop_size,
+        stride=stride,
+    )
+    try:
+        result = segment_large(
+            segmenter,
+            image,
+            labels=vocabulary,
+            output=output,
+            scale=scale,
+            threshold=threshold,
+            bands=chosen,
+            value_range=None if levels is None else (levels[0], levels[1]),
+            scores=scores,
+            polygons=polygons,
+            overwrite=overwrite,
+        )
+    except OSError as error:
+        raise ClearclipError(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        return
+    height, width = result.size
+    found = sum(result.pixels.values())
+    typer.echo(printable(f"{width}×{height} pixels, {result.encoded} of {result.windows} windows → {output}"))
+    for name, number in sorted(result.pixels.items(), key=lambda item: -item[1]):
+        if number:
+            typer.echo(printable(f"  {number / found:6.1%}  {name}"))
+    if result.nodata:
+        typer.echo(f"  nodata: {result.nodata / (height * width):.1%} of the pixels")
+    if result.polygons is not None:
+        typer.echo(printable(f"  {result.polygons} polygons → {polygons}"))
+
+
+def _numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: numbers with commas between are needed, as in 3,2,1") from error

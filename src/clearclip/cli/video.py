@@ -1,0 +1,113 @@
+"""`clearclip video`: a video → the same video with its labels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clearclip.cli import options as o
+from clearclip.errors import ClearclipError, printable
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The program.
+    """
+    app.command("video")(video)
+
+
+def video(
+    source: Annotated[Path, typer.Argument(metavar="VIDEO", help="Any video that FFmpeg reads.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A .mp4, .mkv or .mov, or a folder for <stem>.overlay.mp4.")
+    ],
+    label: o.Labels = None,
+    labels: o.LabelFile = None,
+    background: o.Background = None,
+    threshold: o.Threshold = None,
+    every: Annotated[
+        int, typer.Option(min=1, help="Give the model each N-th frame; those between show the last labels.")
+    ] = 1,
+    smooth: Annotated[
+        float, typer.Option(help="Weight of the past, from 0 to below 1: labels flicker less and follow later.")
+    ] = 0.0,
+    cut: Annotated[
+        float, typer.Option(help="Mean difference between frames, in grey levels, from which a new scene begins.")
+    ] = 30.0,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Write the label maps too, as <stem>-masks/<frame>.png.")
+    ] = False,
+    legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Name the labels below the picture.")] = True,
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the colours.")] = 0.55,
+    model: o.Model = "clip-b16",
+    method: o.MethodName = "clearclip",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    protocol: o.ProtocolName = "native",
+    short_side: o.ShortSide = None,
+    crop_size: o.CropSize = None,
+    stride: o.Stride = None,
+    template: o.Templates = None,
+    tokenizer: o.Tokenizer = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Label every pixel of a video's frames and write it with the labels' colours.
+
+    Times and frame rate are kept, sound is not. With --masks an interrupted run goes on where it was when it is
+    started again (without --smooth). Needs the extra `video`.
+    """
+    o.prepare()
+    vocabulary = o.read_labels(label, labels, background)
+    from clearclip.formats import require
+
+    require("av", extra="video", purpose="a video")
+    from clearclip.video import segment_video
+
+    segmenter = o.load_segmenter(
+        model,
+        method=method,
+        device=device,
+        dtype=dtype,
+        protocol=protocol,
+        tokenizer=tokenizer,
+        templates=template,
+        short_side=short_side,
+        crop_size=crop_size,
+        stride=stride,
+    )
+    try:
+        result = segment_video(
+            segmenter,
+            source,
+            labels=vocabulary,
+            output=output,
+            every=every,
+            smooth=smooth,
+            cut=cut,
+            masks=masks,
+            threshold=threshold,
+            opacity=opacity,
+            legend=legend,
+            overwrite=overwrite,
+        )
+    except OSError as error:
+        raise ClearclipError(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False, default=str))
+    else:
+        parts = [f"{result.frames} frames, {result.segmented} segmented"]
+        if result.reused:
+            parts.append(f"{result.reused} label maps were there already")
+        if result.cuts:
+            parts.append(f"{result.cuts} cuts")
+        typer.echo(printable(f"{', '.join(parts)} → {result.video}"))
+    if result.damage is not None:
+        typer.echo(printable(f"damaged: {result.damage}; the rest was written"), err=True)
+        raise typer.Exit(1)
