@@ -8,10 +8,16 @@ small matrix from the cells of all windows to the output pixels. No model librar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LINEAR = 1e-9
+"""A second difference of weights below this is rounding."""
+LONGEST = 16
+"""Most pixels between two knots."""
 
 
 def window_starts(length: int, crop_size: int, stride: int) -> tuple[int, ...]:
@@ -49,8 +55,19 @@ class Axis:
     padding: int | None
     cells: int
 
+    def upsampling(self, out_length: int) -> Upsampling:
+        """The linear map from the cells of all windows to output pixels; made once per axis and length.
+
+        Args:
+            out_length: Pixels of the output.
+
+        Returns:
+            Its matrix and its knots.
+        """
+        return _upsampling(self, out_length)
+
     def matrix(self, out_length: int) -> Tensor:
-        """The linear map from the cells of all windows to output pixels.
+        """The matrix of `upsampling`.
 
         Args:
             out_length: Pixels of the output.
@@ -58,17 +75,47 @@ class Axis:
         Returns:
             `(out_length, len(starts) · cells)` float32; rows sum to 1.
         """
-        if self.padding is None:
-            upsample = bilinear_matrix(self.cells, self.window)
-        else:
-            upsample = bilinear_matrix(self.cells, self.encoded)[self.padding : self.padding + self.window]
-        stitched = torch.zeros(self.length, len(self.starts), self.cells, dtype=torch.float64)
-        overlap = torch.zeros(self.length, 1, 1, dtype=torch.float64)
-        for index, start in enumerate(self.starts):
-            stitched[start : start + self.window, index] = upsample
-            overlap[start : start + self.window] += 1
-        flat = (stitched / overlap).flatten(1)
-        return (bilinear_matrix(self.length, out_length) @ flat).float()
+        return self.upsampling(out_length).matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Upsampling:
+    """The way from the cells of one axis to its output pixels.
+
+    Between two neighbouring knots the matrix's rows are linear in the pixel, so that whatever is upsampled takes its
+    extremes at knots. Cell centres, borders of windows and the second resize make them.
+
+    Attributes:
+        matrix: `(out_length, cells of all windows)` float32; rows sum to 1.
+        knots: `(K,)` int64, pixels, at least two: the first is 0, the last is the last pixel.
+    """
+
+    matrix: Tensor
+    knots: Tensor
+
+
+@lru_cache(maxsize=32)
+def _upsampling(axis: Axis, out_length: int) -> Upsampling:
+    if axis.padding is None:
+        upsample = bilinear_matrix(axis.cells, axis.window)
+    else:
+        upsample = bilinear_matrix(axis.cells, axis.encoded)[axis.padding : axis.padding + axis.window]
+    stitched = torch.zeros(axis.length, len(axis.starts), axis.cells, dtype=torch.float64)
+    overlap = torch.zeros(axis.length, 1, 1, dtype=torch.float64)
+    for index, start in enumerate(axis.starts):
+        stitched[start : start + axis.window, index] = upsample
+        overlap[start : start + axis.window] += 1
+    flat = (stitched / overlap).flatten(1)
+    low, high, weight = _taps(axis.length, out_length)
+    matrix = torch.lerp(flat[low], flat[high], weight[:, None])
+    bends = matrix.diff(n=2, dim=0).abs().amax(dim=1) > LINEAR if out_length > 2 else torch.zeros(0, dtype=torch.bool)
+    knots = [0, *(bends.nonzero()[:, 0] + 1).tolist(), out_length - 1]
+    dense = [knots[0]]
+    for knot in knots[1:]:
+        pieces = -(-(knot - dense[-1]) // LONGEST)
+        before = dense[-1]
+        dense += [before + (knot - before) * piece // pieces for piece in range(1, pieces)] + [knot]
+    return Upsampling(matrix.float(), torch.tensor(dense))
 
 
 @dataclass(frozen=True)
@@ -156,14 +203,18 @@ def bilinear_matrix(length: int, out_length: int) -> Tensor:
     Returns:
         `(out_length, length)` float64; rows sum to 1.
     """
-    if length == out_length:
-        return torch.eye(length, dtype=torch.float64)
-    scale = length / out_length
-    position = ((torch.arange(out_length, dtype=torch.float64) + 0.5) * scale - 0.5).clamp_(0, length - 1)
-    low = position.floor().long().clamp_(max=max(length - 2, 0))
-    weight = position - low
+    low, high, weight = _taps(length, out_length)
     matrix = torch.zeros(out_length, length, dtype=torch.float64)
     rows = torch.arange(out_length)
     matrix[rows, low] = 1 - weight
-    matrix[rows, (low + 1).clamp_(max=length - 1)] += weight
+    matrix[rows, high] += weight
     return matrix
+
+
+def _taps(length: int, out_length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every sample wanted the two samples it lies between, and the weight of the second."""
+    position = ((torch.arange(out_length, dtype=torch.float64) + 0.5) * (length / out_length) - 0.5).clamp_(
+        0, length - 1
+    )
+    low = position.floor().long().clamp_(max=max(length - 2, 0))
+    return low, (low + 1).clamp_(max=length - 1), position - low
