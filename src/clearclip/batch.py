@@ -304,7 +304,9 @@ def _claim(order: Order) -> None:
 
 def _jobs(order: Order, sources: Sequence[Source], ledger: Ledger, writer: Writer, report: Report) -> Iterator[Job]:
     """Groups of files and containers with anything left to do, in the order of the sources."""
-    inputs = {resolved(Path(source)) for source in sources if not is_address(source)}
+    output = resolved(order.output)
+    local = (resolved(Path(source)) for source in sources if not is_address(source))
+    inputs = {path for path in local if output in path.parents}
     taken: dict[str, Source] = {}
     group: list[Task] = []
 
@@ -345,7 +347,7 @@ def _collision(source: Source, stem: str, first: Source, writer: Writer, inputs:
     """Why a source's results cannot have their names."""
     if first != source:
         return f"{source} and {first} would both become {stem}: rename one, or use two folders"
-    mine = [file for file in writer.files(stem) if resolved(file) in inputs]
+    mine = [file for file in writer.files(stem) if inputs and resolved(file) in inputs]
     if mine:
         return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"
     return None

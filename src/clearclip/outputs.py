@@ -94,7 +94,7 @@ def read_info(path: Path) -> dict[str, str]:
     """
     try:
         with PngImagePlugin.PngImageFile(path) as image:
-            return {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
+            return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError):
         return {}
 

@@ -28,6 +28,7 @@ from typer.main import get_command
 from clearclip.benchmarks import BENCHMARKS, vocabulary_of
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.cli import app
+from clearclip.formats import FORMAT_NAMES
 from clearclip.methods import METHODS, parse_methods
 from clearclip.paper.rows import TARGETS
 
@@ -149,6 +150,7 @@ def test_every_page_is_in_the_navigation():
     ("page", "names"),
     [
         ("models.md", CHECKPOINTS),
+        ("outputs.md", FORMAT_NAMES),
         ("method.md", METHODS),
         ("benchmarks.md", BENCHMARKS),
         ("reproduce.md", TARGETS),

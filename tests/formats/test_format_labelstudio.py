@@ -68,6 +68,41 @@ def test_the_sdk_accepts_interface_and_predictions(write):
         assert checked.validate_prediction(task["predictions"][0], return_errors=True) == []
 
 
+def unpacked(data):
+    """The values in rle-pack's bits, read one by one: a plain reference for when the SDK is not there."""
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8)).tolist()
+    place = 0
+
+    def read(count):
+        nonlocal place
+        place += count
+        return int("".join(map(str, bits[place - count : place])), 2)
+
+    count, width = read(32), read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    values = []
+    while len(values) < count:
+        repeated, length = read(1), read(lengths[read(2)]) + 1
+        values += [read(width)] * length if repeated else [read(width) for _ in range(length)]
+    assert len(values) == count
+    assert len(bits) - place < 8
+    return np.array(values)
+
+
+@pytest.mark.parametrize("stem", LABEL_MAPS)
+def test_bits_hold_the_mask(stem):
+    for value in range(4):
+        mask = (LABEL_MAPS[stem] == value).astype(np.uint8)
+        assert np.array_equal(unpacked(brush_rle(mask)), np.repeat(mask.ravel() * 255, 4))
+
+
+def test_runs_longer_than_a_length_holds():
+    mask = np.zeros((200, 300), dtype=np.uint8)
+    mask[:, :150] = 1
+    mask[100:] = 1
+    assert np.array_equal(unpacked(brush_rle(mask)), np.repeat(mask.ravel() * 255, 4))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (40, 30), (300, 400)])
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.5, 1.0])
 def test_the_bits_are_the_sdks(shape, density):

@@ -13,7 +13,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -234,6 +234,17 @@ class Pool:
                 f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs: lower --cpus-per-worker or "
                 "--gpus-per-worker"
             )
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        if not any(
+            all(node["Resources"].get(kind, 0) >= least for kind, least in wanted.items())
+            for node in ray.nodes()
+            if node["Alive"]
+        ):
+            warnings.warn(
+                f"no machine of the cluster has the {self.cpus:g} cores and {self.gpus:g} GPUs of a worker: waiting for "
+                "one",
+                stacklevel=3,
+            )
 
     def ask(self, question: Callable[[], Value]) -> Value:
         """Answer a question on a worker, for instance what a model there looks like.
@@ -336,8 +347,9 @@ class Pool:
                 size=min(self.size, len(tables)), max_tasks_in_flight_per_actor=1 if careful else None
             ),
         )
-        with _rays_own_errors(self._ray):
-            for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+        batches = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow"))
+        with _rays_own_errors(self._ray), closing(batches):
+            for batch in batches:
                 for row in batch.column("answers").to_pylist():
                     found = pickle.loads(row)
                     if isinstance(found, Exception):

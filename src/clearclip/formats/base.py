@@ -244,6 +244,18 @@ def safe_stem(name: str) -> str:
     return plain
 
 
+def xml_safe(text: str) -> str:
+    """A text without the letters that XML 1.0 cannot hold, not even escaped.
+
+    Args:
+        text: Any.
+
+    Returns:
+        The same with U+FFFD for them.
+    """
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
 def image_name(record: Mapping[str, Any]) -> str:
     """The name by which annotation tools know an image: its file's, without folders.
 

@@ -7,7 +7,6 @@ Belongs here: the file. Does not: finding the regions (`regions`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.formats.base import Format, Record, Records, Run, Sample, image_name
+from clearclip.formats.base import Format, Record, Records, Run, Sample, image_name, xml_safe
 from clearclip.outputs import atomic_write
-
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Cvat(Format):
@@ -32,7 +29,7 @@ class Cvat(Format):
         """As `Format.write`."""
         return {
             "masks": [
-                {"label": region.name, "box": list(region.box), "rle": box_rle(region.mask), "score": region.score}
+                {"label": region.name, "box": list(region.box), "rle": box_rle(region.mask), **region.scored}
                 for region in sample.regions
             ]
         }
@@ -94,14 +91,15 @@ def _image(number: int, record: Mapping[str, Any]) -> Iterator[str]:
         place = f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="0"'
         kind = f'label={_quoted(mask["label"])} source="auto" occluded="0"'
         yield f'    <mask {kind} rle="{mask["rle"]}" {place}>'
-        yield f'      <attribute name="score">{mask["score"]}</attribute>'
+        if "score" in mask:
+            yield f'      <attribute name="score">{mask["score"]}</attribute>'
         yield "    </mask>"
     yield "  </image>"
 
 
 def _text(text: str) -> str:
-    return escape(_NOT_XML.sub("\ufffd", text))
+    return escape(xml_safe(text))
 
 
 def _quoted(text: str) -> str:
-    return quoteattr(_NOT_XML.sub("\ufffd", text))
+    return quoteattr(xml_safe(text))

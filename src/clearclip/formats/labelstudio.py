@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import printable
-from clearclip.formats.base import Format, Record, Records, Run, Sample
+from clearclip.formats.base import Format, Record, Records, Run, Sample, xml_safe
 from clearclip.outputs import atomic_write, write_json_array
 
 RUN_BITS = (3, 4, 8, 16)
@@ -48,9 +48,8 @@ class LabelStudio(Format):
         for number, region in enumerate(sample.regions):
             name = hashlib.sha256(f"{sample.stem}\0{number}\0{region.name}".encode()).hexdigest()[:10]
             brush = base64.b64encode(brush_rle(region.full_mask)).decode("ascii")
-            strokes.append(
-                {"id": name, "label": region.name, "score": region.score, "area": region.area, "brush": brush}
-            )
+            stroke = {"id": name, "label": xml_safe(region.name), "brush": brush, "area": region.area}
+            strokes.append({**stroke, **region.scored})
         return {"strokes": strokes, "made": sample.texts}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
@@ -99,17 +98,15 @@ def brush_rle(mask: npt.NDArray[np.uint8]) -> bytes:
 
 def _task(record: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
     strokes: list[dict[str, Any]] = record["strokes"]
-    area = sum(stroke["area"] for stroke in strokes)
+    image = {"original_width": record["width"], "original_height": record["height"], "image_rotation": 0}
     results = [
         {
             "id": stroke["id"],
             "from_name": "label",
             "to_name": "image",
             "type": "brushlabels",
-            "original_width": record["width"],
-            "original_height": record["height"],
-            "image_rotation": 0,
-            "score": stroke["score"],
+            **image,
+            **{key: stroke[key] for key in ("score",) if key in stroke},
             "value": {
                 "format": "rle",
                 "rle": list(base64.b64decode(stroke["brush"])),
@@ -118,11 +115,11 @@ def _task(record: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
         }
         for stroke in strokes
     ]
-    prediction = {
-        "model_version": " / ".join(info[key] for key in ("software", "model", "method") if key in info) or "clearclip",
-        "score": round(sum(stroke["score"] * stroke["area"] for stroke in strokes) / max(area, 1), 6),
-        "result": results,
-    }
+    version = " / ".join(info[key] for key in ("software", "model", "method") if key in info) or "clearclip"
+    prediction: dict[str, Any] = {"model_version": version, "result": results}
+    if strokes and all("score" in stroke for stroke in strokes):
+        total = sum(stroke["score"] * stroke["area"] for stroke in strokes)
+        prediction["score"] = round(total / sum(stroke["area"] for stroke in strokes), 6)
     return {"data": {"image": _address(record["source"])}, "meta": record["made"], "predictions": [prediction]}
 
 
@@ -136,9 +133,9 @@ def _interface(run: Run) -> str:
     palette = run.vocabulary.palette.tolist()
     lines = ["<View>"]
     made = json.dumps({key: printable(value) for key, value in run.info.items()}, ensure_ascii=False)
-    lines.append(f"  <!-- {made.replace('--', '- -')} -->")
+    lines.append(f"  <!-- {xml_safe(made).replace('--', '- -')} -->")
     lines.append('  <Image name="image" value="$image" zoom="true"/>')
     lines.append('  <BrushLabels name="label" toName="image">')
     for name, color in zip(run.vocabulary.names, palette, strict=True):
-        lines.append(f'    <Label value={quoteattr(name)} background="#{bytes(color).hex()}"/>')
+        lines.append(f'    <Label value={quoteattr(xml_safe(name))} background="#{bytes(color).hex()}"/>')
     return "\n".join([*lines, "  </BrushLabels>", "</View>", ""])
