@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_the_overlay_is_the_picture_with_colours_and_a_legend(segmenter, moving,
     for red, green, blue in clearclip.Vocabulary.parse(WORDS).palette.astype(int):
         near = np.abs(strips[0].astype(int) - (red, green, blue)).sum(axis=-1) < 60
         assert near.sum() > 40, "each label's square"
+
+
+def test_colours_are_those_of_the_picture(segmenter, write, tmp_path):
+    path = write([np.full((48, 64, 3), (200, 30, 60), np.uint8)] * 3)
+    result = segment_video(segmenter, path, labels=WORDS, output=tmp_path, opacity=0, legend=False)
+    with av.open(str(result.video)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range) == (1, 1, 1, 1)
+        np.testing.assert_allclose(frame.to_ndarray(format="rgb24").mean(axis=(0, 1)), (200, 30, 60), atol=4)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -315,6 +325,36 @@ def test_what_is_no_video_is_said(segmenter, moving, write, tmp_path):
     with pytest.raises(UsageError, match="is there already"):
         segment_video(segmenter, path, labels=WORDS, output=out)
     assert out.read_bytes() == b"precious"
+
+
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import numpy as np
+from pathlib import Path
+from clearclip.frames import FrameReader, FrameWriter
+from clearclip.outputs import atomic_write
+source, out = map(Path, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+try:
+    with FrameReader(source) as reader, atomic_write(out) as partial, FrameWriter(partial, out, {}) as writer:
+        for frame in reader.frames():
+            writer.write(frame.image, frame, like=reader)
+except OSError as error:
+    print("OSError", error)
+print(out.exists())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+def test_a_full_disk_leaves_no_file(moving, write, tmp_path):
+    source = write(moving(20, noise=60))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, source, tmp_path / "out.mp4"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("OSError"), done.stderr
+    assert "out.mp4: the video cannot be written" in done.stdout
+    assert done.stdout.split()[-1] == "False"
 
 
 def test_frames_of_another_size_take_the_first_ones(segmenter, moving, write, tmp_path):

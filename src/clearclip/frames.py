@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 QUALITY = {"crf": "20", "preset": "veryfast"}
+BT709 = 1
+"""H.273's number of the colours that players take high-definition video to have; said in the file, so none guesses."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class FrameWriter:
             if self._container is None:
                 self._open(picture, frame, like)
             shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            shown = shown.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             shown.pts, shown.time_base = frame.pts - self._first, like.time_base
             self._container.mux(self._stream.encode(shown))
         except av.FFmpegError as error:
@@ -195,7 +198,10 @@ class FrameWriter:
         self._stream = self._container.add_stream("libx264", rate=like.rate, options=QUALITY)
         self._stream.height, self._stream.width = picture.shape[:2]
         self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = like.time_base
+        context = self._stream.codec_context
+        context.time_base = like.time_base
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = 1  # 16 to 235
         self._first = frame.pts
 
     def __exit__(

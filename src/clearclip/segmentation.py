@@ -53,6 +53,11 @@ class Segmentation:
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
     @property
+    def has_scores(self) -> bool:
+        """Whether it knows how sure it is; a label map from elsewhere does not."""
+        return self._scores is not None or self._grid is not None
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The labels' names; a pixel's value is an index into them."""
         return self.vocabulary.names

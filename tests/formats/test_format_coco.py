@@ -1,6 +1,7 @@
 """COCO and its panoptic form, read back by pycocotools, supervision and Pillow."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_supervision_reads_it(write):
     assert dataset.classes == NAMES
     assert len(dataset) == len(LABEL_MAPS)
     for path, image, detections in dataset:
-        stem = path.rpartition("/")[2].removesuffix(".png")
+        stem = Path(path).stem
         assert np.array_equal(image[..., ::-1], done.results[stem].image)
         found = np.full(LABEL_MAPS[stem].shape, -1)
         for mask, label in zip(detections.mask, detections.class_id, strict=True):

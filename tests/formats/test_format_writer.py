@@ -10,7 +10,7 @@ import pytest
 from format_cases import INFO, LABEL_MAPS, NAMES, make
 from PIL import Image
 
-from clearclip import UsageError
+from clearclip import Segmentation, UsageError
 from clearclip.batch import segment_files
 from clearclip.formats import (
     FORMAT_NAMES,
@@ -50,7 +50,7 @@ def test_a_missing_library_is_said_before_anything_runs(name, library, tmp_path,
         writer.check()
 
 
-@pytest.mark.parametrize("name", FORMAT_NAMES)
+@pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name != "npz"])  # that one needs logits
 def test_the_core_alone_writes_pictures(name, tmp_path, monkeypatch):
     """What a format declares is what it uses: without the rest it works."""
     (format_,) = get_formats([name])
@@ -61,8 +61,6 @@ def test_the_core_alone_writes_pictures(name, tmp_path, monkeypatch):
     for library in optional:
         monkeypatch.setitem(sys.modules, library, None)
     result = make(LABEL_MAPS["rings"])
-    if name == "npz":
-        pytest.skip("needs logits: test_format_arrays")
     writer = Writer((format_,), Run(tmp_path, result.vocabulary, INFO, Choices(things=(NAMES[0],))))
     if name in ("png", "preview", "overlay", "masks"):
         writer = Writer((format_,), Run(tmp_path, result.vocabulary, INFO))
@@ -189,3 +187,21 @@ def test_a_stem_stays_in_its_folder(name, tmp_path):
     if stem != name:
         with pytest.raises(UsageError, match="cannot be a file's"):
             writer.write(make(LABEL_MAPS["full"]), stem=name, source="x.png")
+
+
+def test_a_label_map_from_elsewhere_has_no_scores(tmp_path):
+    made = make(LABEL_MAPS["rings"])
+    result = Segmentation(made.label_map, made.vocabulary, made.image)
+    assert made.has_scores
+    assert not result.has_scores
+    names = [name for name in FORMAT_NAMES if name != "npz"]
+    writer = Writer(get_formats(names), Run(tmp_path, result.vocabulary, {}))
+    record = writer.write(result, stem="x", source="x.png")
+    writer.finish(lambda: iter([record]))
+    assert "score" not in (tmp_path / "coco.json").read_text(encoding="utf-8")
+    assert '"score"' not in (tmp_path / "labelstudio.json").read_text(encoding="utf-8")
+    assert 'name="score"' not in (tmp_path / "cvat.xml").read_text(encoding="utf-8")
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "regions.parquet")
+    assert table["score"].null_count == len(table) == 2
+    pytest.importorskip("supervision")
+    assert result.to_detections().confidence is None

@@ -1,5 +1,7 @@
 """YOLO's text, read back by supervision's loader."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -26,7 +28,7 @@ def test_supervision_reads_the_label_maps(write):
     assert dataset.classes == NAMES
     assert len(dataset) == len(LABEL_MAPS)
     for path, _, detections in dataset:
-        stem = path.rpartition("/")[2].removesuffix(".png")
+        stem = Path(path).stem
         label_map = LABEL_MAPS[stem]
         found = np.full(label_map.shape, -1)
         for mask, label in zip(detections.mask, detections.class_id, strict=True):

@@ -234,6 +234,17 @@ class Pool:
                 f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs: lower --cpus-per-worker or "
                 "--gpus-per-worker"
             )
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        if not any(
+            all(node["Resources"].get(kind, 0) >= least for kind, least in wanted.items())
+            for node in ray.nodes()
+            if node["Alive"]
+        ):
+            warnings.warn(
+                f"no machine of the cluster has the {self.cpus:g} cores and {self.gpus:g} GPUs of a worker: waiting for "
+                "one",
+                stacklevel=3,
+            )
 
     def ask(self, question: Callable[[], Value]) -> Value:
         """Answer a question on a worker, for instance what a model there looks like.

@@ -37,7 +37,7 @@ class Coco(Format):
                     "area": region.area,
                     "bbox": list(region.box),
                     "iscrowd": 0,
-                    "score": region.score,
+                    **region.scored,
                 }
                 for region in sample.regions
             ]
@@ -79,7 +79,7 @@ class Panoptic(Format):
                     "area": region.area,
                     "bbox": list(region.box),
                     "iscrowd": 0,
-                    "score": region.score,
+                    **region.scored,
                 }
             )
         save_image(Image.fromarray(picture), file, info=sample.all_texts)

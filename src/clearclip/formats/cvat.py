@@ -29,7 +29,7 @@ class Cvat(Format):
         """As `Format.write`."""
         return {
             "masks": [
-                {"label": region.name, "box": list(region.box), "rle": box_rle(region.mask), "score": region.score}
+                {"label": region.name, "box": list(region.box), "rle": box_rle(region.mask), **region.scored}
                 for region in sample.regions
             ]
         }
@@ -91,7 +91,8 @@ def _image(number: int, record: Mapping[str, Any]) -> Iterator[str]:
         place = f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="0"'
         kind = f'label={_quoted(mask["label"])} source="auto" occluded="0"'
         yield f'    <mask {kind} rle="{mask["rle"]}" {place}>'
-        yield f'      <attribute name="score">{mask["score"]}</attribute>'
+        if "score" in mask:
+            yield f'      <attribute name="score">{mask["score"]}</attribute>'
         yield "    </mask>"
     yield "  </image>"
 

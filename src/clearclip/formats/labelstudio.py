@@ -48,8 +48,8 @@ class LabelStudio(Format):
         for number, region in enumerate(sample.regions):
             name = hashlib.sha256(f"{sample.stem}\0{number}\0{region.name}".encode()).hexdigest()[:10]
             brush = base64.b64encode(brush_rle(region.full_mask)).decode("ascii")
-            numbers = {"score": region.score, "area": region.area}
-            strokes.append({"id": name, "label": xml_safe(region.name), "brush": brush, **numbers})
+            stroke = {"id": name, "label": xml_safe(region.name), "brush": brush, "area": region.area}
+            strokes.append({**stroke, **region.scored})
         return {"strokes": strokes, "made": sample.texts}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
@@ -98,17 +98,15 @@ def brush_rle(mask: npt.NDArray[np.uint8]) -> bytes:
 
 def _task(record: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
     strokes: list[dict[str, Any]] = record["strokes"]
-    area = sum(stroke["area"] for stroke in strokes)
+    image = {"original_width": record["width"], "original_height": record["height"], "image_rotation": 0}
     results = [
         {
             "id": stroke["id"],
             "from_name": "label",
             "to_name": "image",
             "type": "brushlabels",
-            "original_width": record["width"],
-            "original_height": record["height"],
-            "image_rotation": 0,
-            "score": stroke["score"],
+            **image,
+            **{key: stroke[key] for key in ("score",) if key in stroke},
             "value": {
                 "format": "rle",
                 "rle": list(base64.b64decode(stroke["brush"])),
@@ -117,11 +115,11 @@ def _task(record: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
         }
         for stroke in strokes
     ]
-    prediction = {
-        "model_version": " / ".join(info[key] for key in ("software", "model", "method") if key in info) or "clearclip",
-        "score": round(sum(stroke["score"] * stroke["area"] for stroke in strokes) / max(area, 1), 6),
-        "result": results,
-    }
+    version = " / ".join(info[key] for key in ("software", "model", "method") if key in info) or "clearclip"
+    prediction: dict[str, Any] = {"model_version": version, "result": results}
+    if strokes and all("score" in stroke for stroke in strokes):
+        total = sum(stroke["score"] * stroke["area"] for stroke in strokes)
+        prediction["score"] = round(total / sum(stroke["area"] for stroke in strokes), 6)
     return {"data": {"image": _address(record["source"])}, "meta": record["made"], "predictions": [prediction]}
 
 

@@ -32,7 +32,7 @@ def to_detections(result: Segmentation, *, things: Sequence[str], min_area: int)
     return supervision.Detections(
         xyxy=boxes,
         mask=np.stack([region.full_mask.astype(bool) for region in regions]),
-        confidence=np.array([region.score for region in regions], dtype=np.float32),
+        confidence=np.array([region.score for region in regions], dtype=np.float32) if result.has_scores else None,
         class_id=np.array([region.label for region in regions]),
         data={"class_name": np.array([region.name for region in regions])},
         metadata=dict(result.info),

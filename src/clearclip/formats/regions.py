@@ -47,11 +47,21 @@ class Region:
         return int(np.count_nonzero(self.mask))
 
     @cached_property
-    def score(self) -> float:
-        """Mean of the pixels' best probabilities, 0–1; the image's are computed when the first is asked for."""
+    def score(self) -> float | None:
+        """Mean of the pixels' best probabilities, 0–1; the image's are computed when the first is asked for.
+
+        `None` for a label map from elsewhere, which has none.
+        """
+        if not self.result.has_scores:
+            return None
         x, y, width, height = self.box
         scores = self.result.scores[y : y + height, x : x + width]
         return round(float(scores[self.mask].mean(dtype=np.float64)), 6)
+
+    @property
+    def scored(self) -> dict[str, float]:
+        """The score as a member of an annotation, if there is one."""
+        return {} if self.score is None else {"score": self.score}
 
     @property
     def full_mask(self) -> npt.NDArray[np.uint8]:
