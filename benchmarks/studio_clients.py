@@ -17,6 +17,7 @@ from pathlib import Path
 
 import gradio_client
 import numpy as np
+import torch
 from PIL import Image
 
 import clearclip
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--cache", type=int, default=50, help="the studio's bound, in MB")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as the server: otherwise rounding differs, and a pixel between two labels may flip
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         server = start(
