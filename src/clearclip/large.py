@@ -29,7 +29,7 @@ from clearclip.masks import LogitGrid
 from clearclip.progress import progress_bar
 from clearclip.rasters import Raster, create_geotiff, open_raster, write_polygons
 from clearclip.segmenter import WINDOWS_AT_ONCE, Segmenter
-from clearclip.windows import Axis, Plan, bilinear_matrix
+from clearclip.windows import Axis, Plan, Upsampling, bilinear_matrix
 
 BLOCK = 512
 PIXELS_AT_ONCE = 8_000_000
@@ -326,27 +326,27 @@ def resample_band(length: int, out_length: int, start: int, stop: int, *, antial
 
 @dataclass(frozen=True, eq=False)
 class Part(Axis):
-    """The windows of an axis that some output pixels depend on, and the map from their cells to just these pixels.
+    """The windows of an axis that some output pixels depend on, and the way from their cells to just these pixels.
 
     Attributes:
         first: Index of the first of these windows in the whole axis.
-        weights: `(pixels, len(starts) · cells)` float32; rows sum to 1.
+        way: The matrix of these pixels with its knots.
     """
 
     first: int
-    weights: Tensor
+    way: Upsampling
 
-    def matrix(self, out_length: int) -> Tensor:
-        """As `Axis.matrix`, of these pixels alone.
+    def upsampling(self, out_length: int) -> Upsampling:
+        """As `Axis.upsampling`, of these pixels alone.
 
         Args:
             out_length: How many they are.
 
         Returns:
-            The weights.
+            The way.
         """
-        assert out_length == len(self.weights)
-        return self.weights
+        assert out_length == len(self.way.matrix)
+        return self.way
 
 
 def part_of(axis: Axis, out_length: int, start: int, stop: int) -> Part:
@@ -385,5 +385,5 @@ def part_of(axis: Axis, out_length: int, start: int, stop: int) -> Part:
         padding=axis.padding,
         cells=axis.cells,
         first=reaching[0],
-        weights=weights.float(),
+        way=Upsampling.of(weights),
     )

@@ -93,6 +93,26 @@ class Upsampling:
     matrix: Tensor
     knots: Tensor
 
+    @classmethod
+    def of(cls, matrix: Tensor) -> Upsampling:
+        """Find the knots of a matrix.
+
+        Args:
+            matrix: `(out_length, cells of all windows)` float64.
+
+        Returns:
+            It in float32 with its knots.
+        """
+        count = len(matrix)
+        bends = matrix.diff(n=2, dim=0).abs().amax(dim=1) > LINEAR if count > 2 else torch.zeros(0, dtype=torch.bool)
+        knots = [0, *(bends.nonzero()[:, 0] + 1).tolist(), count - 1]
+        dense = [knots[0]]
+        for knot in knots[1:]:
+            pieces = -(-(knot - dense[-1]) // LONGEST)
+            before = dense[-1]
+            dense += [before + (knot - before) * piece // pieces for piece in range(1, pieces)] + [knot]
+        return cls(matrix.float(), torch.tensor(dense))
+
 
 @lru_cache(maxsize=32)
 def _upsampling(axis: Axis, out_length: int) -> Upsampling:
@@ -108,14 +128,7 @@ def _upsampling(axis: Axis, out_length: int) -> Upsampling:
     flat = (stitched / overlap).flatten(1)
     low, high, weight = _taps(axis.length, out_length)
     matrix = torch.lerp(flat[low], flat[high], weight[:, None])
-    bends = matrix.diff(n=2, dim=0).abs().amax(dim=1) > LINEAR if out_length > 2 else torch.zeros(0, dtype=torch.bool)
-    knots = [0, *(bends.nonzero()[:, 0] + 1).tolist(), out_length - 1]
-    dense = [knots[0]]
-    for knot in knots[1:]:
-        pieces = -(-(knot - dense[-1]) // LONGEST)
-        before = dense[-1]
-        dense += [before + (knot - before) * piece // pieces for piece in range(1, pieces)] + [knot]
-    return Upsampling(matrix.float(), torch.tensor(dense))
+    return Upsampling.of(matrix)
 
 
 @dataclass(frozen=True)
