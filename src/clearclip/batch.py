@@ -35,7 +35,8 @@ from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from clearclip.engine.ray_pool import Fleet, Load
+    from clearclip.engine.ray_pool import Fleet
+    from clearclip.engine.ray_worker import Load
 
 COMPARED = ("labels", "background", "model", "method", "protocol", "threshold", "templates", "dtype", "choices")
 

@@ -71,13 +71,14 @@ class Driver:
     def __init__(self, source, output, log):
         self.output = output
         paths = [str(Path(standin.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "standin", str(source), str(output), "0.02"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            stdout=log.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "standin", str(source), str(output), "0.02"],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def done(self):
         return len(list(self.output.glob("[0-9]*.png")))

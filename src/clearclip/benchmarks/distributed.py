@@ -20,7 +20,8 @@ from clearclip.errors import ClearclipError, UsageError
 from clearclip.methods import Method, parse_methods
 
 if TYPE_CHECKING:
-    from clearclip.engine.ray_pool import Answer, Fleet, Load, Worker
+    from clearclip.engine.ray_pool import Fleet
+    from clearclip.engine.ray_worker import Answer, Load, Worker
 
 SHARDS = 64
 """The same whatever the number of workers, so that a run may go on with another number."""
@@ -120,7 +121,7 @@ class _Measuring:
         return configuration(self.load(), self.dataset, thresholds=limits, limit=self.run.limit, seed=self.run.seed)
 
     def __call__(self) -> Worker:
-        from clearclip.engine.ray_pool import Answer
+        from clearclip.engine.ray_worker import Answer
 
         segmenter = self.load()
 

@@ -19,7 +19,8 @@ from clearclip.methods import Method, parse_method, parse_methods
 
 if TYPE_CHECKING:
     from clearclip.benchmarks import Dataset, Evaluation, Run
-    from clearclip.engine.ray_pool import Fleet, Load
+    from clearclip.engine.ray_pool import Fleet
+    from clearclip.engine.ray_worker import Load
 
 Target = Annotated[
     list[str] | None,

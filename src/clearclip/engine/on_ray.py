@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
-from clearclip.engine.ray_pool import Answer, Load, Pool, Worker
+from clearclip.engine.ray_pool import Pool
+from clearclip.engine.ray_worker import Answer, Load, Worker
 from clearclip.engine.work import Container, Group, Job, Labeller, Outcome, groups_of
 from clearclip.errors import ClearclipError
 from clearclip.formats import Writer
