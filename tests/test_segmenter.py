@@ -108,8 +108,7 @@ def test_masks_probabilities_and_ranking(segmenter, image):
             result.ranking(*outside)
 
 
-def test_probabilities_of_all_queries_sum_to_one(segmenter, image, monkeypatch):
-    monkeypatch.setattr("clearclip.masks.QUERY_CHUNK", 4)
+def test_probabilities_of_all_queries_sum_to_one(segmenter, image):
     words = [f"thing {index}" for index in range(10)]
     result = segmenter(image, words)
     total = sum(result.probabilities(word) for word in words)
