@@ -144,6 +144,16 @@ def test_classify_runs_no_more_than_it_must(segmenter, image):
         assert counts == again
 
 
+def test_encoding_for_a_method_runs_its_trunk_alone(segmenter, image):
+    with counted(segmenter.backbone) as counts:
+        encoded = segmenter.encode(image, method=["gem", "gem+clearclip"])
+        once = dict(counts)
+        found = segmenter.classify(encoded, WORDS, method="gem")
+        assert counts == once
+        assert set(once.values()) == {1}
+    same(found, segmenter(image, WORDS, method="gem"))
+
+
 def test_thresholds_and_background(segmenter, image):
     plain = segmenter(image, ["sky", "grass", "horse"])
     limit = float(np.median(plain.scores))

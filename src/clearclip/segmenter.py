@@ -370,9 +370,9 @@ class Segmenter:
             raise UsageError(f"threshold={threshold!r}: a probability from 0 to 1 is needed")
         return vocabulary if vocabulary.background else vocabulary.with_background(BACKGROUND), threshold
 
-    def _rows(self, method: MethodLike | Several | None) -> list[Method]:
+    def _rows(self, method: MethodLike | Several | None) -> tuple[Method, ...]:
         if method is None:
-            return [self.method]
+            return (self.method,)
         return parse_methods([method] if isinstance(method, (str, Method)) else method)
 
     def _pixels(self) -> Protocol:
