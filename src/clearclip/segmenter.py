@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, overload
 
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
-from clearclip.decompose import MethodLike, Several, check_depth, group_by_table, rewrite, trunk
+from clearclip.decompose import MethodLike, Several, check_depth
+from clearclip.encoding import Encoded, add_features
 from clearclip.errors import UsageError, nearest
 from clearclip.images import MAX_PIXELS, ImageLike, load_image, normalize, resize, resized_size
 from clearclip.masks import LogitGrid
@@ -27,26 +27,8 @@ from clearclip.text import TemplatesLike, default_cache_dir, embed_queries, read
 from clearclip.vocabulary import Vocabulary
 from clearclip.windows import Plan, plan_windows
 
-WINDOWS_AT_ONCE = 16
 IMAGES_AT_ONCE = 8
 BACKGROUND = "background"
-
-
-@dataclass
-class Encoded:
-    """An image that the trunk has read: what `Segmenter.classify` starts from.
-
-    Attributes:
-        image: `(H, W, 3)` uint8.
-        plan: Its windows.
-        windows: The windows as the encoder sees them, `(count, 3, h, w)`.
-    """
-
-    image: npt.NDArray[np.uint8]
-    plan: Plan
-    windows: Tensor = field(repr=False)
-    _streams: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
-    _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 def load(
@@ -190,19 +172,26 @@ class Segmenter:
             results += [self._classify(image, vocabulary, row, limit) for image in encoded]
         return results[0] if single else results
 
-    def encode(self, image: ImageLike) -> Encoded:
+    def encode(self, image: ImageLike, method: MethodLike | Several | None = None) -> Encoded:
         """Run the trunk over an image, once for all words and methods.
 
         Args:
             image: A path, a PIL image or an array `(H, W, 3)`.
+            method: What will be asked of it, one method or a list, instead of the segmenter's own: the trunk then
+                runs for the position tables that these read and for no other.
 
         Returns:
             What `classify` takes.
 
         Raises:
             ImageError: The image cannot be read.
+            UsageError: A method is unknown, or deeper than the model.
         """
-        return self._encode([load_image(image, max_pixels=self.max_pixels)], [self.method], keep=True)[0]
+        if method is None:
+            rows: Sequence[Method] = [self.method]
+        else:
+            rows = parse_methods([method] if isinstance(method, (str, Method)) else method)
+        return self._encode([load_image(image, max_pixels=self.max_pixels)], rows, keep=True)[0]
 
     @overload
     def classify(
@@ -249,7 +238,7 @@ class Segmenter:
         rows = parse_methods(
             [self.method] if method is None else [method] if isinstance(method, (str, Method)) else method
         )
-        self._add_features([encoded], rows, keep=True)
+        add_features(self.backbone, [encoded], rows, keep=True)
         results = {}
         for row in rows:
             wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
@@ -327,8 +316,8 @@ class Segmenter:
         results = []
         for image in images:
             empty = np.zeros((*(size or tuple(image.shape[1:])), 3), dtype=np.uint8)
-            encoded = Encoded(empty, plan, plan.cut(image.float()))
-            self._add_features([encoded], [row], keep=False)
+            encoded = Encoded(empty, plan, image.float())
+            add_features(self.backbone, [encoded], [row], keep=False)
             results.append(self._grid(encoded, text, row).logits())
         return torch.stack(results)
 
@@ -405,57 +394,9 @@ class Segmenter:
         for image in images:
             size = resized_size(image.shape[0], image.shape[1], numbers)
             plan = self._plan(size, numbers)
-            encoded.append(Encoded(image, plan, plan.cut(normalize(resize(image, size), mean=mean, std=std))))
-        self._add_features(encoded, methods, keep=keep)
+            encoded.append(Encoded(image, plan, normalize(resize(image, size), mean=mean, std=std)))
+        add_features(self.backbone, encoded, methods, keep=keep)
         return encoded
-
-    @torch.no_grad()
-    def _add_features(self, images: Sequence[Encoded], methods: Sequence[Method], *, keep: bool) -> None:
-        """Features the images lack; windows of equal size go through the trunk together, whosever they are."""
-        by_grid: dict[tuple[int, ...], list[Encoded]] = {}
-        for image in images:
-            by_grid.setdefault(tuple(image.windows.shape[2:]), []).append(image)
-        for row in methods:
-            check_depth(self.backbone, row)
-        for group in by_grid.values():
-            grid_size = group[0].plan.grid_size
-            lacking = [row for row in methods if any(row.spelling not in image._features for image in group)]
-            for how, rows in group_by_table(self.backbone, lacking, grid_size).items():
-                self._add_group(group, how, rows, keep=keep)
-
-    def _add_group(self, group: Sequence[Encoded], how: str, rows: Sequence[Method], *, keep: bool) -> None:
-        depth = max(row.depth for row in rows)
-        grid_size = group[0].plan.grid_size
-        fresh = [image for image in group if len(image._streams.get(how, ())) < depth]
-        known = [image for image in group if len(image._streams.get(how, ())) >= depth]
-        for image in known:
-            self._store(image, rewrite(self.backbone, image._streams[how], rows, grid_size=grid_size))
-        if not fresh:
-            return
-        windows = torch.cat([image.windows for image in fresh])
-        streams: list[list[Tensor]] = []
-        features: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
-        for chunk in windows.split(WINDOWS_AT_ONCE):
-            stream = trunk(
-                self.backbone, chunk.to(self.backbone.device, self.backbone.dtype), positions=how, depth=depth
-            )
-            for spelling, parts in rewrite(self.backbone, stream, rows, grid_size=grid_size).items():
-                features[spelling].append(F.normalize(parts.features.float(), dim=-1))
-            if keep:
-                streams.append(stream)
-        counts = [image.plan.count for image in fresh]
-        for spelling, chunks in features.items():
-            for image, part in zip(fresh, torch.cat(chunks).split(counts), strict=True):
-                image._features[spelling] = part
-        if keep:
-            levels = [torch.cat(level).split(counts) for level in zip(*streams, strict=True)]
-            for index, image in enumerate(fresh):
-                image._streams[how] = [level[index] for level in levels]
-
-    @staticmethod
-    def _store(image: Encoded, results: Mapping[str, Any]) -> None:
-        for spelling, parts in results.items():
-            image._features[spelling] = F.normalize(parts.features.float(), dim=-1)
 
     def _grid(self, encoded: Encoded, text_embeddings: Tensor, method: Method) -> LogitGrid:
         size = (encoded.image.shape[0], encoded.image.shape[1])
