@@ -16,7 +16,8 @@ from torch import Tensor
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
 from clearclip.decompose import MethodLike, Several, check_depth
-from clearclip.encoding import Encoded, add_features
+from clearclip.encoding import Encoded as Encoded
+from clearclip.encoding import add_features
 from clearclip.errors import UsageError, nearest
 from clearclip.images import MAX_PIXELS, ImageLike, load_image, normalize, resize, resized_size
 from clearclip.masks import LogitGrid

@@ -232,7 +232,8 @@ class Tile:
             `(h, w, len(queries))`.
         """
         down, right = (span.from_knots(0, len(span.sizes)) for span in (self.y, self.x))
-        return right @ torch.tensordot(down, self.corners[..., queries], dims=1)
+        upsampled: Tensor = right @ torch.tensordot(down, self.corners[..., queries], dims=1)
+        return upsampled
 
 
 def _sum_of_exponentials(corners: Tensor, down: Tensor, right: Tensor, best: Tensor) -> Tensor:
