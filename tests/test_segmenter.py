@@ -108,7 +108,8 @@ def test_masks_probabilities_and_ranking(segmenter, image):
             result.ranking(*outside)
 
 
-def test_probabilities_of_all_queries_sum_to_one(segmenter, image):
+def test_probabilities_of_all_queries_sum_to_one(segmenter, image, monkeypatch):
+    monkeypatch.setattr("clearclip.winners.CORNERS", 64)
     words = [f"thing {index}" for index in range(10)]
     result = segmenter(image, words)
     total = sum(result.probabilities(word) for word in words)
@@ -152,6 +153,13 @@ def test_encoding_for_a_method_runs_its_trunk_alone(segmenter, image):
         assert counts == once
         assert set(once.values()) == {1}
     same(found, segmenter(image, WORDS, method="gem"))
+
+
+def test_windows_are_cut_a_few_at_a_time(segmenter, image, monkeypatch):
+    expected = segmenter([image, image[:70]], WORDS)
+    monkeypatch.setattr("clearclip.encoding.WINDOWS_AT_ONCE", 2)
+    for result, one in zip(segmenter([image, image[:70]], WORDS), expected, strict=True):
+        same(result, one)
 
 
 def test_thresholds_and_background(segmenter, image):

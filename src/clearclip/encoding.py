@@ -1,14 +1,13 @@
-"""Images → windows → features: what of an image is computed once, and what each method adds to it.
+"""Images → features of every patch, window by window in bounded memory, kept where more will be asked of them.
 
-Belongs here: cutting images into windows and running a backbone over them, many images and methods together. Does not:
-words, label maps (`segmenter`), one block's mathematics (`decompose`).
+Belongs here: how an image is prepared, what of it is kept, and how windows go through the trunk. Does not: words and
+label maps (`segmenter.py`), and what a method computes (`decompose.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.backbones import Backbone
-from clearclip.decompose import check_depth, group_by_table, rewrite, trunk
+from clearclip.decompose import Parts, check_depth, group_by_table, rewrite, trunk
 from clearclip.images import normalize, resize, resized_size
 from clearclip.methods import Method
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
@@ -33,20 +32,25 @@ class Encoded:
     Attributes:
         image: `(H, W, 3)` uint8.
         plan: Its windows.
-        windows: The windows as the encoder sees them, `(count, 3, h, w)`.
+        prepared: The resized and normalised image that the windows are cut from, `(3, h, w)` float32.
     """
 
     image: npt.NDArray[np.uint8]
     plan: Plan
-    windows: Tensor = field(repr=False)
+    prepared: Tensor = field(repr=False)
     _streams: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
     _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def windows(self) -> Tensor:
+        """The windows as the encoder sees them, `(count, 3, h, w)`; cut anew each time."""
+        return self.plan.cut(self.prepared)
 
     def features(self, method: Method) -> Tensor:
         """What `add_features` found.
 
         Args:
-            method: A row it was asked for.
+            method: A row that it was asked for.
 
         Returns:
             `(count, gh, gw, E)` float32, unit length.
@@ -74,8 +78,8 @@ def plan_of(backbone: Backbone, size: tuple[int, int], protocol: Protocol) -> Pl
     )
 
 
-def cut_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], protocol: Protocol) -> list[Encoded]:
-    """Resize, normalise and cut images into windows; nothing of the model is run.
+def prepare_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], protocol: Protocol) -> list[Encoded]:
+    """Resize and normalise images and lay windows over them; nothing of the model is run.
 
     Args:
         backbone: Whose windows.
@@ -91,26 +95,26 @@ def cut_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], prot
     for image in images:
         size = resized_size(image.shape[0], image.shape[1], protocol)
         plan = plan_of(backbone, size, protocol)
-        encoded.append(Encoded(image, plan, plan.cut(normalize(resize(image, size), mean=mean, std=std))))
+        encoded.append(Encoded(image, plan, normalize(resize(image, size), mean=mean, std=std)))
     return encoded
 
 
 @torch.no_grad()
 def add_features(backbone: Backbone, images: Sequence[Encoded], methods: Sequence[Method], *, keep: bool) -> None:
-    """Compute the features that images lack; windows of equal size go through the trunk together, whosever they are.
+    """Give images the features they lack; windows of equal size go through the trunk together, whosever they are.
 
     Args:
         backbone: The model.
-        images: Of `cut_images`; they are filled.
+        images: They are written to.
         methods: Rows.
-        keep: Whether the trunk's streams are kept, so that another method runs its rewritten blocks alone.
+        keep: Whether the trunk's outputs stay with the images, so that other methods need no trunk.
 
     Raises:
         UsageError: A method is deeper than the model.
     """
     by_grid: dict[tuple[int, ...], list[Encoded]] = {}
     for image in images:
-        by_grid.setdefault(tuple(image.windows.shape[2:]), []).append(image)
+        by_grid.setdefault((image.plan.y.encoded, image.plan.x.encoded), []).append(image)
     for row in methods:
         check_depth(backbone, row)
     for group in by_grid.values():
@@ -124,18 +128,17 @@ def _add_group(backbone: Backbone, group: Sequence[Encoded], how: str, rows: Seq
     depth = max(row.depth for row in rows)
     grid_size = group[0].plan.grid_size
     fresh = [image for image in group if len(image._streams.get(how, ())) < depth]
-    known = [image for image in group if len(image._streams.get(how, ())) >= depth]
-    for image in known:
-        _store(image, rewrite(backbone, image._streams[how], rows, grid_size=grid_size))
+    for image in group:
+        if len(image._streams.get(how, ())) >= depth:
+            image._features |= _normalized(rewrite(backbone, image._streams[how], rows, grid_size=grid_size))
     if not fresh:
         return
-    windows = torch.cat([image.windows for image in fresh])
     streams: list[list[Tensor]] = []
     features: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
-    for chunk in windows.split(WINDOWS_AT_ONCE):
-        stream = trunk(backbone, chunk.to(backbone.device, backbone.dtype), positions=how, depth=depth)
-        for spelling, parts in rewrite(backbone, stream, rows, grid_size=grid_size).items():
-            features[spelling].append(F.normalize(parts.features.float(), dim=-1))
+    for windows in _batches(fresh):
+        stream = trunk(backbone, windows.to(backbone.device, backbone.dtype), positions=how, depth=depth)
+        for spelling, part in _normalized(rewrite(backbone, stream, rows, grid_size=grid_size)).items():
+            features[spelling].append(part)
         if keep:
             streams.append(stream)
     counts = [image.plan.count for image in fresh]
@@ -148,6 +151,23 @@ def _add_group(backbone: Backbone, group: Sequence[Encoded], how: str, rows: Seq
             image._streams[how] = [level[index] for level in levels]
 
 
-def _store(image: Encoded, results: Mapping[str, Any]) -> None:
-    for spelling, parts in results.items():
-        image._features[spelling] = F.normalize(parts.features.float(), dim=-1)
+def _batches(images: Sequence[Encoded]) -> Iterator[Tensor]:
+    """The images' windows in order, at most `WINDOWS_AT_ONCE` cut at a time."""
+    waiting: list[Tensor] = []
+    free = WINDOWS_AT_ONCE
+    for image in images:
+        start = 0
+        while start < image.plan.count:
+            stop = min(start + free, image.plan.count)
+            waiting.append(image.plan.cut(image.prepared, start=start, stop=stop))
+            free -= stop - start
+            start = stop
+            if not free:
+                yield torch.cat(waiting)
+                waiting, free = [], WINDOWS_AT_ONCE
+    if waiting:
+        yield torch.cat(waiting)
+
+
+def _normalized(results: dict[str, Parts]) -> dict[str, Tensor]:
+    return {spelling: F.normalize(parts.features.float(), dim=-1) for spelling, parts in results.items()}

@@ -16,7 +16,7 @@ from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
 from clearclip.backbones.devices import pick_device, pick_dtype
 from clearclip.decompose import MethodLike, Several, check_depth
-from clearclip.encoding import Encoded, add_features, cut_images, plan_of
+from clearclip.encoding import Encoded, add_features, plan_of, prepare_images
 from clearclip.errors import UsageError
 from clearclip.images import MAX_PIXELS, ImageLike, load_image
 from clearclip.masks import LogitGrid
@@ -167,7 +167,7 @@ class Segmenter:
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
             arrays = [load_image(image, max_pixels=self.max_pixels) for image in listed[start : start + IMAGES_AT_ONCE]]
-            encoded = cut_images(self.backbone, arrays, self._pixels())
+            encoded = prepare_images(self.backbone, arrays, self._pixels())
             add_features(self.backbone, encoded, [row], keep=False)
             results += [self._classify(image, vocabulary, row, limit) for image in encoded]
         return results[0] if single else results
@@ -189,7 +189,7 @@ class Segmenter:
             UsageError: A method is unknown or deeper than the model.
         """
         rows = self._rows(method)
-        encoded = cut_images(self.backbone, [load_image(image, max_pixels=self.max_pixels)], self._pixels())
+        encoded = prepare_images(self.backbone, [load_image(image, max_pixels=self.max_pixels)], self._pixels())
         add_features(self.backbone, encoded, rows, keep=True)
         return encoded[0]
 
@@ -314,7 +314,7 @@ class Segmenter:
         results = []
         for image in images:
             empty = np.zeros((*(size or tuple(image.shape[1:])), 3), dtype=np.uint8)
-            encoded = Encoded(empty, plan, plan.cut(image.float()))
+            encoded = Encoded(empty, plan, image.float())
             add_features(self.backbone, [encoded], [row], keep=False)
             results.append(self._grid(encoded, text, row).logits())
         return torch.stack(results)
