@@ -79,7 +79,7 @@ class Recipe:
     head_width: int = 32
     mlp_ratio: float = 4.0
     query_gain: float = 0.8
-    query_scale: float = 3.0
+    query_scale: float = 2.5
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 2
