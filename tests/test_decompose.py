@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import clearclip
 import tiny_models
 from clearclip import UsageError, dense_features
+from clearclip.attention import fused_attention
 from clearclip.decompose import pad_to_patches, rank_channels
 from clearclip.methods import ablation_grid
 
@@ -270,3 +271,15 @@ def test_number_formats(dtype):
     for name, features in low.items():
         cosine = F.cosine_similarity(features.float(), exact[name], dim=-1)
         assert cosine.min() > 0.97, name
+
+
+def test_the_switch_of_fused_attention_is_put_back():
+    tokens = torch.zeros(1)
+    assert torch.backends.mha.get_fastpath_enabled()
+    with fused_attention(tokens):
+        with fused_attention(tokens):
+            assert not torch.backends.mha.get_fastpath_enabled()
+        assert not torch.backends.mha.get_fastpath_enabled()  # the first user is still within
+    assert torch.backends.mha.get_fastpath_enabled()
+    with fused_attention(tokens.bfloat16()):
+        assert torch.backends.mha.get_fastpath_enabled()

@@ -109,7 +109,7 @@ def test_masks_probabilities_and_ranking(segmenter, image):
 
 
 def test_probabilities_of_all_queries_sum_to_one(segmenter, image, monkeypatch):
-    monkeypatch.setattr("clearclip.masks.QUERY_CHUNK", 4)
+    monkeypatch.setattr("clearclip.winners.CORNERS", 64)
     words = [f"thing {index}" for index in range(10)]
     result = segmenter(image, words)
     total = sum(result.probabilities(word) for word in words)
@@ -143,6 +143,23 @@ def test_classify_runs_no_more_than_it_must(segmenter, image):
         assert again == {block: 2 * times for block, times in once.items()}  # GEM's own position table
         segmenter.classify(encoded, ["new"], method=["gem", "clearclip"])
         assert counts == again
+
+
+def test_encoding_for_a_method_runs_its_trunk_alone(segmenter, image):
+    with counted(segmenter.backbone) as counts:
+        encoded = segmenter.encode(image, method=["gem", "gem+clearclip"])
+        once = dict(counts)
+        found = segmenter.classify(encoded, WORDS, method="gem")
+        assert counts == once
+        assert set(once.values()) == {1}
+    same(found, segmenter(image, WORDS, method="gem"))
+
+
+def test_windows_are_cut_a_few_at_a_time(segmenter, image, monkeypatch):
+    expected = segmenter([image, image[:70]], WORDS)
+    monkeypatch.setattr("clearclip.encoding.WINDOWS_AT_ONCE", 2)
+    for result, one in zip(segmenter([image, image[:70]], WORDS), expected, strict=True):
+        same(result, one)
 
 
 def test_thresholds_and_background(segmenter, image):

@@ -12,7 +12,7 @@ import clearclip
 SOURCE = Path(clearclip.__file__).parent
 MODEL_LIBRARIES = {"open_clip", "transformers", "timm", "huggingface_hub"}
 HEAVY = {*MODEL_LIBRARIES, "torch", "numpy", "PIL", "safetensors"}
-IDEAS = ("methods", "attention", "windows", "masks", "vocabulary", "protocol", "decompose")
+IDEAS = ("methods", "attention", "windows", "winners", "masks", "vocabulary", "protocol", "decompose")
 PLAIN = ("methods", "vocabulary", "protocol", "checkpoints", "errors")
 EDGES = ("clearclip.cli", "clearclip.batch", "clearclip.app")
 

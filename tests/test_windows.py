@@ -1,12 +1,14 @@
 """Windows: every pixel is covered, constants stay constant, the matrices are what torch computes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from clearclip.windows import bilinear_matrix, plan_windows, window_starts
+from clearclip.windows import LONGEST, bilinear_matrix, plan_windows, window_starts
 
 lengths = st.integers(1, 200)
 
@@ -104,3 +106,23 @@ def test_blip_windows_are_resized_to_squares():
         part = image[None, :, :, x : x + 64]
         expected = F.interpolate(part, size=(64, 64), mode="bilinear", align_corners=False)[0]
         torch.testing.assert_close(window, expected)
+
+
+@given(plans(), st.integers(1, 120))
+def test_between_knots_the_matrix_is_linear(drawn, out_length):
+    size, numbers = drawn
+    way = plan_windows(size, **numbers).y.upsampling(out_length)
+    knots = way.knots.tolist()
+    assert (knots[0], knots[-1]) == (0, out_length - 1)
+    for first, last in pairwise(knots):
+        assert last - first <= LONGEST
+        weights = torch.linspace(0, 1, last - first + 1)[:, None]
+        expected = torch.lerp(way.matrix[first], way.matrix[last], weights)
+        torch.testing.assert_close(way.matrix[first : last + 1], expected, rtol=0, atol=1e-6)
+
+
+def test_some_windows_are_cut_as_all_are():
+    image = torch.randn(3, 50, 70)
+    plan = plan_windows((50, 70), crop_size=32, stride=16, patch_size=16)
+    assert plan.count > 4
+    assert torch.equal(plan.cut(image, start=1, stop=4), plan.cut(image)[1:4])

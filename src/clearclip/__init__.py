@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from clearclip.backbones import Backbone, load_backbone, view
     from clearclip.decompose import Parts, dense_features
+    from clearclip.encoding import Encoded
     from clearclip.errors import (
         CheckpointError,
         ClearclipError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from clearclip.methods import METHODS, Method, parse_method, parse_methods
     from clearclip.protocol import PROTOCOLS, Protocol
     from clearclip.segmentation import Segmentation
-    from clearclip.segmenter import Encoded, Segmenter, load
+    from clearclip.segmenter import Segmenter, load
     from clearclip.vocabulary import Label, Vocabulary
 
 _HOMES = {
@@ -41,7 +42,8 @@ _HOMES = {
     "clearclip.methods": ("METHODS", "Method", "parse_method", "parse_methods"),
     "clearclip.protocol": ("PROTOCOLS", "Protocol"),
     "clearclip.segmentation": ("Segmentation",),
-    "clearclip.segmenter": ("Encoded", "Segmenter", "load"),
+    "clearclip.encoding": ("Encoded",),
+    "clearclip.segmenter": ("Segmenter", "load"),
     "clearclip.vocabulary": ("Label", "Vocabulary"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

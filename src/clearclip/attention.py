@@ -5,11 +5,49 @@ Shapes: `q`, `k`, `v` are `(B, heads, N, head_dim)`; N counts the class token an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_switch = threading.Lock()
+_users = 0
+_before = True
+
+
+@contextmanager
+def fused_attention(tokens: Tensor) -> Iterator[None]:
+    """Within the block, float32 attention modules on a CPU use torch's fused attention.
+
+    In evaluation mode `torch.nn.MultiheadAttention` otherwise takes a path of its own that writes the whole attention
+    matrix; both give the same numbers to rounding. The switch (`torch.backends.mha`) holds for the process, so users
+    are counted: the last one out puts it back. Other devices and number formats keep the library's choice.
+
+    Args:
+        tokens: Tells device and number format.
+
+    Yields:
+        Nothing.
+    """
+    global _users, _before
+    if tokens.device.type != "cpu" or tokens.dtype != torch.float32:
+        yield
+        return
+    with _switch:
+        if not _users:
+            _before = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _switch:
+            _users -= 1
+            if not _users:
+                torch.backends.mha.set_fastpath_enabled(_before)
 
 
 def needed(kind: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearclip.attention import attend, attend_iterated, gem_temperature, needed
+from clearclip.attention import attend, attend_iterated, fused_attention, gem_temperature, needed
 from clearclip.backbones.base import Backbone, Block
 from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_methods
@@ -163,10 +163,11 @@ def trunk(backbone: Backbone, images: Tensor, *, positions: str, depth: int) -> 
     count = len(backbone.blocks)
     tokens = backbone.embed(images, positions)
     inputs = [tokens] if count - depth == 0 else []
-    for index, block in enumerate(backbone.blocks[:-1], start=1):
-        tokens = block.forward(tokens)
-        if index >= count - depth:
-            inputs.append(tokens)
+    with fused_attention(tokens):
+        for index, block in enumerate(backbone.blocks[:-1], start=1):
+            tokens = block.forward(tokens)
+            if index >= count - depth:
+                inputs.append(tokens)
     return inputs
 
 

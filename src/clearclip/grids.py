@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.decompose import MethodLike, dense_features
+from clearclip.encoding import WINDOWS_AT_ONCE
 from clearclip.images import normalize, resize, resized_size
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
-from clearclip.segmenter import WINDOWS_AT_ONCE, Segmenter
+from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
 from clearclip.windows import Plan, plan_windows
 

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from clearclip.decompose import MethodLike
+from clearclip.encoding import WINDOWS_AT_ONCE
 from clearclip.errors import UsageError
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
 from clearclip.progress import progress_bar
 from clearclip.rasters import Raster, create_geotiff, open_raster, write_polygons
-from clearclip.segmenter import WINDOWS_AT_ONCE, Segmenter
+from clearclip.segmenter import Segmenter
 from clearclip.windows import Axis, Plan, Upsampling, bilinear_matrix
 
 BLOCK = 512

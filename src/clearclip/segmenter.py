@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
-from clearclip.decompose import MethodLike, Several, check_depth, group_by_table, rewrite, trunk
-from clearclip.errors import UsageError, nearest
-from clearclip.images import MAX_PIXELS, ImageLike, load_image, normalize, resize, resized_size
+from clearclip.backbones.devices import pick_device, pick_dtype
+from clearclip.decompose import MethodLike, Several, check_depth
+from clearclip.encoding import Encoded, add_features, plan_of, prepare_images
+from clearclip.errors import UsageError
+from clearclip.images import MAX_PIXELS, ImageLike, load_image
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method, parse_methods
-from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol, get_protocol
+from clearclip.protocol import Protocol, get_protocol
 from clearclip.segmentation import Segmentation
 from clearclip.text import TemplatesLike, default_cache_dir, embed_queries, read_templates
 from clearclip.vocabulary import Vocabulary
-from clearclip.windows import Plan, plan_windows
 
-WINDOWS_AT_ONCE = 16
 IMAGES_AT_ONCE = 8
 BACKGROUND = "background"
-
-
-@dataclass
-class Encoded:
-    """An image that the trunk has read: what `Segmenter.classify` starts from.
-
-    Attributes:
-        image: `(H, W, 3)` uint8.
-        plan: Its windows.
-        windows: The windows as the encoder sees them, `(count, 3, h, w)`.
-    """
-
-    image: npt.NDArray[np.uint8]
-    plan: Plan
-    windows: Tensor = field(repr=False)
-    _streams: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
-    _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 def load(
@@ -65,7 +46,7 @@ def load(
         model: As `clearclip.load_backbone`.
         method: The method that is used where a call names none.
         device: `"auto"` (CUDA, then Apple's MPS, then the CPU), or torch's name of a device.
-        dtype: `"auto"` (float16 on CUDA, else float32), `"float32"`, `"float16"` or `"bfloat16"`.
+        dtype: As `backbones.devices.pick_dtype`: `"auto"`, `"float32"`, `"float16"` or `"bfloat16"`.
         protocol: A preset's name or a `Protocol`.
         templates: Prompts with `{}` for the label; `None` for the paper's 80.
         tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
@@ -76,7 +57,7 @@ def load(
     Raises:
         ClearclipError: A name is unknown, or the checkpoint cannot be used; the message says what to do.
     """
-    parse_method(method), get_protocol(protocol), _pick_dtype(dtype, _pick_device(device))
+    parse_method(method), get_protocol(protocol), pick_dtype(dtype, pick_device(device))
     if templates is not None:
         read_templates(templates)
     return Segmenter(
@@ -133,9 +114,9 @@ class Segmenter:
         self.show_progress = show_progress
         self._cache_dir = default_cache_dir() if cache else None
         self._embedded: dict[tuple[tuple[str, ...], str], Tensor] = {}
-        target = _pick_device(device)
+        target = pick_device(device)
         check_depth(backbone, self.method)
-        self.backbone = backbone.to(target, _pick_dtype(dtype, target))
+        self.backbone = backbone.to(target, pick_dtype(dtype, target))
 
     @overload
     def __call__(
@@ -186,23 +167,31 @@ class Segmenter:
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
             arrays = [load_image(image, max_pixels=self.max_pixels) for image in listed[start : start + IMAGES_AT_ONCE]]
-            encoded = self._encode(arrays, [row], keep=False)
+            encoded = prepare_images(self.backbone, arrays, self._pixels())
+            add_features(self.backbone, encoded, [row], keep=False)
             results += [self._classify(image, vocabulary, row, limit) for image in encoded]
         return results[0] if single else results
 
-    def encode(self, image: ImageLike) -> Encoded:
+    def encode(self, image: ImageLike, *, method: MethodLike | Several | None = None) -> Encoded:
         """Run the trunk over an image, once for all words and methods.
 
         Args:
             image: A path, a PIL image or an array `(H, W, 3)`.
+            method: The method, or a list of them, that will be asked for, instead of the segmenter's own; any other
+                may be asked for later, for the price of its rewritten blocks (away from the model's native size, GEM
+                reads a trunk of its own).
 
         Returns:
             What `classify` takes.
 
         Raises:
             ImageError: The image cannot be read.
+            UsageError: A method is unknown or deeper than the model.
         """
-        return self._encode([load_image(image, max_pixels=self.max_pixels)], [self.method], keep=True)[0]
+        rows = self._rows(method)
+        encoded = prepare_images(self.backbone, [load_image(image, max_pixels=self.max_pixels)], self._pixels())
+        add_features(self.backbone, encoded, rows, keep=True)
+        return encoded[0]
 
     @overload
     def classify(
@@ -246,10 +235,8 @@ class Segmenter:
             UsageError: A method is unknown, or the labels cannot be used.
         """
         single = method is None or isinstance(method, (str, Method))
-        rows = parse_methods(
-            [self.method] if method is None else [method] if isinstance(method, (str, Method)) else method
-        )
-        self._add_features([encoded], rows, keep=True)
+        rows = self._rows(method)
+        add_features(self.backbone, [encoded], rows, keep=True)
         results = {}
         for row in rows:
             wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
@@ -322,13 +309,13 @@ class Segmenter:
             )
         row = self.method if method is None else parse_method(method)
         numbers = self._pixels().with_overrides(crop_size=crop_size, stride=stride)
-        plan = self._plan((images.shape[2], images.shape[3]), numbers)
+        plan = plan_of(self.backbone, (images.shape[2], images.shape[3]), numbers)
         text = F.normalize(text_embeddings.to(self.backbone.device).float(), dim=-1)
         results = []
         for image in images:
             empty = np.zeros((*(size or tuple(image.shape[1:])), 3), dtype=np.uint8)
-            encoded = Encoded(empty, plan, plan.cut(image.float()))
-            self._add_features([encoded], [row], keep=False)
+            encoded = Encoded(empty, plan, image.float())
+            add_features(self.backbone, [encoded], [row], keep=False)
             results.append(self._grid(encoded, text, row).logits())
         return torch.stack(results)
 
@@ -383,85 +370,17 @@ class Segmenter:
             raise UsageError(f"threshold={threshold!r}: a probability from 0 to 1 is needed")
         return vocabulary if vocabulary.background else vocabulary.with_background(BACKGROUND), threshold
 
+    def _rows(self, method: MethodLike | Several | None) -> tuple[Method, ...]:
+        if method is None:
+            return (self.method,)
+        return parse_methods([method] if isinstance(method, (str, Method)) else method)
+
     def _pixels(self) -> Protocol:
         return self.protocol.in_pixels(self.backbone.native_size)
 
-    def _plan(self, size: tuple[int, int], numbers: Protocol) -> Plan:
-        return plan_windows(
-            size,
-            crop_size=int(numbers.crop_size),
-            stride=int(numbers.stride),
-            patch_size=self.backbone.patch_size,
-            square=self.backbone.square_windows,
-        )
-
-    def _encode(
-        self, images: Iterable[npt.NDArray[np.uint8]], methods: Sequence[Method], *, keep: bool
-    ) -> list[Encoded]:
-        numbers = self._pixels()
-        own = numbers.normalization == "model"
-        mean, std = (self.backbone.mean, self.backbone.std) if own else (CLIP_MEAN, CLIP_STD)
-        encoded = []
-        for image in images:
-            size = resized_size(image.shape[0], image.shape[1], numbers)
-            plan = self._plan(size, numbers)
-            encoded.append(Encoded(image, plan, plan.cut(normalize(resize(image, size), mean=mean, std=std))))
-        self._add_features(encoded, methods, keep=keep)
-        return encoded
-
-    @torch.no_grad()
-    def _add_features(self, images: Sequence[Encoded], methods: Sequence[Method], *, keep: bool) -> None:
-        """Features the images lack; windows of equal size go through the trunk together, whosever they are."""
-        by_grid: dict[tuple[int, ...], list[Encoded]] = {}
-        for image in images:
-            by_grid.setdefault(tuple(image.windows.shape[2:]), []).append(image)
-        for row in methods:
-            check_depth(self.backbone, row)
-        for group in by_grid.values():
-            grid_size = group[0].plan.grid_size
-            lacking = [row for row in methods if any(row.spelling not in image._features for image in group)]
-            for how, rows in group_by_table(self.backbone, lacking, grid_size).items():
-                self._add_group(group, how, rows, keep=keep)
-
-    def _add_group(self, group: Sequence[Encoded], how: str, rows: Sequence[Method], *, keep: bool) -> None:
-        depth = max(row.depth for row in rows)
-        grid_size = group[0].plan.grid_size
-        fresh = [image for image in group if len(image._streams.get(how, ())) < depth]
-        known = [image for image in group if len(image._streams.get(how, ())) >= depth]
-        for image in known:
-            self._store(image, rewrite(self.backbone, image._streams[how], rows, grid_size=grid_size))
-        if not fresh:
-            return
-        windows = torch.cat([image.windows for image in fresh])
-        streams: list[list[Tensor]] = []
-        features: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
-        for chunk in windows.split(WINDOWS_AT_ONCE):
-            stream = trunk(
-                self.backbone, chunk.to(self.backbone.device, self.backbone.dtype), positions=how, depth=depth
-            )
-            for spelling, parts in rewrite(self.backbone, stream, rows, grid_size=grid_size).items():
-                features[spelling].append(F.normalize(parts.features.float(), dim=-1))
-            if keep:
-                streams.append(stream)
-        counts = [image.plan.count for image in fresh]
-        for spelling, chunks in features.items():
-            for image, part in zip(fresh, torch.cat(chunks).split(counts), strict=True):
-                image._features[spelling] = part
-        if keep:
-            levels = [torch.cat(level).split(counts) for level in zip(*streams, strict=True)]
-            for index, image in enumerate(fresh):
-                image._streams[how] = [level[index] for level in levels]
-
-    @staticmethod
-    def _store(image: Encoded, results: Mapping[str, Any]) -> None:
-        for spelling, parts in results.items():
-            image._features[spelling] = F.normalize(parts.features.float(), dim=-1)
-
     def _grid(self, encoded: Encoded, text_embeddings: Tensor, method: Method) -> LogitGrid:
         size = (encoded.image.shape[0], encoded.image.shape[1])
-        return LogitGrid.from_features(
-            encoded._features[method.spelling], text_embeddings, plan=encoded.plan, size=size
-        )
+        return LogitGrid.from_features(encoded.features(method), text_embeddings, plan=encoded.plan, size=size)
 
     @torch.no_grad()
     def _classify(
@@ -485,27 +404,3 @@ class Segmenter:
             _logit_scale=self.protocol.logit_scale,
             _scores=scores,
         )
-
-
-def _pick_device(device: str) -> torch.device:
-    if device != "auto":
-        try:
-            picked = torch.device(device)
-            torch.empty(0, device=picked)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(
-                f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try auto or cpu"
-            ) from error
-        return picked
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype not in known:
-        raise UsageError(f"dtype {dtype!r} is not known: {nearest(dtype, ('auto', *known))}")
-    return known[dtype]

@@ -153,18 +153,19 @@ class Plan:
         """`(gh, gw)` cells of one window."""
         return self.y.cells, self.x.cells
 
-    def cut(self, image: Tensor) -> Tensor:
+    def cut(self, image: Tensor, *, start: int = 0, stop: int | None = None) -> Tensor:
         """The windows as the encoder sees them.
 
         Args:
             image: `(3, H, W)`, resized and normalised.
+            start: Leave out the windows before this one.
+            stop: Leave out this window and those after it.
 
         Returns:
             `(count, 3, encoded_h, encoded_w)`, row by row.
         """
-        windows = torch.stack(
-            [image[:, y : y + self.y.window, x : x + self.x.window] for y in self.y.starts for x in self.x.starts]
-        )
+        places = [(y, x) for y in self.y.starts for x in self.x.starts][start:stop]
+        windows = torch.stack([image[:, y : y + self.y.window, x : x + self.x.window] for y, x in places])
         encoded = (self.y.encoded, self.x.encoded)
         if self.y.padding is None or self.x.padding is None:
             if windows.shape[2:] == encoded:

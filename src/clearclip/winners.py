@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clearclip.windows import Upsampling
+from clearclip.windows import LONGEST, Upsampling
 
 CORNERS = 1 << 20
 """Cosines at knots that are held at once."""
@@ -133,7 +133,7 @@ class Tile:
         upper, lower = torch.lerp(one, two, right), torch.lerp(three, four, right)
         value = torch.lerp(upper, lower, down[:, None])
         open_boxes = (best != owner[..., None]).any(dim=-1).nonzero()
-        at_once = max(1, CORNERS // (4 * flat.shape[1]))
+        at_once = max(1, CORNERS // max(4 * flat.shape[1], LONGEST**2))
         for chunk in open_boxes.split(at_once) if len(open_boxes) else ():
             self._settle(chunk, flat[boxes[chunk[:, 0], chunk[:, 1]]], best[chunk[:, 0], chunk[:, 1]], index, value)
         return index, value
@@ -160,13 +160,17 @@ class Tile:
         alive = torch.ones_like(corners[:, 0], dtype=torch.bool)
         for winner in best.unbind(1):
             rival = corners.gather(2, winner[:, None, None].expand(-1, 4, 1))
-            alive &= (corners > rival).any(dim=1)
+            beats = corners[:, 0] > rival[:, 0]
+            for corner in range(1, 4):
+                beats |= corners[:, corner] > rival[:, corner]
+            alive &= beats
         alive.scatter_(1, best, True)
-        counts = alive.sum(dim=1)
-        order = counts.argsort(descending=True)
-        boxes, corners, counts, alive = boxes[order], corners[order], counts[order], alive[order]
-        candidates = alive.nonzero()[:, 1]
+        box, candidates = alive.nonzero().unbind(1)
+        corners = corners[box, :, candidates]
+        counts = torch.bincount(box, minlength=len(boxes))
         first = counts.cumsum(0) - counts
+        order = counts.argsort(descending=True)
+        boxes, counts, first = boxes[order], counts[order], first[order]
         height, width = int(self.y.sizes[boxes[:, 0]].max()), int(self.x.sizes[boxes[:, 1]].max())
         rows = torch.arange(height, device=boxes.device)
         columns = torch.arange(width, device=boxes.device)
@@ -176,9 +180,9 @@ class Tile:
         most = torch.full(winner.shape, -math.inf, device=boxes.device)
         left_over = torch.bincount(counts).flip(0).cumsum(0).flip(0)[1:].tolist()  # boxes with more than r candidates
         for rank, number in enumerate(left_over):
-            query = candidates[first[:number] + rank]
-            own = corners[:number].gather(2, query[:, None, None].expand(-1, 4, 1))[..., None]
-            one, two, three, four = own.unbind(1)
+            pair = first[:number] + rank
+            query = candidates[pair]
+            one, two, three, four = corners[pair, :, None, None].unbind(1)
             upper = torch.lerp(one, two, right[:number])
             lower = torch.lerp(three, four, right[:number])
             cosine = torch.lerp(upper, lower, down[:number])
@@ -228,7 +232,8 @@ class Tile:
             `(h, w, len(queries))`.
         """
         down, right = (span.from_knots(0, len(span.sizes)) for span in (self.y, self.x))
-        return right @ torch.tensordot(down, self.corners[..., queries], dims=1)
+        upsampled: Tensor = right @ torch.tensordot(down, self.corners[..., queries], dims=1)
+        return upsampled
 
 
 def _sum_of_exponentials(corners: Tensor, down: Tensor, right: Tensor, best: Tensor) -> Tensor:

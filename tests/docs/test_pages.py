@@ -98,7 +98,8 @@ def check_words(values):
     for key in ("method", "methods"):
         if isinstance(values.get(key), str):
             parse_methods(values[key])
-    for model in (values.get("models") or "").split(","):
+    models = values.get("models") or ""
+    for model in (models if isinstance(models, str) else ",".join(models)).split(","):
         assert not model or model.partition("=")[0] in CHECKPOINTS
     assert set((values.get("benchmarks") or "voc20").split(",")) <= set(BENCHMARKS)
 

@@ -346,7 +346,7 @@ def predict(
         thresholds = None
     else:
         thresholds = {method: value or 0.0 for method, value in config["thresholds"].items()}
-    encoded = segmenter.encode(sample.image)
+    encoded = segmenter.encode(sample.image, method=methods)
     found = segmenter.classify(encoded, dataset.vocabulary, method=methods, threshold=thresholds)
     return {method: found[method].label_map for method in config["methods"]}
 

@@ -268,9 +268,8 @@ def sheet_rows(
     )
     rows = []
     for one in picked:
-        found = segmenter.classify(
-            segmenter.encode(one.image), dataset.vocabulary, method=list(methods), threshold=thresholds
-        )
+        encoded = segmenter.encode(one.image, method=list(methods))
+        found = segmenter.classify(encoded, dataset.vocabulary, method=list(methods), threshold=thresholds)
         label_maps = {row.spelling: found[row.spelling].label_map for row in methods}
         rows.append(SheetRow(one.name, one.image, label_maps, one.truth))
     return rows

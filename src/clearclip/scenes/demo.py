@@ -101,7 +101,8 @@ def _segment(segmenter: Segmenter, scenes: Sequence[Scene], methods: Sequence[st
     """For each scene one label map a method; the trunk runs once a scene."""
     results = []
     for scene in track(scenes, "Segmenting scenes"):
-        found = segmenter.classify(segmenter.encode(scene.image), list(CLASSES), method=list(methods))
+        encoded = segmenter.encode(scene.image, method=list(methods))
+        found = segmenter.classify(encoded, list(CLASSES), method=list(methods))
         results.append([result.label_map for result in found.values()])
     return results
 

@@ -69,7 +69,8 @@ def score_methods(
     """
     totals = {method: np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64) for method in methods}
     for scene in scenes:
-        results = segmenter.classify(segmenter.encode(scene.image), list(CLASSES), method=list(methods))
+        encoded = segmenter.encode(scene.image, method=list(methods))
+        results = segmenter.classify(encoded, list(CLASSES), method=list(methods))
         for method, result in zip(methods, results.values(), strict=True):
             totals[method] += confusion(scene.label_map, result.label_map, classes=len(CLASSES))
     return totals

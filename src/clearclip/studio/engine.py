@@ -18,13 +18,14 @@ import torch
 from cachetools import LRUCache
 from PIL import Image
 
+from clearclip.encoding import Encoded
 from clearclip.errors import ImageError, UsageError, nearest
 from clearclip.images import load_image
 from clearclip.methods import Method
 from clearclip.paper.features import Inspection, inspect_image
 from clearclip.paper.measure import fit_depth
 from clearclip.segmentation import Segmentation
-from clearclip.segmenter import Encoded, Segmenter, load
+from clearclip.segmenter import Segmenter, load
 from clearclip.studio.request import Limits, Request, too_large
 from clearclip.text import read_templates
 from clearclip.vocabulary import Vocabulary

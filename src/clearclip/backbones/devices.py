@@ -1,0 +1,68 @@
+"""Where a model computes and in which number format. torch alone."""
+
+from __future__ import annotations
+
+import torch
+
+from clearclip.errors import UsageError, nearest
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a name.
+
+    Args:
+        device: `"auto"` (CUDA, then Apple's MPS, then the CPU), or torch's name of one.
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: It cannot be used.
+    """
+    if device != "auto":
+        try:
+            picked = torch.device(device)
+            torch.empty(0, device=picked)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(
+                f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try auto or cpu"
+            ) from error
+        return picked
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The number format of a name.
+
+    Args:
+        dtype: `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float16 on CUDA, bfloat16 on a CPU that computes
+            with it, else float32.
+        device: Where the model will be.
+
+    Returns:
+        The format.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    if dtype == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if device.type == "cpu" and has_bfloat16_units() else torch.float32
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise UsageError(f"dtype {dtype!r} is not known: {nearest(dtype, ('auto', *known))}")
+    return known[dtype]
+
+
+def has_bfloat16_units() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 natively, as far as torch can tell.
+
+    Returns:
+        `torch.cpu.get_capabilities`'s word on AVX-512 BF16 and AMX; False for a torch that does not have it.
+    """
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    found = ask() if ask is not None else {}
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
