@@ -33,13 +33,10 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def header(options: argparse.Namespace) -> str:
-    cpu = machine()
-    units = [text for key, text in (("avx512", "AVX-512"), ("bfloat16", "bfloat16 units")) if cpu[key]]
     libraries = ", ".join(f"{name} {version(name)}" for name in ("clearclip", "torch", "open_clip_torch"))
     return (
-        f"{libraries}, Python {platform.python_version()}; {cpu['name']} with {', '.join(units) or 'neither AVX-512'}"
-        f"{'' if units else ' nor bfloat16 units'}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load "
-        f"{os.getloadavg()[0]:.1f}; ViT-B/16 shape, {options.layers} blocks, random weights, float32; "
+        f"{libraries}, Python {platform.python_version()}; {machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; ViT-B/16 shape, {options.layers} blocks, random weights, float32; "
         f"{options.repeats} alternating repeats, {options.clock} clock; {datetime.date.today()}"
     )
 

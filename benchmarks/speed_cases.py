@@ -20,6 +20,7 @@ from PIL import Image
 import clearclip
 import speed_model
 import speed_parts
+from clearclip.backbones.devices import has_bfloat16_units
 from clearclip.batch import segment_files
 from clearclip.benchmarks import confusion, open_benchmark, scores, vocabulary_of
 from clearclip.methods import ablation_grid
@@ -129,7 +130,7 @@ def dtype(on: Setting) -> list[Row]:
         clearclip.dense_features(clearclip.view(model), windows).float() for model in (on.model, half.backbone.model)
     )
     error = float((exact - rough).norm() / exact.norm())
-    units = "bfloat16 units" if speed_parts.machine()["bfloat16"] else "NO bfloat16 units: the ratio is worth nothing"
+    units = "has bfloat16 units" if has_bfloat16_units() else "has NO bfloat16 units: the ratio is worth nothing"
     dataset = open_benchmark("scenes")
     tiny = [clearclip.load("tiny", dtype=name) for name in ("float32", "bfloat16")]
     matrices, equal = [0, 0], []
@@ -143,7 +144,7 @@ def dtype(on: Setting) -> list[Row]:
             )
     first, second = (100 * scores(matrix).miou for matrix in matrices)
     return [
-        Row("dtype bfloat16, 20 queries", "≥ 1.80 × faster", *times(ratios), f"this CPU has {units}"),
+        Row("dtype bfloat16, 20 queries", "≥ 1.80 × faster", *times(ratios), f"this CPU {units}"),
         Row("B/16 shape: relative error of bfloat16 features", "reported", f"{error:.1e}"),
         Row(
             f"tiny on {len(equal)} scenes: mIoU", "within 0.3", f"{second - first:+.2f}", remark=f"float32: {first:.2f}"

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import speed_model
+from clearclip.backbones.devices import has_bfloat16_units
 from clearclip.decompose import rewrite, trunk
 from clearclip.grids import Classifier
 from clearclip.images import resize, resized_size
@@ -160,15 +161,11 @@ def matrix_rate(*, clock: Callable[[], float], side: int = 2048, repeats: int = 
     return max(rates)
 
 
-def machine() -> dict[str, str | bool]:
+def machine() -> str:
     """The processor in general words."""
-    file = Path("/proc/cpuinfo")
-    facts = dict(
-        line.split("\t", 1)[:2] for line in (file.read_text().splitlines() if file.exists() else []) if "\t" in line
-    )
-    flags = facts.get("flags", "").split()
-    name = facts.get("model name", "").lstrip("\t: ") or platform.processor() or platform.machine()
-    return {"name": name, "avx512": "avx512f" in flags, "bfloat16": bool({"avx512_bf16", "amx_bf16"} & {*flags})}
+    ask = getattr(torch.cpu, "get_capabilities", dict)
+    name = ask().get("cpu_name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {'' if has_bfloat16_units() else 'no '}bfloat16 units"
 
 
 def main() -> None:
