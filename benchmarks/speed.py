@@ -36,8 +36,9 @@ def header(options: argparse.Namespace) -> str:
     libraries = ", ".join(f"{name} {version(name)}" for name in ("clearclip", "torch", "open_clip_torch"))
     return (
         f"{libraries}, Python {platform.python_version()}; {machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; ViT-B/16 shape, {options.layers} blocks, random weights, float32; "
-        f"{options.repeats} alternating repeats, {options.clock} clock; {datetime.date.today()}"
+        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; ViT-B/16 shape, {options.layers} blocks, "
+        f"random weights, float32; {options.repeats} alternating repeats, {options.clock} clock; "
+        f"{datetime.date.today()}"
     )
 
 
