@@ -185,14 +185,16 @@ def growth(on: Setting) -> list[Row]:
     return rows
 
 
-def gpu(on: Setting, *, device: str = "cuda", count: int = 32) -> list[Row]:
+def gpu(
+    on: Setting, *, device: str = "cuda", count: int = 32, dtypes: tuple[str, ...] = ("float16", "bfloat16")
+) -> list[Row]:
     if device == "cuda" and not torch.cuda.is_available():
         return [Row("a batch of 32 images on a GPU", "≥ 0.90 × the bare forward", "open", remark="no GPU was at hand")]
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     card = torch.cuda.get_device_name() if device == "cuda" else device
     pictures = speed_model.photographs(count, folder=on.folder)
     rows = []
-    for name in ("float16", "bfloat16"):
+    for name in dtypes:
         segment = segmenter_of(copy.deepcopy(on.model), on.table, device=device, dtype=name)
         tower = speed_model.bare(segment.backbone.model, layers=on.layers)
         windows = torch.cat([windows_of(segment, picture) for picture in pictures])
