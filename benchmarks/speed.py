@@ -49,10 +49,12 @@ def table(rows: Sequence[Row], *, markdown: bool) -> str:
         remarks = [row.remark] if row.remark else []
         remarks += [f"{100 * row.winning:.0f} % of the queries win" for _ in (1,) if row.winning is not None]
         cells.append((row.case, row.goal, row.measured, row.spread, "; ".join(remarks)))
+    used = [column for column in range(len(titles)) if any(line[column] for line in cells[1:])]
+    cells = [tuple(line[column] for column in used) for line in cells]
     if markdown:
         lines = [f"| {' | '.join(line)} |" for line in cells]
-        return "\n".join([lines[0], "|---|---|---:|---:|---|", *lines[1:]])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(titles))]
+        return "\n".join([lines[0], "|---" * len(used) + "|", *lines[1:]])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(used))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
     )
