@@ -9,7 +9,7 @@ test:
 	python -m pytest
 
 bench:
-	python benchmarks/many_methods.py
+	python benchmarks/speed.py
 
 docs:
 	python scripts/build_docs.py

@@ -1,0 +1,58 @@
+"""The benchmark of speed runs and says what it measured; no time is asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+
+
+def speed(*arguments):
+    command = [sys.executable, SPEED, "--layers", "2", "--repeats", "1", "--threads", "1", "--quick", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    done = speed("--cases", "image,text,gpu,profile", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_ratios_with_their_goals(measured):
+    rows = {row["case"]: row for row in measured["rows"]}
+    for case in ("1 image, 20 queries", "1 image, 1,000 queries, label map alone", "text: 171 labels × 80 templates"):
+        assert rows[case]["measured"].endswith("×")
+        assert float(rows[case]["measured"].removesuffix("×")) > 0
+        assert rows[case]["goal"].startswith("≤")
+        low, high = map(float, rows[case]["spread"].split("–"))
+        assert low <= high
+    assert "threads" in measured["about"]
+    assert "torch" in measured["about"]
+
+
+def test_at_least_half_of_the_queries_win(measured):
+    shares = [row["winning"] for row in measured["rows"] if row["winning"] is not None]
+    assert len(shares) == 4
+    assert min(shares) >= 0.5
+
+
+def test_trimmed_texts_give_the_same_embeddings(measured):
+    (row,) = [row for row in measured["rows"] if row["case"].startswith("text")]
+    assert float(row["remark"].rpartition(" ")[2]) <= 1e-6
+
+
+def test_the_steps_of_an_image_add_up(measured):
+    shares = [float(row["measured"].removesuffix(" %")) for row in measured["rows"] if row["case"].startswith("20 q")]
+    assert len(shares) == 6
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_an_unknown_case_is_named():
+    done = speed("--cases", "image,imge")
+    assert done.returncode == 2
+    assert "there is no case imge" in done.stderr
+    assert not done.stdout
