@@ -6,7 +6,6 @@ import torch
 from clearclip.backbones import devices
 
 CPU = torch.device("cpu")
-real_has_bfloat16_units = devices.has_bfloat16_units  # before conftest.py replaces it
 
 
 @pytest.mark.parametrize(("units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -25,6 +24,6 @@ def test_auto_is_what_the_processor_computes_with(monkeypatch, units, expected):
 def test_units_are_read_from_torch(found, expected):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-        assert real_has_bfloat16_units() is expected
+        assert devices.has_bfloat16_units() is expected
         patch.delattr(torch.cpu, "get_capabilities")
-        assert real_has_bfloat16_units() is False
+        assert devices.has_bfloat16_units() is False

@@ -29,7 +29,7 @@ def small_segmenter(**options):
             text_cfg={"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
         )
     backbone = clearclip.view(model)
-    options = {"method": "clearclip", "device": "cpu", "templates": "a photo of a {}.", **options}
+    options = {"method": "clearclip", "device": "cpu", "dtype": "float32", "templates": "a photo of a {}.", **options}
     return clearclip.Segmenter(backbone, cache=False, show_progress=False, **options)
 
 
