@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import clearclip
 from clearclip.backbones import devices
 
 CPU = torch.device("cpu")
@@ -27,3 +28,9 @@ def test_units_are_read_from_torch(found, expected):
         assert devices.has_bfloat16_units() is expected
         patch.delattr(torch.cpu, "get_capabilities")
         assert devices.has_bfloat16_units() is False
+
+
+def test_a_model_of_ones_own_keeps_its_weights(clip_model, monkeypatch):
+    monkeypatch.setattr(devices, "has_bfloat16_units", lambda: True)
+    assert clearclip.Segmenter(clearclip.view(clip_model), device="cpu").backbone.dtype == torch.float32
+    assert next(clip_model.parameters()).dtype == torch.float32

@@ -83,7 +83,7 @@ class Segmenter:
         backbone: What `clearclip.view` or `clearclip.load_backbone` returns. It is moved in place.
         method: As `load`.
         device: As `load`.
-        dtype: As `load`.
+        dtype: As `load`, or `"model"`: the backbone's own, so that a model of yours keeps its weights as they are.
         protocol: As `load`.
         templates: As `load`.
         cache: Whether text embeddings are kept on disk (`$CLEARCLIP_CACHE`, else the user's cache folder).
@@ -100,7 +100,7 @@ class Segmenter:
         *,
         method: MethodLike = "clearclip",
         device: str = "auto",
-        dtype: str = "auto",
+        dtype: str = "model",
         protocol: str | Protocol = "native",
         templates: TemplatesLike = None,
         cache: bool = True,
@@ -116,7 +116,7 @@ class Segmenter:
         self._embedded: dict[tuple[tuple[str, ...], str], Tensor] = {}
         target = pick_device(device)
         check_depth(backbone, self.method)
-        self.backbone = backbone.to(target, pick_dtype(dtype, target))
+        self.backbone = backbone.to(target, backbone.dtype if dtype == "model" else pick_dtype(dtype, target))
 
     @overload
     def __call__(

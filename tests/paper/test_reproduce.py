@@ -44,9 +44,9 @@ def encoded(monkeypatch):
     seen = []
     original = Segmenter.encode
 
-    def encode(self, image):
+    def encode(self, image, *, method=None):
         seen.append(1)
-        return original(self, image)
+        return original(self, image, method=method)
 
     monkeypatch.setattr(Segmenter, "encode", encode)
     return seen
