@@ -34,6 +34,10 @@ RAY_ONE = ("--engine", "ray", "--workers", "1")
 RAY_TWO = ("--engine", "ray", "--workers", "2")
 
 
+# As Ray gives a worker of one processor: with another number of threads sums are rounded otherwise.
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def pictures(folder, count):
     """Smooth pictures of 160×120, each its own."""
     folder.mkdir(parents=True)
@@ -111,7 +115,7 @@ def measured(sources, output, *options):
     """Seconds, images per second after the first tenth, peak memory of the driver and of the largest worker."""
     began = time.monotonic()
     process = subprocess.Popen(
-        command(sources, output, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(sources, output, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
     )
     driver = worker = 0.0
     while process.poll() is None:
