@@ -90,7 +90,7 @@ def _check_size(width: int, height: int, name: str, *, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{name} has {width}×{height} = {width * height:,} pixels, more than the limit of {max_pixels:,}: "
-            "raise it with --max-pixels (max_pixels=) if you trust the file, or use `clearclip large`, which works in tiles"
+            "raise it with --max-pixels (max_pixels=) if you trust the file, or use `clearclip large`, which cuts tiles"
         )
 
 
