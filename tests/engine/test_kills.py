@@ -153,6 +153,11 @@ def test_killed_at_any_moment(images, tmp_path, contents):
     assert json.loads((output / "labels.json").read_text())["model"] == "stand-in"
 
 
+def hears_the_keyboard():
+    """What a shell starts in the background, these tests for instance, ignores the interrupt, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.timeout(600)
 def test_interrupted_from_the_keyboard(images, tmp_path, run):
     source, output = images(COUNT), tmp_path / "ray"
@@ -163,6 +168,7 @@ def test_interrupted_from_the_keyboard(images, tmp_path, run):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hears_the_keyboard,
     )
     until = time.monotonic() + PATIENCE
     while process.poll() is None and len(list(output.glob("*.png"))) < 3 and time.monotonic() < until:
