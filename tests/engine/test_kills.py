@@ -154,7 +154,7 @@ def test_killed_at_any_moment(images, tmp_path, contents):
 
 
 def hears_the_keyboard():
-    """What a shell starts in the background, these tests for instance, ignores the interrupt, and so do its children."""
+    """What a shell starts in the background ignores the interrupt, and so do its children; these tests may be one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
