@@ -137,7 +137,7 @@ def draw_table1(rows: Sequence[Row]) -> Figure:
         labels += ["whole residual, normalised", "no residual (ClearCLIP)"]
         left.set_xlabel("β: strongest channels of the residual dropped (%)")
         left.set_ylabel("mean mIoU (%)")
-        left.set_ylim(bottom=0)
+        left.set_ylim(0, 1.06 * max(left.dataLim.ymax, right.dataLim.ymax))
         left.set_xticks([*range(0, 101, 20), NORMALIZED_PLACE], [*map(str, range(0, 101, 20)), "norm."])
         right.set_xlabel("α in $X_{res}$ + α · $X_{attn}$")
         right.set_xscale("log")
