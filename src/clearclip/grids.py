@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.decompose import MethodLike, dense_features
-from clearclip.encoding import WINDOWS_AT_ONCE
+from clearclip.encoding import WINDOWS_AT_ONCE, plan_of
 from clearclip.images import normalize, resize, resized_size
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
 from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
-from clearclip.windows import Plan, plan_windows
+from clearclip.windows import Plan
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,7 @@ class Classifier:
         Returns:
             The plan.
         """
-        numbers, backbone = self.protocol, self.segmenter.backbone
-        return plan_windows(
-            size,
-            crop_size=int(numbers.crop_size),
-            stride=int(numbers.stride),
-            patch_size=backbone.patch_size,
-            square=backbone.square_windows,
-        )
+        return plan_of(self.segmenter.backbone, size, self.protocol)
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Pixels as the encoder wants them.
