@@ -37,7 +37,7 @@ Run = Callable[[], object]
 Pixels = npt.NDArray[np.uint8]
 SIZE = (480, 640)
 WINDOW = 448
-OTHERS = 6
+OTHERS = 16
 POOL = 1_000
 
 

@@ -1,13 +1,14 @@
-"""Images → features of every patch, window by window in bounded memory, kept where more will be asked of them.
+"""Images → features of every patch, or their cosines with queries, window by window in bounded memory.
 
-Belongs here: how an image is prepared, what of it is kept, and how windows go through the trunk. Does not: words and
-label maps (`segmenter.py`), and what a method computes (`decompose.py`).
+Belongs here: how an image is prepared, what of it is kept where more will be asked of it, and how windows go through
+the trunk. Does not: words and label maps (`segmenter.py`), and what a method computes (`decompose.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.backbones import Backbone
-from clearclip.decompose import Parts, check_depth, group_by_table, rewrite, trunk
+from clearclip.decompose import check_depth, group_by_table, rewrite, trunk
 from clearclip.images import normalize, resize, resized_size
+from clearclip.masks import LogitGrid
 from clearclip.methods import Method
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
 from clearclip.windows import Plan, plan_windows
@@ -100,55 +102,78 @@ def prepare_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], 
 
 
 @torch.no_grad()
-def add_features(backbone: Backbone, images: Sequence[Encoded], methods: Sequence[Method], *, keep: bool) -> None:
-    """Give images the features they lack; windows of equal size go through the trunk together, whosever they are.
+def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) -> None:
+    """Give an image the features it lacks; the trunk's outputs stay with it, so that other methods need no trunk.
 
     Args:
         backbone: The model.
-        images: They are written to.
+        image: It is written to.
         methods: Rows.
-        keep: Whether the trunk's outputs stay with the images, so that other methods need no trunk.
 
     Raises:
         UsageError: A method is deeper than the model.
     """
-    by_grid: dict[tuple[int, ...], list[Encoded]] = {}
-    for image in images:
-        by_grid.setdefault((image.plan.y.encoded, image.plan.x.encoded), []).append(image)
     for row in methods:
         check_depth(backbone, row)
+    grid_size = image.plan.grid_size
+    lacking = [row for row in methods if row.spelling not in image._features]
+    for how, rows in group_by_table(backbone, lacking, grid_size).items():
+        depth = max(row.depth for row in rows)
+        if len(image._streams.get(how, ())) < depth:
+            parts = [_read(backbone, windows, positions=how, depth=depth) for windows in _batches([image])]
+            image._streams[how] = [torch.cat(level) for level in zip(*parts, strict=True)]
+        found: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
+        for streams in zip(*(level.split(WINDOWS_AT_ONCE) for level in image._streams[how]), strict=True):
+            for spelling, features in _rewritten(backbone, streams, rows, grid_size=grid_size).items():
+                found[spelling].append(features)
+        image._features |= {spelling: torch.cat(features) for spelling, features in found.items()}
+
+
+@torch.no_grad()
+def logit_grids(backbone: Backbone, images: Sequence[Encoded], method: Method, text: Tensor) -> list[LogitGrid]:
+    """Cosines of images with queries; nothing else of them is kept, so that memory hardly grows with the windows.
+
+    Windows of equal size go through the trunk together, whosever they are.
+
+    Args:
+        backbone: The model.
+        images: Prepared; they are not written to.
+        method: How features are made.
+        text: `(Q, E)`, unit length.
+
+    Returns:
+        One grid an image.
+
+    Raises:
+        UsageError: The method is deeper than the model.
+    """
+    check_depth(backbone, method)
+    grids = [LogitGrid.empty(text, plan=image.plan, size=image.image.shape[:2]) for image in images]
+    by_grid: dict[tuple[int, int], list[int]] = {}
+    for index, image in enumerate(images):
+        by_grid.setdefault((image.plan.y.encoded, image.plan.x.encoded), []).append(index)
     for group in by_grid.values():
-        grid_size = group[0].plan.grid_size
-        lacking = [row for row in methods if any(row.spelling not in image._features for image in group)]
-        for how, rows in group_by_table(backbone, lacking, grid_size).items():
-            _add_group(backbone, group, how, rows, keep=keep)
+        grid_size = images[group[0]].plan.grid_size
+        how = backbone.table_kind(grid_size, method.positions)
+        places = chain.from_iterable(grids[index].windows() for index in group)
+        for windows in _batches([images[index] for index in group]):
+            streams = _read(backbone, windows, positions=how, depth=method.depth)
+            found = _rewritten(backbone, streams, [method], grid_size=grid_size)[method.spelling]
+            for features, place in zip(found, places, strict=False):
+                place.copy_(features @ text.T)
+    return grids
 
 
-def _add_group(backbone: Backbone, group: Sequence[Encoded], how: str, rows: Sequence[Method], *, keep: bool) -> None:
-    depth = max(row.depth for row in rows)
-    grid_size = group[0].plan.grid_size
-    fresh = [image for image in group if len(image._streams.get(how, ())) < depth]
-    for image in group:
-        if len(image._streams.get(how, ())) >= depth:
-            image._features |= _normalized(rewrite(backbone, image._streams[how], rows, grid_size=grid_size))
-    if not fresh:
-        return
-    streams: list[list[Tensor]] = []
-    features: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
-    for windows in _batches(fresh):
-        stream = trunk(backbone, windows.to(backbone.device, backbone.dtype), positions=how, depth=depth)
-        for spelling, part in _normalized(rewrite(backbone, stream, rows, grid_size=grid_size)).items():
-            features[spelling].append(part)
-        if keep:
-            streams.append(stream)
-    counts = [image.plan.count for image in fresh]
-    for spelling, chunks in features.items():
-        for image, part in zip(fresh, torch.cat(chunks).split(counts), strict=True):
-            image._features[spelling] = part
-    if keep:
-        levels = [torch.cat(level).split(counts) for level in zip(*streams, strict=True)]
-        for index, image in enumerate(fresh):
-            image._streams[how] = [level[index] for level in levels]
+def _read(backbone: Backbone, windows: Tensor, *, positions: str, depth: int) -> list[Tensor]:
+    return trunk(backbone, windows.to(backbone.device, backbone.dtype), positions=positions, depth=depth)
+
+
+def _rewritten(
+    backbone: Backbone, streams: Sequence[Tensor], rows: Sequence[Method], *, grid_size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Unit features by the method's spelling."""
+    results = rewrite(backbone, list(streams), rows, grid_size=grid_size)
+    return {spelling: F.normalize(parts.features.float(), dim=-1) for spelling, parts in results.items()}
 
 
 def _batches(images: Sequence[Encoded]) -> Iterator[Tensor]:
@@ -167,7 +192,3 @@ def _batches(images: Sequence[Encoded]) -> Iterator[Tensor]:
                 waiting, free = [], WINDOWS_AT_ONCE
     if waiting:
         yield torch.cat(waiting)
-
-
-def _normalized(results: dict[str, Parts]) -> dict[str, Tensor]:
-    return {spelling: F.normalize(parts.features.float(), dim=-1) for spelling, parts in results.items()}

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.decompose import MethodLike, dense_features
-from clearclip.encoding import WINDOWS_AT_ONCE, plan_of
-from clearclip.images import normalize, resize, resized_size
+from clearclip.encoding import WINDOWS_AT_ONCE, logit_grids, plan_of, prepare_images
+from clearclip.images import normalize
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
@@ -135,17 +135,13 @@ class Classifier:
         """Cosines of whole images with the queries, by the segmenter's protocol; the images are encoded together.
 
         Args:
-            images: `(H, W, 3)` uint8 each, all of one size.
+            images: `(H, W, 3)` uint8 each.
 
         Returns:
             One grid an image.
         """
-        height, width = images[0].shape[:2]
-        size = resized_size(height, width, self.protocol)
-        plan = self.plan(size)
-        windows = torch.cat([plan.cut(self.normalize(resize(image, size))) for image in images])
-        parts = self.features(windows).split(plan.count)
-        return [LogitGrid.from_features(part, self.text, plan=plan, size=(height, width)) for part in parts]
+        backbone = self.segmenter.backbone
+        return logit_grids(backbone, prepare_images(backbone, images, self.protocol), self.method, self.text)
 
     @torch.no_grad()
     def label(self, grid: LogitGrid, *, scores: bool = False) -> tuple[npt.NDArray[np.int32], Tensor | None]:

@@ -31,6 +31,22 @@ class LogitGrid:
     size: tuple[int, int]
 
     @classmethod
+    def empty(cls, text_embeddings: Tensor, *, plan: Plan, size: tuple[int, int]) -> LogitGrid:
+        """A grid whose `windows` are still to be filled.
+
+        Args:
+            text_embeddings: `(Q, E)`; only their number and device count.
+            plan: The windows.
+            size: `(height, width)` of the output.
+
+        Returns:
+            The grid.
+        """
+        cells = (len(axis.starts) * axis.cells for axis in (plan.y, plan.x))
+        cosines = torch.empty(*cells, len(text_embeddings), device=text_embeddings.device)
+        return cls(cosines.permute(2, 0, 1), plan, size)
+
+    @classmethod
     def from_features(
         cls, features: Tensor, text_embeddings: Tensor, *, plan: Plan, size: tuple[int, int]
     ) -> LogitGrid:
@@ -45,9 +61,19 @@ class LogitGrid:
         Returns:
             The grid.
         """
-        rows, columns = len(plan.y.starts), len(plan.x.starts)
-        cells = features.unflatten(0, (rows, columns)).permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1, 2)
-        return cls((cells @ text_embeddings.T).permute(2, 0, 1), plan, size)
+        grid = cls.empty(text_embeddings, plan=plan, size=size)
+        for window, place in zip(features, grid.windows(), strict=True):
+            place.copy_(window @ text_embeddings.T)
+        return grid
+
+    def windows(self) -> Iterator[Tensor]:
+        """The cosines window by window, row by row, to be read or written.
+
+        Yields:
+            Views `(gh, gw, Q)`.
+        """
+        for rows in self.cosines.permute(1, 2, 0).split(self.plan.y.cells):
+            yield from rows.split(self.plan.x.cells, dim=1)
 
     @property
     def _upsampling(self) -> tuple[Upsampling, Upsampling]:

@@ -16,7 +16,7 @@ from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
 from clearclip.backbones.devices import pick_device, pick_dtype
 from clearclip.decompose import MethodLike, Several, check_depth
-from clearclip.encoding import Encoded, add_features, plan_of, prepare_images
+from clearclip.encoding import Encoded, add_features, logit_grids, plan_of, prepare_images
 from clearclip.errors import UsageError
 from clearclip.images import MAX_PIXELS, ImageLike, load_image
 from clearclip.masks import LogitGrid
@@ -163,13 +163,15 @@ class Segmenter:
             raise UsageError("no images were given: give at least one")
         row = self.method if method is None else parse_method(method)
         vocabulary, limit = self.vocabulary(labels, threshold)
-        self.embed(vocabulary)
+        text = self.embed(vocabulary)
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
             arrays = [load_image(image, max_pixels=self.max_pixels) for image in listed[start : start + IMAGES_AT_ONCE]]
             encoded = prepare_images(self.backbone, arrays, self._pixels())
-            add_features(self.backbone, encoded, [row], keep=False)
-            results += [self._classify(image, vocabulary, row, limit) for image in encoded]
+            grids = logit_grids(self.backbone, encoded, row, text)
+            results += [
+                self._labelled(image, grid, vocabulary, row, limit) for image, grid in zip(encoded, grids, strict=True)
+            ]
         return results[0] if single else results
 
     def encode(self, image: ImageLike, *, method: MethodLike | Several | None = None) -> Encoded:
@@ -189,9 +191,9 @@ class Segmenter:
             UsageError: A method is unknown or deeper than the model.
         """
         rows = self._rows(method)
-        encoded = prepare_images(self.backbone, [load_image(image, max_pixels=self.max_pixels)], self._pixels())
-        add_features(self.backbone, encoded, rows, keep=True)
-        return encoded[0]
+        (encoded,) = prepare_images(self.backbone, [load_image(image, max_pixels=self.max_pixels)], self._pixels())
+        add_features(self.backbone, encoded, rows)
+        return encoded
 
     @overload
     def classify(
@@ -236,12 +238,13 @@ class Segmenter:
         """
         single = method is None or isinstance(method, (str, Method))
         rows = self._rows(method)
-        add_features(self.backbone, [encoded], rows, keep=True)
+        add_features(self.backbone, encoded, rows)
         results = {}
         for row in rows:
             wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
             vocabulary, limit = self.vocabulary(labels, wanted)
-            results[row.spelling] = self._classify(encoded, vocabulary, row, limit)
+            grid = self._grid(encoded, self.embed(vocabulary), row)
+            results[row.spelling] = self._labelled(encoded, grid, vocabulary, row, limit)
         return results[rows[0].spelling] if single else results
 
     def embed(self, labels: Any) -> Tensor:
@@ -311,13 +314,9 @@ class Segmenter:
         numbers = self._pixels().with_overrides(crop_size=crop_size, stride=stride)
         plan = plan_of(self.backbone, (images.shape[2], images.shape[3]), numbers)
         text = F.normalize(text_embeddings.to(self.backbone.device).float(), dim=-1)
-        results = []
-        for image in images:
-            empty = np.zeros((*(size or tuple(image.shape[1:])), 3), dtype=np.uint8)
-            encoded = Encoded(empty, plan, image.float())
-            add_features(self.backbone, [encoded], [row], keep=False)
-            results.append(self._grid(encoded, text, row).logits())
-        return torch.stack(results)
+        empty = np.zeros((*(size or tuple(images.shape[2:])), 3), dtype=np.uint8)
+        encoded = [Encoded(empty, plan, image.float()) for image in images]
+        return torch.stack([grid.logits() for grid in logit_grids(self.backbone, encoded, row, text)])
 
     def describe(self, method: Method, threshold: float | None = None) -> dict[str, str]:
         """How a result is made, for provenance.
@@ -383,10 +382,9 @@ class Segmenter:
         return LogitGrid.from_features(encoded.features(method), text_embeddings, plan=encoded.plan, size=size)
 
     @torch.no_grad()
-    def _classify(
-        self, encoded: Encoded, vocabulary: Vocabulary, method: Method, threshold: float | None
+    def _labelled(
+        self, encoded: Encoded, grid: LogitGrid, vocabulary: Vocabulary, method: Method, threshold: float | None
     ) -> Segmentation:
-        grid = self._grid(encoded, self.embed(vocabulary), method)
         background = vocabulary.background_index
         winners, scores = grid.best(
             logit_scale=self.protocol.logit_scale, scores=threshold is not None and background is not None

@@ -135,7 +135,9 @@ class Tile:
         open_boxes = (best != owner[..., None]).any(dim=-1).nonzero()
         at_once = max(1, CORNERS // max(4 * flat.shape[1], LONGEST**2))
         for chunk in open_boxes.split(at_once) if len(open_boxes) else ():
-            self._settle(chunk, flat[boxes[chunk[:, 0], chunk[:, 1]]], best[chunk[:, 0], chunk[:, 1]], index, value)
+            place = tuple(chunk.T)
+            corners = flat.index_select(0, boxes[place].flatten()).unflatten(0, (-1, 4))
+            self._settle(chunk, corners, best[place], index, value)
         return index, value
 
     def _boxes(self) -> Tensor:
@@ -165,35 +167,27 @@ class Tile:
                 beats |= corners[:, corner] > rival[:, corner]
             alive &= beats
         alive.scatter_(1, best, True)
-        box, candidates = alive.nonzero().unbind(1)
-        corners = corners[box, :, candidates]
-        counts = torch.bincount(box, minlength=len(boxes))
+        counts = alive.sum(dim=1)
+        candidates = alive.nonzero()[:, 1]
         first = counts.cumsum(0) - counts
-        order = counts.argsort(descending=True)
-        boxes, counts, first = boxes[order], counts[order], first[order]
-        height, width = int(self.y.sizes[boxes[:, 0]].max()), int(self.x.sizes[boxes[:, 1]].max())
-        rows = torch.arange(height, device=boxes.device)
-        columns = torch.arange(width, device=boxes.device)
-        down = (rows / self.y.lengths[boxes[:, :1]])[:, :, None]
-        right = (columns / self.x.lengths[boxes[:, 1:]])[:, None]
-        winner = torch.zeros(len(boxes), height, width, dtype=torch.int64, device=boxes.device)
-        most = torch.full(winner.shape, -math.inf, device=boxes.device)
-        left_over = torch.bincount(counts).flip(0).cumsum(0).flip(0)[1:].tolist()  # boxes with more than r candidates
-        for rank, number in enumerate(left_over):
-            pair = first[:number] + rank
-            query = candidates[pair]
-            one, two, three, four = corners[pair, :, None, None].unbind(1)
-            upper = torch.lerp(one, two, right[:number])
-            lower = torch.lerp(three, four, right[:number])
-            cosine = torch.lerp(upper, lower, down[:number])
-            better = cosine > most[:number]
-            winner[:number] = torch.where(better, query[:, None, None], winner[:number])
-            most[:number] = torch.where(better, cosine, most[:number])
-        inside = (rows < self.y.sizes[boxes[:, :1]])[:, :, None] & (columns < self.x.sizes[boxes[:, 1:]])[:, None]
-        y = (self.y.starts[boxes[:, :1]] + rows)[:, :, None].expand_as(inside)[inside]
-        x = (self.x.starts[boxes[:, 1:]] + columns)[:, None].expand_as(inside)[inside]
-        index[y, x] = winner[inside]
-        value[y, x] = most[inside]
+        heights, widths = self.y.sizes[boxes[:, 0]], self.x.sizes[boxes[:, 1]]
+        for group in _alike(heights, widths, counts):
+            chosen, most = boxes[group], int(counts[group[0]])
+            rank = torch.arange(most, device=group.device).minimum(counts[group, None] - 1)
+            queries = candidates[first[group, None] + rank]
+            height, width = int(heights[group[0]]), int(widths[group[0]])
+            rows = torch.arange(height, device=group.device)
+            columns = torch.arange(width, device=group.device)
+            down = (rows / self.y.lengths[chosen[:, :1]])[:, :, None]
+            right = (columns / self.x.lengths[chosen[:, 1:]])[:, None]
+            shares = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
+            weights = torch.stack([share.flatten(1) for share in shares], dim=2)
+            own = corners.index_select(0, group).gather(2, queries[:, None].expand(-1, 4, -1))
+            cosines, winner = (weights @ own).max(dim=2)
+            y = (self.y.starts[chosen[:, :1]] + rows)[:, :, None]
+            x = (self.x.starts[chosen[:, 1:]] + columns)[:, None]
+            index[y, x] = queries.gather(1, winner).unflatten(1, (height, width))
+            value[y, x] = cosines.unflatten(1, (height, width))
 
     def denominator(self, value: Tensor, logit_scale: float) -> Tensor:
         """`Σ exp(logit_scale · (cosine - best))` over all queries, at every pixel; its inverse is the best probability.
@@ -234,6 +228,30 @@ class Tile:
         down, right = (span.from_knots(0, len(span.sizes)) for span in (self.y, self.x))
         upsampled: Tensor = right @ torch.tensordot(down, self.corners[..., queries], dims=1)
         return upsampled
+
+
+def _alike(heights: Tensor, widths: Tensor, counts: Tensor) -> Iterator[Tensor]:
+    """Boxes in groups of one size, by the number of candidates: in each group the box with most comes first.
+
+    Args:
+        heights: `(n,)` pixels.
+        widths: `(n,)` pixels.
+        counts: `(n,)` candidates, at least 1.
+
+    Yields:
+        Indices; a group has at most `PIXELS` pixels times candidates, or one box.
+    """
+    order = ((heights * (LONGEST + 1) + widths) * (int(counts.max()) + 1) + counts).argsort(descending=True)
+    shapes = torch.stack([heights, widths, counts])[:, order].T.tolist()
+    start = 0
+    for place, (height, width, _) in enumerate(shapes):
+        tall, wide, most = shapes[start]
+        full = (place + 1 - start) * tall * wide * most > PIXELS
+        if place > start and (full or (height, width) != (tall, wide)):
+            yield order[start:place]
+            start = place
+    if shapes:
+        yield order[start:]
 
 
 def _sum_of_exponentials(corners: Tensor, down: Tensor, right: Tensor, best: Tensor) -> Tensor:
