@@ -433,6 +433,43 @@ def test_an_interruption_leaves_what_was_there(segmenter, scene, write, tmp_path
     assert not list(tmp_path.glob(".clearclip-*"))
 
 
+def test_an_interrupted_run_goes_on_where_it_was(segmenter, scene, write, tmp_path, monkeypatch):
+    image = write(scene(150, 100), **UTM)
+    calls = []
+
+    def counted(self, grid, **options):
+        calls.append(grid)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return label(self, grid, **options)
+
+    def call(name, **options):
+        calls.clear()
+        targets = {"output": tmp_path / name / "out.tif", "scores": tmp_path / name / "scores.tif"}
+        result = segment_large(segmenter, image, **{"labels": WORDS, "block": 32, **targets, **options})
+        return result, [file.read_bytes() for file in targets.values()]
+
+    label, stop = clearclip.grids.Classifier.label, None
+    monkeypatch.setattr("clearclip.large.Classifier.label", counted)
+    whole, files = call("whole")
+    assert len(calls) == 20
+    stop = 11
+    with pytest.raises(KeyboardInterrupt):
+        call("stopped")
+    unfinished = tmp_path / "stopped" / "out.tif.unfinished"
+    assert len(list(unfinished.glob("*.npz"))) == 2
+    stop = None
+    assert call("stopped") == (whole, files)
+    assert len(calls) == 12
+    assert not unfinished.exists()
+    stop = 11
+    with pytest.raises(KeyboardInterrupt):
+        call("other")
+    stop = None
+    call("other", labels=["sky", "grass"])
+    assert len(calls) == 20, "bands of other words must not be taken"
+
+
 FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -10,8 +10,9 @@ Belongs here: which rows of windows a band of the output needs, and the resize i
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +25,11 @@ from torch import Tensor
 
 from clearclip.decompose import MethodLike
 from clearclip.encoding import WINDOWS_AT_ONCE
-from clearclip.errors import UsageError
+from clearclip.engine.sources import stamp
+from clearclip.errors import UsageError, printable
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
+from clearclip.outputs import PARTIAL_PREFIX, atomic_write, read_settings, save_json
 from clearclip.progress import progress_bar
 from clearclip.rasters import Raster, create_geotiff, open_raster, write_polygons
 from clearclip.segmenter import Segmenter
@@ -35,6 +38,8 @@ from clearclip.windows import Axis, Plan, Upsampling, bilinear_matrix
 BLOCK = 512
 PIXELS_AT_ONCE = 8_000_000
 COLUMNS_AT_ONCE = 128
+SETTINGS = "settings.json"
+BAND_NAME = re.compile(r"\d{9}\.npz")
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def segment_large(
         block: Side of the output's blocks in pixels, a multiple of 16; it changes nothing but the file's layout.
 
     Returns:
-        What was made. The files appear only when they are complete.
+        What was made. The files appear only when they are complete; until then finished bands lie in a folder
+        beside the output, and the same call goes on from them.
 
     Raises:
         ImageError: The image cannot be read.
@@ -114,11 +120,14 @@ def segment_large(
         work = _Work(classifier, raster, scale, block)
         for file in targets.values():
             file.parent.mkdir(parents=True, exist_ok=True)
-        result = work.write(targets["output"], targets.get("scores"))
+        settings = {**work.info, "image": printable(str(image)), "stamp": stamp(str(image)), "block": f"{block}"}
+        kept = UnfinishedBands.open(targets["output"], {**settings, "scores": f"{'scores' in targets}"})
+        result = work.write(targets["output"], targets.get("scores"), kept=kept)
     if polygons_file := targets.get("polygons"):
         names = classifier.vocabulary.names
         count = write_polygons(targets["output"], polygons_file, names=names, info=work.info)
         result = replace(result, polygons=count)
+    kept.remove()
     return result
 
 
@@ -135,6 +144,93 @@ def _check_targets(targets: dict[str, Path], image: Path, *, overwrite: bool) ->
         raise UsageError("one file was named for two results: name a file for each")
 
 
+@dataclass(frozen=True, eq=False)
+class Band:
+    """Some rows of the output.
+
+    Attributes:
+        labels: `(rows, W)`, nodata among them.
+        scores: `(rows, W)` float32, or `(rows, 0)` where none were asked for.
+        encoded: `(n, 2)` int64: rows of windows that were encoded for it, and how many windows of each.
+    """
+
+    labels: npt.NDArray[Any]
+    scores: npt.NDArray[np.float32]
+    encoded: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class UnfinishedBands:
+    """Finished bands of a label map that is not yet complete.
+
+    Attributes:
+        folder: Where they are.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, output: Path, settings: dict[str, str]) -> UnfinishedBands:
+        """Make the folder, or go on with what an interrupted run with the same settings left in it.
+
+        Args:
+            output: The label map that shall be.
+            settings: How it is made.
+
+        Returns:
+            The folder beside it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        made = cls(output.with_name(f"{output.name}.unfinished"))
+        written = made.folder / SETTINGS
+        if read_settings(written) != settings:
+            made.remove()
+            made.folder.mkdir()
+            save_json(written, {"settings": settings}, {})
+        return made
+
+    def read(self, top: int) -> Band | None:
+        """A band that an earlier run left.
+
+        Args:
+            top: Its first row.
+
+        Returns:
+            It, or `None`.
+        """
+        file = self._file(top)
+        if not file.is_file():
+            return None
+        with np.load(file) as stored:
+            return Band(stored["labels"], stored["scores"], stored["encoded"])
+
+    def write(self, top: int, band: Band) -> None:
+        """Keep a band.
+
+        Args:
+            top: Its first row.
+            band: What to keep.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with atomic_write(self._file(top)) as partial:
+            np.savez_compressed(partial, labels=band.labels, scores=band.scores, encoded=band.encoded)
+
+    def remove(self) -> None:
+        """Remove what is kept."""
+        for file in self.folder.glob("*"):
+            if BAND_NAME.fullmatch(file.name) or file.name == SETTINGS or file.name.startswith(PARTIAL_PREFIX):
+                file.unlink()
+        if self.folder.is_dir():
+            self.folder.rmdir()
+
+    def _file(self, top: int) -> Path:
+        return self.folder / f"{top:09}.npz"
+
+
 class _Work:
     """One image on its way through the model."""
 
@@ -144,68 +240,85 @@ class _Work:
         self.block = block
         self.size = raster.size
         self.plan = classifier.plan((scaled(self.size[0], scale), scaled(self.size[1], scale)))
-        self.encoded = 0
+        count = len(classifier.vocabulary.labels)
+        if count > 65535:
+            raise UsageError(f"{count:,} labels: a GeoTIFF of labels holds 65,535")
+        self.dtype, self.nodata = ("uint8", 255) if count <= 255 else ("uint16", 65535)
         self.info = {**classifier.info, **raster.info, "scale": f"{scale:g}"}
+        self._encoded: dict[int, int] = {}
+        self._cosines: dict[int, Tensor] = {}
+        width = self.size[1]
+        self._columns = [part_of(self.plan.x, width, left, min(left + block, width)) for left in range(0, width, block)]
         mean, _ = classifier.mean_and_deviation
         self._rows = _Rows(raster, (self.plan.y.length, self.plan.x.length), fill=mean)
 
-    def write(self, output: Path, scores: Path | None) -> LargeResult:
+    def write(self, output: Path, scores: Path | None, *, kept: UnfinishedBands) -> LargeResult:
         vocabulary = self.classifier.vocabulary
-        count = len(vocabulary.labels)
-        dtype, nodata = ("uint8", 255) if count <= 255 else ("uint16", 65535)
-        if count > 65535:
-            raise UsageError(f"{count:,} labels: a GeoTIFF of labels holds 65,535")
         pixels: Counter[int] = Counter()
+        height, width = self.size
         show = self.classifier.segmenter.show_progress
         with ExitStack() as stack:
             advance = stack.enter_context(progress_bar("rows", show=show))
             options: dict[str, Any] = {"like": self.raster, "block": self.block, "tags": self.info}
             target = stack.enter_context(
-                create_geotiff(output, dtype=dtype, nodata=nodata, palette=vocabulary.palette, **options)
+                create_geotiff(output, dtype=self.dtype, nodata=self.nodata, palette=vocabulary.palette, **options)
             )
             certainty = None
             if scores is not None:
                 certainty = stack.enter_context(create_geotiff(scores, dtype="float32", nodata=np.nan, **options))
-            for window, label_map, best, valid in self._blocks(scores=scores is not None):
-                target.write(np.where(valid, label_map, nodata).astype(dtype), 1, window=window)
-                if certainty is not None and best is not None:
-                    certainty.write(np.where(valid, best.cpu().numpy(), np.nan), 1, window=window)
-                found = np.bincount(label_map[valid], minlength=count)
+            for top in range(0, height, self.block):
+                band = kept.read(top)
+                if band is None:
+                    band = self._band(top, scores=scores is not None)
+                    kept.write(top, band)
+                self._encoded |= dict(band.encoded.tolist())
+                for left in range(0, width, self.block):
+                    window = ((top, top + len(band.labels)), (left, min(left + self.block, width)))
+                    known = band.labels[:, slice(*window[1])] != self.nodata
+                    if known.any():
+                        target.write(band.labels[:, slice(*window[1])], 1, window=window)
+                    if known.any() and certainty is not None:
+                        certainty.write(band.scores[:, slice(*window[1])], 1, window=window)
+                found = np.bincount(band.labels[band.labels != self.nodata], minlength=len(vocabulary.labels))
                 pixels.update({index: int(number) for index, number in enumerate(found) if number})
                 if advance is not None:
-                    advance(window[0][1], self.size[0], "")
+                    advance(top + len(band.labels), height, "")
         return LargeResult(
             size=self.size,
             windows=self.plan.count,
-            encoded=self.encoded,
+            encoded=sum(self._encoded.values()),
             pixels={name: pixels[index] for index, name in enumerate(vocabulary.names)},
-            nodata=self.size[0] * self.size[1] - sum(pixels.values()),
+            nodata=height * width - sum(pixels.values()),
         )
 
-    def _blocks(self, *, scores: bool) -> Iterator[tuple[Any, npt.NDArray[np.int32], Tensor | None, Any]]:
-        """Blocks of the output from top to bottom, those without a valid pixel left out."""
+    def _band(self, top: int, *, scores: bool) -> Band:
+        """A band of the output; blocks without a valid pixel are not looked at."""
         height, width = self.size
-        columns = [
-            (left, min(left + self.block, width), part_of(self.plan.x, width, left, min(left + self.block, width)))
-            for left in range(0, width, self.block)
-        ]
+        bottom = min(top + self.block, height)
+        y = part_of(self.plan.y, height, top, bottom)
+        needed = range(y.first, y.first + len(y.starts))
+        self._cosines = {
+            index: self._cosines[index] if index in self._cosines else self._encode(index) for index in needed
+        }
+        band = torch.cat([self._cosines[index] for index in needed])
+        _, valid = self.raster.read(top, bottom) if self.raster.may_be_invalid else (None, None)
+        labels = np.full((bottom - top, width), self.nodata, dtype=self.dtype)
+        best = np.full((bottom - top, width if scores else 0), np.nan, dtype=np.float32)
         cells = self.plan.grid_size[1]
-        cosines: dict[int, Tensor] = {}
-        for top in range(0, height, self.block):
-            bottom = min(top + self.block, height)
-            y = part_of(self.plan.y, height, top, bottom)
-            needed = range(y.first, y.first + len(y.starts))
-            cosines = {index: cosines[index] if index in cosines else self._encode(index) for index in needed}
-            band = torch.cat([cosines[index] for index in needed])
-            _, valid = self.raster.read(top, bottom) if self.raster.may_be_invalid else (None, None)
-            for left, right, x in columns:
-                known = np.ones((bottom - top, right - left), bool) if valid is None else valid[:, left:right]
-                if not known.any():
-                    continue
-                own = band[:, x.first * cells : (x.first + len(x.starts)) * cells].permute(2, 0, 1)
-                grid = LogitGrid(own, Plan(y, x), (bottom - top, right - left))
-                label_map, best = self.classifier.label(grid, scores=scores)
-                yield ((top, bottom), (left, right)), label_map, best, known
+        for left in range(0, width, self.block):
+            columns = slice(left, min(left + self.block, width))
+            x = self._columns[left // self.block]
+            known = np.ones((bottom - top, columns.stop - left), bool) if valid is None else valid[:, columns]
+            if not known.any():
+                continue
+            own = band[:, x.first * cells : (x.first + len(x.starts)) * cells].permute(2, 0, 1)
+            grid = LogitGrid(own, Plan(y, x), known.shape)
+            label_map, certain = self.classifier.label(grid, scores=scores)
+            labels[:, columns] = np.where(known, label_map, self.nodata)
+            if scores and certain is not None:
+                best[:, columns] = np.where(known, certain.cpu().numpy(), np.nan)
+        encoded = np.array([(index, self._encoded[index]) for index in needed if index in self._encoded], np.int64)
+        return Band(labels, best, encoded.reshape(-1, 2))
 
     @torch.no_grad()
     def _encode(self, index: int) -> Tensor:
@@ -225,7 +338,7 @@ class _Work:
             )
             features = self.classifier.features(strip.cut(self.classifier.normalize(pixels[:, left:right])))
             cosines[:, chosen] = (features @ text.T).transpose(0, 1)
-        self.encoded += len(wanted)
+        self._encoded[index] = len(wanted)
         return cosines.flatten(1, 2)
 
 

@@ -150,6 +150,21 @@ def save_json(path: Path, head: Mapping[str, Any], arrays: Mapping[str, Iterable
         stream.write("\n}\n")
 
 
+def read_settings(path: Path) -> Any:
+    """How an interrupted run made what it left, as `save_json` wrote it under "settings".
+
+    Args:
+        path: A JSON file.
+
+    Returns:
+        The settings; `None` where the file is missing or another one.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_json_array(stream: TextIO, items: Iterable[Any]) -> None:
     """Write a JSON array, one line an item.
 

@@ -26,7 +26,7 @@ from clearclip.errors import ImageError, UsageError, printable
 from clearclip.frames import Frame, FrameReader, FrameWriter
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
-from clearclip.outputs import atomic_write, save_json, save_label_map
+from clearclip.outputs import atomic_write, read_settings, save_json, save_label_map
 from clearclip.overlay import draw_legend, draw_overlay
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter
@@ -288,7 +288,7 @@ class MaskFolder:
         made = cls(folder, settings, classifier)
         written = folder / SETTINGS
         others = [file for file in folder.iterdir() if MASK_NAME.fullmatch(file.name)]
-        if others and (overwrite or _read_settings(written) != settings):
+        if others and (overwrite or read_settings(written) != settings):
             if not overwrite:
                 raise UsageError(
                     f"{folder} holds label maps that were made with other settings or from another video: name "
@@ -339,13 +339,6 @@ class MaskFolder:
         """
         info = {**self.settings, "frame": str(frame.index), "time": f"{frame.time:.6f}"}
         save_label_map(label_map, self.file(frame), palette=self.classifier.vocabulary.palette, info=info)
-
-
-def _read_settings(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 class _Layout:
