@@ -54,7 +54,7 @@ class Recipe:
         bfloat16: Autocast the towers.
     """
 
-    steps: int = 3800
+    steps: int = 4200
     seed: int = 0
     batch_size: int = 256
     learning_rate: float = 1.5e-3
