@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .captions import caption
+from .classes import STUFF
 from .generate import make_scene, visible_phrases
 
+TRIES = 6
 _CHUNK = 250
 
 
@@ -41,6 +43,15 @@ class Album:
 
     def __len__(self) -> int:
         return len(self.phrases)
+
+    @cached_property
+    def pictures_by_word(self) -> dict[str, list[int]]:
+        """For every word for a thing, colours left out, the pictures that have one; words in alphabetical order."""
+        found: dict[str, list[int]] = {}
+        for index, phrases in enumerate(self.phrases):
+            for word in {_thing(phrase) for phrase in phrases}:
+                found.setdefault(word, []).append(index)
+        return dict(sorted(found.items()))
 
 
 def _render(indices: range, *, size: tuple[int, int], portraits: float) -> list[tuple[bytes, bytes, list[str], str]]:
@@ -132,51 +143,70 @@ def draw_batch(
     zoom: float,
     named: int,
     share: float,
+    ground_share: float = 0.0,
     bare: float = 0.0,
 ) -> Batch:
     """Draw blocks of patches from random zoomed views and write a caption of what is in each.
 
     A view is a square of the picture's height divided by 1 to `zoom`, `grid` patches wide; the model is shown a
-    block of `side` × `side` patches of it, in their places. Of two blocks the one that shows more is taken.
+    block of `side` × `side` patches of it, in their places. Pairs are balanced over words, as MetaCLIP's are over its
+    metadata (Xu et al., ICLR 2024): a word is drawn, then a picture that has it, then blocks until one can be
+    captioned with it, at most `TRIES`.
 
     Args:
         album: Rendered pictures.
         rng: Decides everything.
-        batch_size: How many pairs, each from another picture where there are enough.
+        batch_size: How many pairs.
         side: Of the blocks, in patches.
         grid: Of the view, in patches.
         patch_size: In pixels.
         zoom: The largest magnification.
         named: A caption names at most so many things.
-        share: The least part of a block that something must cover to be named.
+        share: The least part of a block that a thing must cover to be named.
+        ground_share: The same for the sky and for grounds: people overlook them beside other things.
         bare: The share of colour words that captions leave out.
 
     Returns:
         The pairs.
     """
-    count = len(album)
     pixels = side * patch_size
     images = np.empty((batch_size, pixels, pixels, 3), dtype=np.uint8)
     corners = np.empty((batch_size, 2), dtype=np.int64)
     captions = []
-    for place, index in enumerate(rng.choice(count, batch_size, replace=count < batch_size).tolist()):
+    known = list(album.pictures_by_word)
+    for place, word in enumerate(rng.integers(len(known), size=batch_size).tolist()):
+        wanted = known[word]
+        pictures = album.pictures_by_word[wanted]
+        index = pictures[int(rng.integers(len(pictures)))]
         instances, phrases = album.instance_maps[index], album.phrases[index]
-        draws = [_draw_block(rng, instances.shape, side=side, grid=grid, zoom=zoom) for _ in range(2)]
-        seen = [
-            visible_phrases(instances[top:bottom, left:right], phrases, share=share)
-            for (left, top, right, bottom), _ in draws
-        ]
-        chosen = int(len(seen[1]) > len(seen[0]))
-        box, corners[place] = draws[chosen]
-        left, top, right, bottom = box
+        for _ in range(TRIES):
+            box, corners[place] = _draw_block(rng, instances.shape, side=side, grid=grid, zoom=zoom)
+            left, top, right, bottom = box
+            seen = _worth_naming(instances[top:bottom, left:right], phrases, share=share, ground_share=ground_share)
+            if wanted in map(_thing, seen):
+                break
         block = Image.fromarray(album.images[index, top:bottom, left:right])
         block = block.resize((pixels, pixels), Image.Resampling.BILINEAR)
         images[place] = np.asarray(block)[:, ::-1] if rng.random() < 0.5 else np.asarray(block)
-        words = [seen[chosen][position] for position in rng.permutation(len(seen[chosen]))[:named]]
+        words = [seen[position] for position in rng.permutation(len(seen))[:named]]
         if bare > 0:
-            words = list(dict.fromkeys(word.split()[-1] if rng.random() < bare else word for word in words))
+            words = list(dict.fromkeys(_thing(word) if rng.random() < bare else word for word in words))
         captions.append(caption(words, rng, time=album.times[index]))
     return Batch(images, corners, captions)
+
+
+def _thing(phrase: str) -> str:
+    """The word for the thing alone: "car" of "red car"."""
+    return phrase.split()[-1]
+
+
+def _worth_naming(
+    instances: NDArray[np.uint8], phrases: tuple[str, ...], *, share: float, ground_share: float
+) -> list[str]:
+    """Phrases of what covers enough of a block; of all that covers `share` where nothing else does."""
+    seen = visible_phrases(instances, phrases, share=share)
+    large = visible_phrases(instances, phrases, share=max(share, ground_share))
+    return [phrase for phrase in seen if phrase not in STUFF or phrase in large] or seen
 
 
 def _draw_block(

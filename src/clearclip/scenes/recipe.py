@@ -44,7 +44,8 @@ class Recipe:
         portraits: Share of them that show a single thing.
         zoom: Largest magnification of a view of the native grid.
         named: Most things that a caption names.
-        share: Least part of a block that is named.
+        share: Least part of a block that a thing must cover to be named.
+        ground_share: The same for the sky and for grounds.
         image_size, patch_size, width, layers, head_width, mlp_ratio: The vision tower.
         query_gain: Deviation of the vision tower's initial query and key weights, times the root of the width.
         query_scale: Factor on the last vision block's queries when the weights are exported; its keys are divided by
@@ -53,7 +54,7 @@ class Recipe:
         bfloat16: Autocast the towers.
     """
 
-    steps: int = 3200
+    steps: int = 4200
     seed: int = 0
     batch_size: int = 256
     learning_rate: float = 1.5e-3
@@ -65,13 +66,14 @@ class Recipe:
     ffn_skipped: float = 0.5
     bare: float = 0.4
     fine_share: float = 0.7
-    fine_zoom: float = 2.0
+    fine_zoom: float = 2.5
     pictures: int = 20000
     picture_size: tuple[int, int] = (192, 240)
     portraits: float = 0.15
     zoom: float = 3.2
     named: int = 5
     share: float = 0.03
+    ground_share: float = 0.3
     image_size: int = 112
     patch_size: int = 8
     width: int = 128

@@ -195,6 +195,7 @@ class Trainer:
             zoom=recipe.fine_zoom if fine else recipe.zoom,
             named=recipe.named,
             share=recipe.share,
+            ground_share=recipe.ground_share,
             bare=recipe.bare,
         )
         images = torch.from_numpy(batch.images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
