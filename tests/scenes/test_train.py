@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clearclip.scenes import HELD_OUT
-from clearclip.scenes.crops import draw_batch, render_album
+from clearclip.scenes.crops import Album, draw_batch, render_album
 from clearclip.scenes.recipe import Recipe
 from clearclip.scenes.train import (
     Trainer,
@@ -115,6 +115,22 @@ def test_crops_say_what_is_in_view(album):
     assert batch.corners.min() >= 0
     assert batch.corners.max() <= 2
     assert not any(re.search(rf"{colour} {name}\b", text) for colour, name in HELD_OUT for text in batch.captions)
+
+
+def test_pairs_are_balanced_over_words():
+    """A word in one of ten pictures is named about as often as one in the nine others."""
+    instances = np.zeros((10, 40, 48), dtype=np.uint8)
+    instances[:, :, 24:] = 1
+    phrases = [("grass", "tree")] * 9 + [("grass", "red ball")]
+    album = Album(np.zeros((10, 40, 48, 3), np.uint8), instances, phrases, ["day"] * 10)
+    options = {"side": 4, "grid": 5, "patch_size": 8, "zoom": 2.0, "named": 3, "share": 0.1, "ground_share": 1.0}
+    captions = draw_batch(album, np.random.default_rng(0), batch_size=600, **options).captions
+    trees, balls, grass = (sum(word in text for text in captions) for word in ("tree", "ball", "grass"))
+    assert trees < 2 * balls
+    assert trees + balls + grass == 600, "grass is named only where nothing else is in view"
+    assert 0.1 < grass / 600 < 0.35
+    named = draw_batch(album, np.random.default_rng(0), batch_size=600, **{**options, "ground_share": 0.0}).captions
+    assert sum("grass" in text for text in named) > 2 * grass
 
 
 def test_a_whole_view_is_what_open_clip_encodes(tmp_path, album):

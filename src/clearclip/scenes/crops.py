@@ -1,7 +1,7 @@
 """Training pairs: pictures rendered once into a file, then random zoomed blocks with captions of what is in view.
 
 Belongs here: what one batch is. Only pictures and captions leave this module, never labels: the instance maps
-decide what a caption may name, as a person writing it would see.
+decide what a caption may name, as a person writing it would see, and which of a few blocks is taken for a word.
 """
 
 from __future__ import annotations
