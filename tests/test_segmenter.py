@@ -157,7 +157,7 @@ def test_encoding_for_a_method_runs_its_trunk_alone(segmenter, image):
 
 def test_windows_are_cut_a_few_at_a_time(segmenter, image, monkeypatch):
     expected = segmenter([image, image[:70]], WORDS)
-    monkeypatch.setattr("clearclip.encoding.WINDOWS_AT_ONCE", 2)
+    monkeypatch.setattr("clearclip.encoding.WINDOWS_AT_ONCE_ON_A_CPU", 3)
     for result, one in zip(segmenter([image, image[:70]], WORDS), expected, strict=True):
         same(result, one)
 

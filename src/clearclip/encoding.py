@@ -25,6 +25,8 @@ from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
 from clearclip.windows import Plan, plan_windows
 
 WINDOWS_AT_ONCE = 16
+WINDOWS_AT_ONCE_ON_A_CPU = 2
+"""What lies between two layers then fits its cache: 16 at once take 10 % longer in float32, 20 % in bfloat16."""
 
 
 @dataclass
@@ -120,10 +122,11 @@ def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) 
     for how, rows in group_by_table(backbone, lacking, grid_size).items():
         depth = max(row.depth for row in rows)
         if len(image._streams.get(how, ())) < depth:
-            parts = [_read(backbone, windows, positions=how, depth=depth) for windows in _batches([image])]
+            parts = [_read(backbone, windows, positions=how, depth=depth) for windows in _batches(backbone, [image])]
             image._streams[how] = [torch.cat(level) for level in zip(*parts, strict=True)]
         found: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
-        for streams in zip(*(level.split(WINDOWS_AT_ONCE) for level in image._streams[how]), strict=True):
+        at_once = windows_at_once(backbone)
+        for streams in zip(*(level.split(at_once) for level in image._streams[how]), strict=True):
             for spelling, features in _rewritten(backbone, streams, rows, grid_size=grid_size).items():
                 found[spelling].append(features)
         image._features |= {spelling: torch.cat(features) for spelling, features in found.items()}
@@ -156,7 +159,7 @@ def logit_grids(backbone: Backbone, images: Sequence[Encoded], method: Method, t
         grid_size = images[group[0]].plan.grid_size
         how = backbone.table_kind(grid_size, method.positions)
         places = chain.from_iterable(grids[index].windows() for index in group)
-        for windows in _batches([images[index] for index in group]):
+        for windows in _batches(backbone, [images[index] for index in group]):
             streams = _read(backbone, windows, positions=how, depth=method.depth)
             found = _rewritten(backbone, streams, [method], grid_size=grid_size)[method.spelling]
             for features, place in zip(found, places, strict=False):
@@ -176,10 +179,22 @@ def _rewritten(
     return {spelling: F.normalize(parts.features.float(), dim=-1) for spelling, parts in results.items()}
 
 
-def _batches(images: Sequence[Encoded]) -> Iterator[Tensor]:
-    """The images' windows in order, at most `WINDOWS_AT_ONCE` cut at a time."""
+def windows_at_once(backbone: Backbone) -> int:
+    """How many windows go through a model together.
+
+    Args:
+        backbone: The model; its device decides.
+
+    Returns:
+        A number.
+    """
+    return WINDOWS_AT_ONCE_ON_A_CPU if backbone.device.type == "cpu" else WINDOWS_AT_ONCE
+
+
+def _batches(backbone: Backbone, images: Sequence[Encoded]) -> Iterator[Tensor]:
+    """The images' windows in order, cut as they go through the model."""
     waiting: list[Tensor] = []
-    free = WINDOWS_AT_ONCE
+    at_once = free = windows_at_once(backbone)
     for image in images:
         start = 0
         while start < image.plan.count:
@@ -189,6 +204,6 @@ def _batches(images: Sequence[Encoded]) -> Iterator[Tensor]:
             start = stop
             if not free:
                 yield torch.cat(waiting)
-                waiting, free = [], WINDOWS_AT_ONCE
+                waiting, free = [], at_once
     if waiting:
         yield torch.cat(waiting)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.decompose import MethodLike, dense_features
-from clearclip.encoding import WINDOWS_AT_ONCE, logit_grids, plan_of, prepare_images
+from clearclip.encoding import logit_grids, plan_of, prepare_images, windows_at_once
 from clearclip.images import normalize
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method
@@ -127,7 +127,7 @@ class Classifier:
         return torch.cat(
             [
                 F.normalize(dense_features(backbone, chunk, method=self.method).float(), dim=-1)
-                for chunk in windows.split(WINDOWS_AT_ONCE)
+                for chunk in windows.split(windows_at_once(backbone))
             ]
         )
 
