@@ -162,7 +162,7 @@ def logit_grids(backbone: Backbone, images: Sequence[Encoded], method: Method, t
         for windows in _batches(backbone, [images[index] for index in group]):
             streams = _read(backbone, windows, positions=how, depth=method.depth)
             found = _rewritten(backbone, streams, [method], grid_size=grid_size)[method.spelling]
-            for features, place in zip(found, places, strict=False):
+            for features, place in zip(found, places, strict=False):  # `found` first: it ends before a place is taken
                 place.copy_(features @ text.T)
     return grids
 

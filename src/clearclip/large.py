@@ -187,7 +187,7 @@ class UnfinishedBands:
         written = made.folder / SETTINGS
         if read_settings(written) != settings:
             made.remove()
-            made.folder.mkdir()
+            made.folder.mkdir(exist_ok=True)
             save_json(written, {"settings": settings}, {})
         return made
 
@@ -220,11 +220,11 @@ class UnfinishedBands:
             np.savez_compressed(partial, labels=band.labels, scores=band.scores, encoded=band.encoded)
 
     def remove(self) -> None:
-        """Remove what is kept."""
+        """Remove what is kept, and the folder unless something else lies in it."""
         for file in self.folder.glob("*"):
             if BAND_NAME.fullmatch(file.name) or file.name == SETTINGS or file.name.startswith(PARTIAL_PREFIX):
                 file.unlink()
-        if self.folder.is_dir():
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _file(self, top: int) -> Path:
