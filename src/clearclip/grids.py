@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.decompose import MethodLike, dense_features
-from clearclip.encoding import logit_grids, plan_of, prepare_images, windows_at_once
+from clearclip.encoding import logit_grids, plan_of, prepare_images
 from clearclip.images import normalize
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method
@@ -115,7 +115,7 @@ class Classifier:
         return normalize(pixels, mean=mean, std=std)
 
     def features(self, windows: Tensor) -> Tensor:
-        """Unit features of windows, a few windows at once.
+        """Unit features of windows, all at once.
 
         Args:
             windows: `(count, 3, h, w)`, as `Plan.cut` gives them.
@@ -123,13 +123,8 @@ class Classifier:
         Returns:
             `(count, gh, gw, E)` float32.
         """
-        backbone = self.segmenter.backbone
-        return torch.cat(
-            [
-                F.normalize(dense_features(backbone, chunk, method=self.method).float(), dim=-1)
-                for chunk in windows.split(windows_at_once(backbone))
-            ]
-        )
+        found = dense_features(self.segmenter.backbone, windows, method=self.method)
+        return F.normalize(found.float(), dim=-1)
 
     def grids(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[LogitGrid]:
         """Cosines of whole images with the queries, by the segmenter's protocol; the images are encoded together.

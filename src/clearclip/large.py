@@ -5,12 +5,12 @@ that cover it and no others. So windows are encoded row by row, each once; what 
 queries, as long as rows of the output need them; and every block of the output is made from all windows that reach into
 it. There is no seam because there is no overlap to blend: the numbers are those of the whole image at once.
 
-Belongs here: which rows of windows a band of the output needs, and the resize in bands. Does not: files (`rasters`).
+Belongs here: which rows of windows a band of the output needs, and the resize in bands. Does not: files (`rasters`),
+what an interrupted run left (`bands`).
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,13 +23,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clearclip.bands import Band, UnfinishedBands
 from clearclip.decompose import MethodLike
-from clearclip.encoding import WINDOWS_AT_ONCE
+from clearclip.encoding import windows_at_once
 from clearclip.engine.sources import stamp
 from clearclip.errors import UsageError, printable
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
-from clearclip.outputs import PARTIAL_PREFIX, atomic_write, read_settings, save_json
 from clearclip.progress import progress_bar
 from clearclip.rasters import Raster, create_geotiff, open_raster, write_polygons
 from clearclip.segmenter import Segmenter
@@ -38,8 +38,6 @@ from clearclip.windows import Axis, Plan, Upsampling, bilinear_matrix
 BLOCK = 512
 PIXELS_AT_ONCE = 8_000_000
 COLUMNS_AT_ONCE = 128
-SETTINGS = "settings.json"
-BAND_NAME = re.compile(r"\d{9}\.npz")
 
 
 @dataclass(frozen=True)
@@ -144,93 +142,6 @@ def _check_targets(targets: dict[str, Path], image: Path, *, overwrite: bool) ->
         raise UsageError("one file was named for two results: name a file for each")
 
 
-@dataclass(frozen=True, eq=False)
-class Band:
-    """Some rows of the output.
-
-    Attributes:
-        labels: `(rows, W)`, nodata among them.
-        scores: `(rows, W)` float32, or `(rows, 0)` where none were asked for.
-        encoded: `(n, 2)` int64: rows of windows that were encoded for it, and how many windows of each.
-    """
-
-    labels: npt.NDArray[Any]
-    scores: npt.NDArray[np.float32]
-    encoded: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class UnfinishedBands:
-    """Finished bands of a label map that is not yet complete.
-
-    Attributes:
-        folder: Where they are.
-    """
-
-    folder: Path
-
-    @classmethod
-    def open(cls, output: Path, settings: dict[str, str]) -> UnfinishedBands:
-        """Make the folder, or go on with what an interrupted run with the same settings left in it.
-
-        Args:
-            output: The label map that shall be.
-            settings: How it is made.
-
-        Returns:
-            The folder beside it.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        made = cls(output.with_name(f"{output.name}.unfinished"))
-        written = made.folder / SETTINGS
-        if read_settings(written) != settings:
-            made.remove()
-            made.folder.mkdir(exist_ok=True)
-            save_json(written, {"settings": settings}, {})
-        return made
-
-    def read(self, top: int) -> Band | None:
-        """A band that an earlier run left.
-
-        Args:
-            top: Its first row.
-
-        Returns:
-            It, or `None`.
-        """
-        file = self._file(top)
-        if not file.is_file():
-            return None
-        with np.load(file) as stored:
-            return Band(stored["labels"], stored["scores"], stored["encoded"])
-
-    def write(self, top: int, band: Band) -> None:
-        """Keep a band.
-
-        Args:
-            top: Its first row.
-            band: What to keep.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        with atomic_write(self._file(top)) as partial:
-            np.savez_compressed(partial, labels=band.labels, scores=band.scores, encoded=band.encoded)
-
-    def remove(self) -> None:
-        """Remove what is kept, and the folder unless something else lies in it."""
-        for file in self.folder.glob("*"):
-            if BAND_NAME.fullmatch(file.name) or file.name == SETTINGS or file.name.startswith(PARTIAL_PREFIX):
-                file.unlink()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
-
-    def _file(self, top: int) -> Path:
-        return self.folder / f"{top:09}.npz"
-
-
 class _Work:
     """One image on its way through the model."""
 
@@ -329,8 +240,9 @@ class _Work:
         wanted = [at for at, left in enumerate(x.starts) if valid[:, left : left + x.window].any()]
         text = self.classifier.text
         cosines = torch.zeros(y.cells, len(x.starts), x.cells, len(text), device=text.device)
-        for begin in range(0, len(wanted), WINDOWS_AT_ONCE):
-            chosen = wanted[begin : begin + WINDOWS_AT_ONCE]
+        at_once = windows_at_once(self.classifier.segmenter.backbone)
+        for begin in range(0, len(wanted), at_once):
+            chosen = wanted[begin : begin + at_once]
             left, right = x.starts[chosen[0]], x.starts[chosen[-1]] + x.window
             strip = Plan(
                 replace(y, length=y.window, starts=(0,)),
