@@ -14,8 +14,9 @@ from PIL import Image
 
 from clearclip import ClearclipError, UsageError, outputs
 from clearclip.batch import find_images, segment_files
+from clearclip.files.writing import atomic_write
 from clearclip.formats import Writer, pictures
-from clearclip.outputs import atomic_write, read_info, save_label_map
+from clearclip.outputs import read_info, save_label_map
 
 LABELS = ["sky", "grass"]
 

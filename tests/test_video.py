@@ -333,7 +333,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import numpy as np
 from pathlib import Path
 from clearclip.frames import FrameReader, FrameWriter
-from clearclip.outputs import atomic_write
+from clearclip.files.writing import atomic_write
 source, out = map(Path, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 try:

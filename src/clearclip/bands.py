@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.outputs import PARTIAL_PREFIX, atomic_write, read_settings, save_json
+from clearclip.files.writing import PREFIX, atomic_write
+from clearclip.outputs import read_settings, save_json
 
 SETTINGS = "settings.json"
 BAND_NAME = re.compile(r"\d{9}\.npz")
@@ -97,7 +98,7 @@ class UnfinishedBands:
     def remove(self) -> None:
         """Remove what is kept, and the folder unless something else lies in it."""
         for file in self.folder.glob("*"):
-            if BAND_NAME.fullmatch(file.name) or file.name == SETTINGS or file.name.startswith(PARTIAL_PREFIX):
+            if BAND_NAME.fullmatch(file.name) or file.name == SETTINGS or file.name.startswith(PREFIX):
                 file.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -28,8 +28,8 @@ from clearclip.engine.sources import (
 )
 from clearclip.engine.work import FULL, Container, Group, Job, Known, Labeller, Outcome, Task, groups_of
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.writing import PREFIX, atomic_write
 from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
-from clearclip.outputs import PARTIAL_PREFIX, atomic_write
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
@@ -381,5 +381,5 @@ def _sweep(output: Path) -> None:
     """Remove the halves of files that killed runs and workers left behind; no other run is at work in the folder."""
     for folder, _, names in os.walk(output):
         for name in names:
-            if name.startswith(PARTIAL_PREFIX):
+            if name.startswith(PREFIX):
                 (Path(folder) / name).unlink(missing_ok=True)

@@ -6,11 +6,7 @@ Belongs here: how a file is written. Does not: what a format looks like (`format
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,41 +15,9 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from clearclip.errors import printable
+from clearclip.files.writing import atomic_write
 
-PARTIAL_PREFIX = ".clearclip-"
 JPEG_COMMENT = 65_533  # bytes that one segment of a JPEG holds
-_READING_UMASK = threading.Lock()
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside the wanted one, renamed to it when the block ends without an error.
-
-    Args:
-        path: Where the file shall stand; its folder exists.
-
-    Yields:
-        Where to write, with the same suffix; removed if the block fails.
-
-    Raises:
-        OSError: The folder cannot be written, or the disk is full.
-    """
-    handle, name = tempfile.mkstemp(prefix=f"{PARTIAL_PREFIX}{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    with _READING_UMASK:  # it can only be read by setting it, for all threads at once
-        mask = os.umask(0)
-        os.umask(mask)
-    return mask
 
 
 def save_label_map(

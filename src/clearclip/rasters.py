@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import ImageError, UsageError, printable
+from clearclip.files.writing import atomic_write
 from clearclip.formats import require
-from clearclip.outputs import atomic_write, save_json
+from clearclip.outputs import save_json
 
 PERCENTILES = (2.0, 98.0)
 LOOKED_AT = 1024

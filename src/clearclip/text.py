@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clearclip.backbones.base import Backbone, TextEncoder
 from clearclip.errors import UsageError
-from clearclip.outputs import atomic_write
+from clearclip.files.writing import atomic_write
 from clearclip.progress import track
 
 BATCH_SIZE = 256

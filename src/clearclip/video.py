@@ -23,10 +23,11 @@ from torch import Tensor
 from clearclip.decompose import MethodLike
 from clearclip.engine.sources import stamp
 from clearclip.errors import ImageError, UsageError, printable
+from clearclip.files.writing import atomic_write
 from clearclip.frames import Frame, FrameReader, FrameWriter
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
-from clearclip.outputs import atomic_write, read_settings, save_json, save_label_map
+from clearclip.outputs import read_settings, save_json, save_label_map
 from clearclip.overlay import draw_legend, draw_overlay
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter

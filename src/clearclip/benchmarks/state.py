@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from clearclip.benchmarks.metrics import Matrix
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.outputs import atomic_write
+from clearclip.files.writing import atomic_write
 
 
 @dataclass(frozen=True)

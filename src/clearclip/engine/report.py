@@ -12,7 +12,7 @@ from typing import Any
 
 from clearclip.engine.sources import Source
 from clearclip.errors import printable
-from clearclip.outputs import atomic_write
+from clearclip.files.writing import atomic_write
 
 ERROR_TABLE = "errors.csv"
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from clearclip.files.writing import atomic_write
 from clearclip.formats.base import Format, Record, Records, Run, Sample, require
-from clearclip.outputs import atomic_write
 
 ROW_GROUP = 5_000
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the same results are the same bytes

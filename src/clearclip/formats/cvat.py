@@ -15,8 +15,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import numpy.typing as npt
 
+from clearclip.files.writing import atomic_write
 from clearclip.formats.base import Format, Record, Records, Run, Sample, image_name, xml_safe
-from clearclip.outputs import atomic_write
 
 
 class Cvat(Format):

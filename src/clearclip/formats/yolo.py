@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 
 from clearclip.errors import printable
+from clearclip.files.writing import atomic_write
 from clearclip.formats.base import Format, Record, Records, Run, Sample
 from clearclip.formats.polygons import filled_polygon
 from clearclip.formats.regions import connected
-from clearclip.outputs import atomic_write
 
 WITHIN = 0.25  # of a pixel: readers that round and readers that cut off both find the pixel
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import clearclip
 from clearclip.benchmarks.tables import Table
-from clearclip.outputs import atomic_write
+from clearclip.files.writing import atomic_write
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
 from clearclip.paper.rows import methods_of

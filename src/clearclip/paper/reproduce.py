@@ -15,9 +15,9 @@ import numpy.typing as npt
 from clearclip.benchmarks import Dataset
 from clearclip.benchmarks.state import file_name
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.writing import atomic_write
 from clearclip.images import load_image
 from clearclip.methods import Method, parse_methods
-from clearclip.outputs import atomic_write
 from clearclip.paper.features import inspect_image
 from clearclip.paper.figure1 import figure1_page
 from clearclip.paper.figure2 import features_page

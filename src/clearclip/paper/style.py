@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearclip.errors import ClearclipError
-from clearclip.outputs import atomic_write
+from clearclip.files.writing import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -19,8 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clearclip.benchmarks.metrics import confusion, scores
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.writing import atomic_write
 from clearclip.methods import parse_methods
-from clearclip.outputs import atomic_write, save_image
+from clearclip.outputs import save_image
 from clearclip.overlay import draw_legend, draw_overlay
 from clearclip.progress import track
 from clearclip.segmenter import Segmenter, load

@@ -16,7 +16,8 @@ from typing import Any
 
 from clearclip import __version__
 from clearclip.errors import UsageError
-from clearclip.outputs import atomic_write, save_image
+from clearclip.files.writing import atomic_write
+from clearclip.outputs import save_image
 from clearclip.segmentation import Segmentation
 from clearclip.studio.pictures import hex_color
 from clearclip.studio.polygons import polygons

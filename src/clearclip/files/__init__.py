@@ -1,0 +1,1 @@
+"""Files: which may be opened (`reading`), and who may write which (`writing`)."""
