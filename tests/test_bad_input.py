@@ -203,15 +203,15 @@ def test_an_output_that_is_a_file(segment, photo, tmp_path):
 
 
 def test_an_output_that_may_not_be_written(segment, photo, monkeypatch):
-    from clearclip import outputs
+    from clearclip.files import writing
 
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     path = photo()
-    monkeypatch.setattr(outputs.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(writing.os, "open", refuse)
     ran = segment(path, lines=None)
-    assert "cannot be written (Permission denied)" in ran.err.splitlines()[-1]
+    assert "cannot be used (Permission denied)" in ran.err.splitlines()[-1]
 
 
 def test_full_disk(segment, photo, tmp_path, monkeypatch):

@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearclip.engine.ledger import Entry, Ledger, open_ledger
-from clearclip.engine.report import Report
+from clearclip.engine.ledger import LEDGER_NAME, Entry, open_ledger
+from clearclip.engine.report import ERROR_TABLE, Report
+from clearclip.engine.results import Results, Staged, naming, stage
 from clearclip.engine.sources import (
     Source,
     find_sources,
+    identity,
     is_address,
     is_container,
     resolved,
@@ -28,7 +31,7 @@ from clearclip.engine.sources import (
 )
 from clearclip.engine.work import FULL, Container, Group, Job, Known, Labeller, Outcome, Task, groups_of
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.writing import PREFIX, atomic_write
+from clearclip.files.writing import claim
 from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
     from clearclip.engine.ray_pool import Fleet
     from clearclip.engine.ray_worker import Load
 
-COMPARED = ("labels", "background", "model", "method", "protocol", "threshold", "templates", "dtype", "choices")
+SETTINGS_NAME = "labels.json"
+NOT_COMPARED = ("software", "versions")
 
 Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], None, None]]
 """Takes jobs, the writer and the hash of the settings; gives outcomes in any order, as they come."""
@@ -86,8 +90,8 @@ class Order:
     def mark(self) -> str:
         """Short hash of the settings, kept with every result: an interrupted --overwrite leaves older ones behind."""
         settings = self.settings
-        compared = json.dumps({key: settings[key] for key in COMPARED}, sort_keys=True)
-        return hashlib.sha256(compared.encode()).hexdigest()[:16]
+        texts = json.dumps({key: settings[key] for key in compared(settings)}, sort_keys=True)
+        return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
     def writer(self) -> Writer:
         """What writes the results.
@@ -100,6 +104,11 @@ class Order:
         )
         writer.check()
         return writer
+
+
+def compared(*settings: Mapping[str, Any]) -> set[str]:
+    """The keys of settings that decide what a result is; the versions of the programs are kept, but may differ."""
+    return set().union(*settings).difference(NOT_COMPARED)
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:
@@ -250,21 +259,18 @@ def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report
         ClearclipError: The disk is full.
     """
     report = Report()
-    writer, mark = order.writer(), order.mark
+    writer = order.writer()
     try:
-        _claim(order)
-        with open_ledger(order.output) as ledger, progress_bar("Segmenting", show=order.show_progress) as advance:
-            jobs = _jobs(order, sources, ledger, writer, report)
-            with closing(engine(jobs, writer, mark)) as stream:
-                for outcomes in stream:
-                    _enter(outcomes, ledger, mark, report)
-                    if advance is not None:
-                        note = f"{len(report.failed)} failed" if report.failed else ""
-                        advance(report.total, max(report.total, len(sources)), note)
-            report.failed.sort(key=lambda failure: str(failure[0]))
-            writer.finish(lambda: ledger.records(mark))
-            report.write_errors(order.output)
-            _sweep(order.output)
+        with claim(order.output):
+            _refuse_foreign(order, writer)
+            with open_ledger(order.output) as ledger:
+                results = Results(order.output, ledger, overwrite=order.overwrite)
+                results.recover()
+                _settle(order, sources, results, writer, report)
+                try:
+                    _work(order, sources, results, engine, writer, report)
+                finally:
+                    results.clean()
     except OSError as error:
         if error.errno in FULL:
             raise ClearclipError(
@@ -275,47 +281,104 @@ def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report
     return report
 
 
-def _claim(order: Order) -> None:
-    """Make the folder and write its `labels.json`, or refuse a folder that holds something else."""
-    output, settings = order.output, order.settings
-    file = output / "labels.json"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not order.overwrite else None
-    except ValueError as error:
-        raise UsageError(f"{file} is none of ours ({error}): choose another folder or --overwrite") from error
-    except OSError as error:
-        raise UsageError(f"output folder {output} cannot be used ({error.strerror}): choose another") from error
-    if known is not None:
-        differing = (
-            [key for key in COMPARED if known.get(key) != settings[key]] if isinstance(known, dict) else ["everything"]
-        )
-        if differing:
-            raise UsageError(
-                f"{output} holds results with other settings ({', '.join(differing)}): choose another folder, or make "
-                "everything again with --overwrite"
-            )
+def _refuse_foreign(order: Order, writer: Writer) -> None:
+    """Refuse a folder without a ledger in which a file of the run's names lies, before anything is made in it."""
+    if os.path.lexists(order.output / LEDGER_NAME):
         return
-    try:
-        with atomic_write(file) as partial:
-            partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except PermissionError as error:
-        raise UsageError(f"output folder {output} cannot be written ({error.strerror}): choose another") from error
+    for name in _run_files(writer):
+        if os.path.lexists(order.output / name):
+            raise UsageError(
+                f"{order.output / name} is there and was not written by a run in this folder: move it, or choose "
+                "another folder; --overwrite does not replace it either"
+            )
 
 
-def _jobs(order: Order, sources: Sequence[Source], ledger: Ledger, writer: Writer, report: Report) -> Iterator[Job]:
+def _run_files(writer: Writer) -> tuple[str, ...]:
+    return (SETTINGS_NAME, ERROR_TABLE, *(name for format_ in writer.formats for name in format_.run_files))
+
+
+def _settle(order: Order, sources: Sequence[Source], results: Results, writer: Writer, report: Report) -> None:
+    """Refuse a folder that holds something else; to overwrite it, first remove what has other settings.
+
+    What this run does not make again is set aside: no old label map is ever read with new names.
+    """
+    output, settings, ledger = order.output, order.settings, results.ledger
+    known = ledger.settings
+    differing = (
+        [] if known is None else sorted(key for key in compared(settings, known) if settings.get(key) != known.get(key))
+    )
+    if differing and not order.overwrite:
+        raise UsageError(
+            f"{output} holds results with other settings ({', '.join(differing)}): choose another folder, or make "
+            "everything again with --overwrite"
+        )
+    obstacle = results.obstacle(_run_files(writer), stem="")
+    if obstacle is not None:
+        raise UsageError(obstacle)
+    if differing:
+        others = ledger.made_otherwise(order.mark)
+        left = _left_out(others, sources)
+        if left:
+            report.aside = results.set_aside(left, json.dumps(known, indent=2, ensure_ascii=False))
+        for entry in others:
+            results.remove(ledger.files(entry.stem))
+            ledger.forget(entry.stem)
+        results.remove(ledger.files(""))
+    ledger.settle(settings)
+    with stage(output) as folder:
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (folder / SETTINGS_NAME).write_text(text, encoding="utf-8")
+        results.publish(Staged.of(folder))
+
+
+def _left_out(entries: Sequence[Entry], sources: Sequence[Source]) -> list[Entry]:
+    """The entries whose names no image of these sources will have."""
+    stems = {stem_of(source) for source in sources if not is_container(source)}
+    containers = {f"{identity(source)}#" for source in sources if is_container(source)}
+    return [
+        entry
+        for entry in entries
+        if entry.stem not in stems and f"{entry.source.rpartition('#')[0]}#" not in containers
+    ]
+
+
+def _work(
+    order: Order, sources: Sequence[Source], results: Results, engine: Engine, writer: Writer, report: Report
+) -> None:
+    ledger, run = results.ledger, uuid.uuid4().hex
+    containers = {identity(source) for source in sources if is_container(source)}
+    with progress_bar("Segmenting", show=order.show_progress) as advance:
+        jobs = _jobs(order, sources, results, writer, report)
+        with closing(engine(jobs, writer, order.mark)) as stream:
+            for outcomes in stream:
+                _enter(outcomes, order, results, run, containers, report)
+                if advance is not None:
+                    note = f"{len(report.failed)} failed" if report.failed else ""
+                    advance(report.total, max(report.total, len(sources)), note)
+    report.failed.sort(key=lambda failure: str(failure[0]))
+    with stage(order.output) as folder:
+        replace(writer, run=replace(writer.run, folder=folder)).finish(lambda: ledger.records(order.mark))
+        report.write_errors(folder)
+        results.publish(Staged.of(folder))
+    if not report.failed:
+        results.remove([ERROR_TABLE])
+
+
+def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Writer, report: Report) -> Iterator[Job]:
     """Groups of files and containers with anything left to do, in the order of the sources."""
-    output = resolved(order.output)
+    output, ledger, same = resolved(order.output), results.ledger, naming(order.output)
     local = (resolved(Path(source)) for source in sources if not is_address(source))
-    inputs = {path for path in local if output in path.parents}
+    inputs = {same(str(path)) for path in local if output in path.parents}
     taken: dict[str, Source] = {}
     group: list[Task] = []
+    formats = {format_.name for format_ in writer.formats}
 
     def known(entry: Entry) -> Known:
         finished = (
             not order.overwrite
             and entry.settings == order.mark
-            and writer.complete(entry.stem, {"formats": dict.fromkeys(entry.formats)})
+            and formats <= set(entry.formats)
+            and results.stand(entry.stem)
         )
         return Known(entry.source, entry.stamp, entry.digest, finished)
 
@@ -324,10 +387,26 @@ def _jobs(order: Order, sources: Sequence[Source], ledger: Ledger, writer: Write
         if any(task.wanted for task in group):
             yield tuple(group)
 
+    def obstacle(source: Source, stem: str) -> str | None:
+        """Why a source's results cannot have their names, as far as that can be known before they are made."""
+        if isinstance(source, Path) and source.is_dir():
+            return f"{source}: the folder cannot be listed"
+        first = taken.setdefault(
+            same(f"{stem} of {Path(str(source)).suffix}" if is_container(source) else stem), source
+        )
+        if first != source:
+            return f"{source} and {first} would both become {stem}: rename one, or use two folders"
+        if is_container(source):
+            return None
+        files = [file for file in writer.files(stem) if os.path.islink(file) or not os.path.isdir(file)]
+        mine = [file for file in files if inputs and same(str(resolved(file))) in inputs]
+        if mine:
+            return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"
+        return results.obstacle((file.relative_to(order.output).as_posix() for file in files), stem=stem)
+
     for source in sources:
         stem = stem_of(source)
-        key = f"{stem} of {Path(str(source)).suffix}" if is_container(source) else stem
-        reason = _collision(source, stem, taken.setdefault(key, source), writer, inputs)
+        reason = obstacle(source, stem)
         if reason is not None:
             report.failed.append((source, reason))
         elif is_container(source):
@@ -337,49 +416,47 @@ def _jobs(order: Order, sources: Sequence[Source], ledger: Ledger, writer: Write
             yield container
         else:
             entry = ledger.get(stem)
-            group.append(Task(str(source), stem, stamp(source), None if entry is None else known(entry)))
+            found = None if entry is None else known(entry)
+            group.append(Task(str(source), identity(source), stem, stamp(source), known=found))
             if len(group) == order.batch_size:
                 yield from complete(group)
                 group = []
     yield from complete(group)
 
 
-def _collision(source: Source, stem: str, first: Source, writer: Writer, inputs: set[Path]) -> str | None:
-    """Why a source's results cannot have their names."""
-    if first != source:
-        return f"{source} and {first} would both become {stem}: rename one, or use two folders"
-    mine = [file for file in writer.files(stem) if inputs and resolved(file) in inputs]
-    if mine:
-        return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"
-    return None
-
-
-def _enter(outcomes: Iterable[Outcome], ledger: Ledger, settings: str, report: Report) -> None:
-    entries = []
+def _enter(
+    outcomes: Iterable[Outcome], order: Order, results: Results, run: str, containers: set[str], report: Report
+) -> None:
+    """Give what was made its names, and the ledger and the report what became of each."""
+    ledger, made, sources = results.ledger, [], {}
     for outcome in outcomes:
         if outcome.reason is not None:
             report.failed.append((_as_source(outcome.source), outcome.reason))
-        elif outcome.record is None:
-            ledger.recognise(outcome.stem, source=outcome.source, stamp=outcome.stamp)
+        elif outcome.record is None or outcome.staged is None:
+            ledger.recognise(outcome.stem, source=outcome.identity, stamp=outcome.stamp)
             report.skipped += 1
         else:
             old = ledger.get(outcome.stem)
-            same = old is not None and (old.settings, old.digest) == (settings, outcome.digest)
+            if old is not None and old.source != outcome.identity and _is_wanted(old, run, containers):
+                reason = f"{outcome.source} and {old.source} would both become {outcome.stem}: use two folders"
+                report.failed.append((_as_source(outcome.source), reason))
+                outcome.staged.discard()
+                continue
+            same = old is not None and (old.settings, old.digest) == (order.mark, outcome.digest)
             record = merge_records(ledger.record(outcome.stem) if same else None, outcome.record)
             formats = tuple(record["formats"])
-            entry = Entry(outcome.stem, outcome.source, outcome.stamp, outcome.digest, settings, formats)
-            entries.append((entry, record))
-    ledger.add(entries)
-    report.done += len(entries)
+            entry = Entry(outcome.stem, outcome.identity, outcome.stamp, outcome.digest, order.mark, run, formats)
+            made.append((entry, record, outcome.staged))
+            sources[outcome.stem] = outcome.source
+    refused = results.accept(made)
+    report.failed += [(_as_source(sources[stem]), reason) for stem, reason in refused.items()]
+    report.done += len(made) - len(refused)
+
+
+def _is_wanted(entry: Entry, run: str, containers: set[str]) -> bool:
+    """Whether another image of this run has an entry's name, or will have it."""
+    return entry.run == run or entry.source.rpartition("#")[0] in containers
 
 
 def _as_source(text: str) -> Source:
     return text if is_address(text) else Path(text)
-
-
-def _sweep(output: Path) -> None:
-    """Remove the halves of files that killed runs and workers left behind; no other run is at work in the folder."""
-    for folder, _, names in os.walk(output):
-        for name in names:
-            if name.startswith(PREFIX):
-                (Path(folder) / name).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from clearclip.errors import printable
 from clearclip.files.writing import atomic_write
@@ -61,6 +61,16 @@ def read_info(path: Path) -> dict[str, str]:
             return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError):
         return {}
+
+
+def read_comment(path: Path) -> dict[str, str]:
+    """The texts that `save_image` kept in a JPEG's comment; {} for any other file. Its pixels are not decoded."""
+    try:
+        with JpegImagePlugin.JpegImageFile(path) as image:
+            texts = json.loads(image.info.get("comment", b"{}"))
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    return {key: value for key, value in texts.items() if isinstance(value, str)} if isinstance(texts, dict) else {}
 
 
 def save_image(image: Image.Image, path: Path, *, info: Mapping[str, str] | None = None) -> None:

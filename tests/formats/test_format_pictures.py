@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from format_cases import LABEL_MAPS, NAMES, make, noise
+from format_cases import LABEL_MAPS, NAMES, noise
 from PIL import Image
 
-from clearclip.formats import Run, Writer, get_formats
+from clearclip.batch import segment_files
 from clearclip.formats.pictures import mask_name
 from clearclip.outputs import read_info
 
@@ -69,10 +69,10 @@ def test_any_label_becomes_a_file_name(name, tmp_path):
     assert made.name.startswith("007-")
 
 
-def test_masks_of_other_labels_go(tmp_path):
-    label_map = LABEL_MAPS["rings"]
-    for names in (["a", "b", "c"], ["a", "d"]):
-        result = make(label_map, names)
-        writer = Writer(get_formats(["masks"]), Run(tmp_path, result.vocabulary, {}))
-        writer.write(result, stem="x", source="x.png")
-    assert sorted(file.name for file in (tmp_path / "masks" / "x").iterdir()) == ["000-a.png", "001-d.png"]
+def test_masks_of_other_labels_go_and_a_users_own_stay(segmenter, photo, tmp_path):
+    path, out = photo("x.png"), tmp_path / "out"
+    segment_files(segmenter, [path], labels=["a", "b", "c"], output=out, formats=["masks"])
+    (out / "masks" / "x" / "mine.png").write_text("mine")
+    segment_files(segmenter, [path], labels=["a", "d"], output=out, formats=["masks"], overwrite=True)
+    names = sorted(file.name for file in (out / "masks" / "x").iterdir())
+    assert names == ["000-a.png", "001-d.png", "mine.png"]

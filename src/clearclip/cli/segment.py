@@ -131,6 +131,8 @@ def segment(
         typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
     else:
         _print(output, report.done, report.skipped, len(report.failed))
+        if report.aside is not None:
+            typer.echo(f"Results with other settings that were not made again are in {report.aside}")
     for path, reason in report.failed:
         typer.echo(f"failed: {_one_line(path, reason)}", err=True)
     if report.failed:

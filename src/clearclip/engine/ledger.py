@@ -1,9 +1,9 @@
-"""The book of a run: which images are finished, from which bytes, with which settings, and what their formats kept.
+"""The book of a run: which images are finished, how, and which files in the folder are its own, byte for byte.
 
-One SQLite file in the output folder, written by one process. A finished image is entered after its files stand, so a
-run that is killed does at most that image again.
+One SQLite file in the output folder, written by the one process that holds the folder (`files.writing.claim`). A file
+is entered before it gets its name, so nothing stands there that is not in the book; `before` says what it replaces.
 
-Belongs here: the file. Does not: deciding what to do with an entry (`batch`).
+Belongs here: the file. Does not: deciding what to do with an entry (`batch`), moving files (`results`).
 """
 
 from __future__ import annotations
@@ -11,24 +11,30 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from clearclip.engine.sources import LEDGER_NAME
 from clearclip.errors import ClearclipError, UsageError, printable
+from clearclip.files.reading import RefusedError, check_regular
+from clearclip.files.writing import Written
 from clearclip.formats import Record
 
-_TABLE = """
-CREATE TABLE IF NOT EXISTS images (
-    stem TEXT PRIMARY KEY, source TEXT NOT NULL, stamp TEXT NOT NULL, digest TEXT NOT NULL, settings TEXT NOT NULL,
-    formats TEXT NOT NULL, record BLOB NOT NULL
+LEDGER_NAME = "ledger.sqlite"
+VERSION = 2
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS images (
+        stem TEXT PRIMARY KEY, source TEXT NOT NULL, stamp TEXT NOT NULL, digest TEXT NOT NULL,
+        settings TEXT NOT NULL, run TEXT NOT NULL, formats TEXT NOT NULL, record BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS files (
+        path TEXT PRIMARY KEY, stem TEXT NOT NULL, size INTEGER NOT NULL, time INTEGER NOT NULL,
+        digest TEXT NOT NULL, before TEXT NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS files_of ON files (stem)",
+    "CREATE TABLE IF NOT EXISTS about (settings TEXT NOT NULL)",
 )
-"""
-
-
-_COLUMNS = "stem, source, stamp, digest, settings, formats"
+_COLUMNS = "stem, source, stamp, digest, settings, run, formats"
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,11 @@ class Entry:
 
     Attributes:
         stem: Name of its files.
-        source: Where it came from.
+        source: Which image it is, as `sources.identity`.
         stamp: As `sources.stamp`.
         digest: As `sources.digest`.
         settings: Hash of how it was made.
+        run: Which run made it.
         formats: Names of the formats that it has.
     """
 
@@ -49,143 +56,191 @@ class Entry:
     stamp: str
     digest: str
     settings: str
+    run: str
     formats: tuple[str, ...]
 
 
+class Owned(NamedTuple):
+    """A file of the folder that a run wrote, for the image `stem` or for all (an empty one), and what it replaced."""
+
+    stem: str
+    written: Written
+    before: str
+
+
 class Ledger:
-    """The finished images of an output folder; open it with `open_ledger`."""
+    """The finished images and the files of an output folder; open it with `open_ledger`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """How the folder's results are made; `None` before the first run."""
+        row = self._connection.execute("SELECT settings FROM about").fetchone()
+        return None if row is None else dict(_decoded(row[0]))
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Keep how the folder's results are made from now on."""
+        with self._connection:
+            self._connection.execute("DELETE FROM about")
+            self._connection.execute("INSERT INTO about VALUES (?)", (json.dumps(settings),))
+
     def get(self, stem: str) -> Entry | None:
-        """The entry of an image.
-
-        Args:
-            stem: Name of its files.
-
-        Returns:
-            It, or `None`.
-        """
+        """The entry of an image."""
         row = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE stem = ?", (printable(stem),)).fetchone()
         return None if row is None else _entry(row)
 
     def below(self, prefix: str) -> Iterator[Entry]:
-        """The entries whose stems begin alike, as those of one container do.
-
-        Args:
-            prefix: What they begin with.
-
-        Yields:
-            Them, by stem.
-        """
+        """The entries whose stems begin alike, as those of one container do, by stem."""
         low = printable(prefix)
         rows = self._connection.execute(
             f"SELECT {_COLUMNS} FROM images WHERE stem >= ? AND stem < ? ORDER BY stem", (low, low + "\U0010ffff")
         )
         yield from map(_entry, rows)
 
+    def made_otherwise(self, settings: str) -> list[Entry]:
+        """The entries of images that were made with other settings."""
+        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE settings != ? ORDER BY stem", (settings,))
+        return [_entry(row) for row in rows]
+
     def record(self, stem: str) -> Record | None:
-        """What the formats kept of an image.
-
-        Args:
-            stem: Name of its files.
-
-        Returns:
-            It, or `None`.
-        """
+        """What the formats kept of an image."""
         row = self._connection.execute("SELECT record FROM images WHERE stem = ?", (printable(stem),)).fetchone()
         return None if row is None else _unpack(row[0])
 
-    def add(self, entries: Iterable[tuple[Entry, Record]]) -> None:
-        """Enter finished images, all or none; an older entry of a stem is replaced.
+    def records(self, settings: str) -> Iterator[Record]:
+        """What the formats kept of the images that were made one way, by stem."""
+        rows = self._connection.execute("SELECT record FROM images WHERE settings = ? ORDER BY stem", (settings,))
+        for (record,) in rows:
+            yield _unpack(record)
 
-        Args:
-            entries: Them, with what their formats kept.
+    def owned(self, path: str) -> Owned | None:
+        """What is known of a file; the path is relative to the folder, with slashes."""
+        row = self._connection.execute(
+            "SELECT path, stem, size, time, digest, before FROM files WHERE path = ?", (printable(path),)
+        ).fetchone()
+        return None if row is None else _owned(row)[1]
 
-        Raises:
-            sqlite3.Error: They cannot be written.
-        """
-        rows = [
-            (
-                printable(entry.stem),
-                printable(entry.source),
-                entry.stamp,
-                entry.digest,
-                entry.settings,
-                " ".join(entry.formats),
-                zlib.compress(json.dumps(record).encode()),
-            )
+    def files(self, stem: str) -> dict[str, Owned]:
+        """The files of an image by their paths; those of all images together for an empty stem."""
+        rows = self._connection.execute(
+            "SELECT path, stem, size, time, digest, before FROM files WHERE stem = ?", (printable(stem),)
+        )
+        return dict(map(_owned, rows))
+
+    def add(
+        self, entries: Iterable[tuple[Entry, Record]], files: Mapping[str, Owned], gone: Iterable[str] = ()
+    ) -> None:
+        """Enter finished images and the files that are about to get their names, and forget others: all or none."""
+        images = [
+            (*map(printable, (entry.stem, entry.source)), entry.stamp, entry.digest, entry.settings, entry.run,
+             " ".join(entry.formats), zlib.compress(json.dumps(record).encode()))
             for entry, record in entries
-        ]
+        ]  # fmt: skip
+        rows = [(printable(path), printable(one.stem), *one.written, one.before) for path, one in files.items()]
         with self._connection:
+            self._connection.executemany("DELETE FROM files WHERE path = ?", [(printable(path),) for path in gone])
             self._connection.executemany(
-                f"INSERT OR REPLACE INTO images ({_COLUMNS}, record) VALUES (?,?,?,?,?,?,?)", rows
+                f"INSERT OR REPLACE INTO images ({_COLUMNS}, record) VALUES (?,?,?,?,?,?,?,?)", images
             )
+            self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)", rows)
+
+    def forget(self, stem: str) -> None:
+        """Strike an image out; its files are struck out one by one, with `add`."""
+        with self._connection:
+            self._connection.execute("DELETE FROM images WHERE stem = ?", (printable(stem),))
 
     def recognise(self, stem: str, *, source: str, stamp: str) -> None:
-        """Note that a finished image was found again, with the same bytes, at another place or time.
-
-        Args:
-            stem: Name of its files.
-            source: Where it is.
-            stamp: As `sources.stamp`.
-        """
+        """Note that a finished image was found again, with the same bytes, at another place or time."""
         with self._connection:
             self._connection.execute(
                 "UPDATE images SET source = ?, stamp = ? WHERE stem = ?", (printable(source), stamp, printable(stem))
             )
 
-    def records(self, settings: str) -> Iterator[Record]:
-        """What the formats kept of the images that were made one way.
 
-        Args:
-            settings: Hash of it.
-
-        Yields:
-            The records, by stem.
-        """
-        rows = self._connection.execute("SELECT record FROM images WHERE settings = ? ORDER BY stem", (settings,))
-        for (record,) in rows:
-            yield _unpack(record)
+def _entry(row: tuple[Any, ...]) -> Entry:
+    if not all(isinstance(value, str) for value in row):
+        raise sqlite3.DatabaseError("an image's row holds no text")
+    stem, source, stamp, digest, settings, run, formats = row
+    return Entry(stem, source, stamp, digest, settings, run, tuple(formats.split()))
 
 
-def _entry(row: tuple[str, str, str, str, str, str]) -> Entry:
-    return Entry(*row[:5], formats=tuple(row[5].split()))
+def _owned(row: tuple[Any, ...]) -> tuple[str, Owned]:
+    path, stem, size, time, digest, before = row
+    if not (
+        isinstance(size, int) and isinstance(time, int) and all(isinstance(it, str) for it in (path, stem, digest))
+    ):
+        raise sqlite3.DatabaseError("a file's row holds something else")
+    return path, Owned(stem, Written(size, time, digest), str(before))
 
 
-def _unpack(record: bytes) -> Record:
-    unpacked: Record = json.loads(zlib.decompress(record))
+def _unpack(record: Any) -> Record:
+    try:
+        unpacked: Record = dict(_decoded(zlib.decompress(record)))
+    except (zlib.error, TypeError) as error:
+        raise sqlite3.DatabaseError(f"a record is damaged ({error})") from error
+    if not isinstance(unpacked.get("formats"), dict):
+        raise sqlite3.DatabaseError("a record is none of ours")
     return unpacked
+
+
+def _decoded(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise sqlite3.DatabaseError(f"it holds no JSON where that is expected ({error})") from error
 
 
 @contextmanager
 def open_ledger(folder: Path) -> Iterator[Ledger]:
-    """The ledger of an output folder, made where it is missing, for one process at a time.
+    """The ledger of an output folder that this process has claimed, made where it is missing.
 
-    Args:
-        folder: The output folder.
-
-    Yields:
-        The ledger.
-
-    Raises:
-        UsageError: Another run is at work in the folder, or the file is none of ours.
-        ClearclipError: The disk is full.
+    `UsageError` if it is damaged, of another version or none of ours; `ClearclipError` if the disk is full.
     """
     path = folder / LEDGER_NAME
-    connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
     try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # also what makes the log work on network folders
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        if path.exists():
+            check_regular(path.stat())
+        connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
+    except (RefusedError, sqlite3.Error) as error:
+        raise UsageError(f"{path} cannot be used ({error}): choose another folder") from error
+    with closing(connection):
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # also what makes the log work on network folders
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            _prepare(connection, folder)
+            yield Ledger(connection)
+        except sqlite3.Error as error:
+            raise _explain(error, path) from error
+
+
+def _prepare(connection: sqlite3.Connection, folder: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and version != VERSION:
+        raise UsageError(
+            f"{folder} holds results of another version of clearclip, whose ledger does not say which files are its "
+            "own: choose another folder, or remove this one; --overwrite does not change it either"
+        )
+    if not tables:
         with connection:
-            connection.execute(_TABLE)
-        yield Ledger(connection)
-    except sqlite3.Error as error:
-        raise _explain(error, path) from error
-    finally:
-        connection.close()
+            for table in _TABLES:
+                connection.execute(table)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def results_below(folder: Path) -> frozenset[Path] | None:
+    """The files that a ledger in this folder lists; `None` where there is none that can be read now."""
+    path = folder / LEDGER_NAME
+    try:
+        check_regular(path.stat())
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
+            rows = connection.execute("SELECT path FROM files").fetchall()
+    except (OSError, sqlite3.Error):
+        return None
+    return frozenset(folder / path for (path,) in rows if isinstance(path, str))
 
 
 def _explain(error: sqlite3.Error, path: Path) -> ClearclipError:
@@ -199,4 +254,6 @@ def _explain(error: sqlite3.Error, path: Path) -> ClearclipError:
         return ClearclipError(
             f"{path.parent}: the disk is full. What is done stays; free some space and start again ({text})"
         )
-    return UsageError(f"{path} is none of ours or damaged ({text}): delete it, or choose another folder")
+    return UsageError(
+        f"{path} is none of ours or damaged ({text}): choose another folder; nothing in this one is changed"
+    )

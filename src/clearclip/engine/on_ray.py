@@ -1,7 +1,7 @@
 """The engine of many workers: a pool of Ray Data's actors, each with the model, on one machine or a cluster.
 
-Workers write the result files themselves, each under its name only when complete; only small rows come back. A job
-done twice gives the same bytes twice, so nothing is lost or doubled when a worker dies.
+Workers write the result files themselves, aside (`results.stage`); only small rows come back, and the driver gives the
+files their names. A job done twice gives the same bytes twice, so nothing is lost or doubled when a worker dies.
 
 Belongs here: jobs of images for the pool. Does not: the pool (`ray_pool`), the ledger (`batch`).
 """
@@ -84,7 +84,12 @@ class Images:
         group: Group = () if isinstance(self.job, Container) else self.job
         return [
             Outcome(
-                task.source, task.stem, task.stamp, "none", reason=f"{task.source}: every worker that reads it dies"
+                task.source,
+                task.identity,
+                task.stem,
+                task.stamp,
+                "none",
+                reason=f"{task.source}: every worker that reads it dies",
             )
             for task in group
         ]

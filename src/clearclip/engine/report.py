@@ -12,7 +12,6 @@ from typing import Any
 
 from clearclip.engine.sources import Source
 from clearclip.errors import printable
-from clearclip.files.writing import atomic_write
 
 ERROR_TABLE = "errors.csv"
 
@@ -25,11 +24,13 @@ class Report:
         done: Segmented now.
         skipped: There already.
         failed: Paths or addresses with the reason.
+        aside: Where results with other settings went that the run did not make again; `None` where there were none.
     """
 
     done: int = 0
     skipped: int = 0
     failed: list[tuple[Source, str]] = field(default_factory=list)
+    aside: Path | None = None
 
     @property
     def total(self) -> int:
@@ -42,19 +43,10 @@ class Report:
         return {"done": self.done, "skipped": self.skipped, "failed": failures}
 
     def write_errors(self, folder: Path) -> None:
-        """Write `errors.csv`, one row an image that failed, by name; a run without failures removes it.
-
-        Args:
-            folder: The output folder.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        file = folder / ERROR_TABLE
+        """Write `errors.csv` into a folder, one row an image that failed, by name; nothing where none did."""
         if not self.failed:
-            file.unlink(missing_ok=True)
             return
-        with atomic_write(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
+        with (folder / ERROR_TABLE).open("w", encoding="utf-8", newline="") as opened:
             rows = csv.writer(opened)
             rows.writerow(["image", "reason"])
             for path, reason in sorted(self.failed, key=lambda failure: str(failure[0])):

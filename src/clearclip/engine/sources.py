@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
+from clearclip.engine.ledger import results_below
 from clearclip.errors import ImageError, UsageError
 from clearclip.formats import require, safe_stem
 from clearclip.images import IMAGE_SUFFIXES
-from clearclip.outputs import read_info
+from clearclip.outputs import read_comment, read_info
 
 PREVIEW_SUFFIX = ".overlay.jpg"
-LEDGER_NAME = "ledger.sqlite"
 CONTAINER_SUFFIXES = (".tar", ".parquet")
 IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "content", "data")
 ARROW_SCHEMES = ("s3", "gs", "gcs")
@@ -66,7 +67,8 @@ def find_sources(sources: Sequence[str]) -> list[Source]:
             its subfolders, but for earlier results. `s3://`, `gs://` and whatever fsspec knows are listed there.
 
     Returns:
-        Paths, and addresses as text; a file that does not exist is among them, so that a run can list it as failed.
+        Paths, and addresses as text; a file that does not exist and a folder that cannot be listed are among them, so
+        that a run can name them as failed.
 
     Raises:
         UsageError: There is no image; an address cannot be reached.
@@ -96,20 +98,23 @@ def _list_local(source: str) -> list[Path]:
     return [path]
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    results = {file.parent for file in folder.rglob(LEDGER_NAME)} - {folder}
-    for file in folder.rglob("*"):
-        if _is_picture(file) and results.isdisjoint(file.parents):
-            yield file
+def _pictures_below(top: Path) -> Iterator[Path]:
+    """Images, containers, and folders that cannot be listed; no results, as their ledger or they themselves say."""
+    unlisted: list[OSError] = []
+    results: set[Path] = set()
+    for name, _, files in os.walk(top, onerror=unlisted.append):
+        folder = Path(name)
+        results |= results_below(folder) or set()
+        for file in map(folder.joinpath, files):
+            if _has_picture_name(file.name) and file not in results and file.is_file() and not _is_result(file):
+                yield file
+    yield from (Path(error.filename) for error in unlisted)
 
 
-def _is_picture(file: Path) -> bool:
-    if not _has_picture_name(file.name) or not file.is_file():
-        return False
-    ours = file.name.endswith(PREVIEW_SUFFIX) or (
-        file.suffix == ".png" and read_info(file).get("software", "").startswith("clearclip")
-    )
-    return not ours
+def _is_result(file: Path) -> bool:
+    if file.name.endswith(PREVIEW_SUFFIX):
+        return read_comment(file).get("software", "").startswith("clearclip")
+    return file.suffix == ".png" and read_info(file).get("software", "").startswith("clearclip")
 
 
 def _has_picture_name(name: str) -> bool:
@@ -251,6 +256,11 @@ def stamp(source: Source) -> str:
     except (OSError, ValueError):
         return ""
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def identity(source: Source) -> str:
+    """Which file a source is, however and from wherever it is named: its real path, or its address."""
+    return source if isinstance(source, str) and is_address(source) else str(resolved(Path(source)))
 
 
 def stem_of(source: Source) -> str:

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.engine.sources import Source, digest, is_address, read_bytes, read_members
+from clearclip.engine.results import Staged, stage
+from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes, read_members
 from clearclip.errors import ClearclipError
 from clearclip.formats import Record, Writer
 from clearclip.images import load_image
-from clearclip.outputs import read_info
 from clearclip.segmentation import Segmentation
 from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
@@ -40,10 +40,11 @@ class Known:
     """What the ledger has of an image.
 
     Attributes:
-        source: Where it came from.
+        source: Which image it was, as `sources.identity`.
         stamp: As `sources.stamp`.
         digest: As `sources.digest`.
-        finished: Whether it was made with this run's settings and has all that this run wants.
+        finished: Whether it was made with this run's settings, has all that this run wants, and stands as it was
+            written.
     """
 
     source: str
@@ -57,7 +58,8 @@ class Task:
     """One image of a run.
 
     Attributes:
-        source: Where it comes from: a path, an address, `CONTAINER#KEY`.
+        source: Where it comes from: a path, an address, `CONTAINER#KEY`, as the user named it.
+        identity: Which image it is, as `sources.identity`.
         stem: Name of its files.
         stamp: As `sources.stamp`, of the file that it is in.
         known: What the ledger has of it.
@@ -66,6 +68,7 @@ class Task:
     """
 
     source: str
+    identity: str
     stem: str
     stamp: str
     known: Known | None = None
@@ -76,7 +79,7 @@ class Task:
     def wanted(self) -> bool:
         """Whether there is anything to find out about it; else it is only company for its group."""
         known = self.known
-        return known is None or not known.finished or (known.source, known.stamp) != (self.source, self.stamp)
+        return known is None or not known.finished or (known.source, known.stamp) != (self.identity, self.stamp)
 
 
 Group = tuple[Task, ...]
@@ -101,7 +104,11 @@ class Container:
     @property
     def finished(self) -> int:
         """How many of its images need not be looked at, as it did not change."""
-        return sum(not self.task(known.source, stem).wanted for stem, known in self.known.items())
+        own = f"{identity(self.source)}#"
+        return sum(
+            known.finished and known.source.startswith(own) and known.stamp == self.stamp
+            for known in self.known.values()
+        )
 
     def task(self, source: str, stem: str, *, data: bytes | None = None, reason: str | None = None) -> Task:
         """One of its images as a task.
@@ -115,7 +122,8 @@ class Container:
         Returns:
             The task.
         """
-        return Task(source, stem, self.stamp, known=self.known.get(stem), data=data, reason=reason)
+        whole = identity(self.source) + source[len(str(self.source)) :]
+        return Task(source, whole, stem, self.stamp, known=self.known.get(stem), data=data, reason=reason)
 
 
 Job = Group | Container
@@ -127,18 +135,22 @@ class Outcome:
 
     Attributes:
         source: As the task's.
+        identity: As the task's.
         stem: As the task's.
         stamp: As the task's.
         digest: As `sources.digest`.
         record: What the formats kept; `None` where the image failed, or was there already.
+        staged: Its files, which wait for their names; with a record.
         reason: Why it failed; `None` where it did not.
     """
 
     source: str
+    identity: str
     stem: str
     stamp: str
     digest: str
     record: Record | None = None
+    staged: Staged | None = None
     reason: str | None = None
 
 
@@ -254,10 +266,9 @@ class Labeller:
         return _Read(task, digest=found, pixels=pixels)
 
     def _is_of_another(self, task: Task, found: str) -> bool:
-        if task.known is not None:
-            return task.known.digest != found
-        maps = [file for file in self.writer.files(task.stem) if file.name == f"{task.stem}.png"]
-        return any(file.exists() and read_info(file).get("sha256") != found for file in maps)
+        """Whether the name is taken by another image, which is not the same one changed."""
+        known = task.known
+        return known is not None and known.digest != found and known.source != task.identity
 
     def _label(self, reads: Sequence[_Read]) -> list[tuple[_Read, Segmentation | str]]:
         """The results of wanted images, or why there is none."""
@@ -283,13 +294,16 @@ class Labeller:
         if isinstance(result, str):
             return read.outcome(reason=result)
         described = replace(result, info={**result.info, "settings": self.settings, "sha256": read.digest})
+        output = self.writer.run.folder
         try:
-            record = self.writer.write(described, stem=read.task.stem, source=read.task.source)
+            with stage(output) as folder:
+                writer = replace(self.writer, run=replace(self.writer.run, folder=folder))
+                record = writer.write(described, stem=read.task.stem, source=read.task.source)
+                return read.outcome(record=record, staged=Staged.of(folder))
         except OSError as error:
             if error.errno not in (None, errno.ENAMETOOLONG):
                 raise
             return read.outcome(reason=f"{read.task.source}: its result cannot be written ({error})")
-        return read.outcome(record=record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,8 +315,11 @@ class _Read:
     pixels: npt.NDArray[np.uint8] | None = None
     reason: str | None = None
 
-    def outcome(self, *, record: Record | None = None, reason: str | None = None) -> Outcome:
-        return Outcome(self.task.source, self.task.stem, self.task.stamp, self.digest, record, reason)
+    def outcome(
+        self, *, record: Record | None = None, staged: Staged | None = None, reason: str | None = None
+    ) -> Outcome:
+        task = self.task
+        return Outcome(task.source, task.identity, task.stem, task.stamp, self.digest, record, staged, reason)
 
 
 def _reraise_unless_of_an_image(error: Exception) -> None:

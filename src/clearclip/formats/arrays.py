@@ -62,6 +62,7 @@ class Parquet(Format):
     """`regions.parquet`: a row for every region, with its image, label, run lengths, area, box and mean score."""
 
     name = "parquet"
+    run_files = ("regions.parquet",)
     libraries = ("pyarrow.parquet", "pycocotools.mask", "cv2")
 
     def write(self, sample: Sample) -> Record:
@@ -101,7 +102,7 @@ class Parquet(Format):
             },
             metadata={"clearclip": json.dumps(run.provenance, ensure_ascii=False)},
         )
-        file = run.folder / "regions.parquet"
+        file = run.folder / self.run_files[0]
         rows = _rows(records)
         with atomic_write(file) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
             while group := list(islice(rows, ROW_GROUP)):

@@ -147,11 +147,13 @@ class Format:
 
     Attributes:
         name: As `--format` takes it.
+        run_files: Files of the whole run, below its folder, that `finish` writes.
         libraries: Modules it needs beyond the installed core, imported when it is used.
         extra: The extra of the package that installs them.
     """
 
     name: str
+    run_files: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     extra: str = "formats"
 
@@ -177,7 +179,7 @@ class Format:
         return ()
 
     def write(self, sample: Sample) -> Record:
-        """Write one image's files, each under its name only when complete.
+        """Write one image's files; the engine gives a folder of its own, and moves them when all are complete.
 
         Args:
             sample: The image.

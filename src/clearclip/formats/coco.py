@@ -24,6 +24,7 @@ class Coco(Format):
     """`coco.json`: every region with its run lengths, area, box and score; ids count from 1, also the categories'."""
 
     name = "coco"
+    run_files = ("coco.json",)
     libraries = ("pycocotools.mask", "cv2")
 
     def write(self, sample: Sample) -> Record:
@@ -45,7 +46,7 @@ class Coco(Format):
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
         """As `Format.finish`."""
-        file = run.folder / "coco.json"
+        file = run.folder / self.run_files[0]
         save_json(file, _head(run), {"images": _images(records), "annotations": _annotations(records)})
         return (file,)
 
@@ -54,6 +55,7 @@ class Panoptic(Format):
     """`panoptic/<stem>.png`, whose colours are segments' ids (R + 256 G + 65536 B, 0: none), and `panoptic.json`."""
 
     name = "panoptic"
+    run_files = ("panoptic.json",)
     libraries = ("cv2",)
 
     def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
@@ -91,7 +93,7 @@ class Panoptic(Format):
             {"image_id": number, "file_name": f"{record['stem']}.png", "segments_info": record["segments_info"]}
             for number, record in enumerate(records(), start=1)
         )
-        file = run.folder / "panoptic.json"
+        file = run.folder / self.run_files[0]
         save_json(file, _head(run), {"images": _images(records), "annotations": annotations})
         return (file,)
 

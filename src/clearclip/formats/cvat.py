@@ -23,6 +23,7 @@ class Cvat(Format):
     """`cvat.xml`: masks rather than polygons, which could have no holes; the score is an attribute."""
 
     name = "cvat"
+    run_files = ("cvat.xml",)
     libraries = ("cv2",)
 
     def write(self, sample: Sample) -> Record:
@@ -36,7 +37,7 @@ class Cvat(Format):
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
         """As `Format.finish`."""
-        file = run.folder / "cvat.xml"
+        file = run.folder / self.run_files[0]
         with atomic_write(file) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
             count = sum(1 for _ in records())
             stream.writelines(f"{line}\n" for line in _head(run, count))

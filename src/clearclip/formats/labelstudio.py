@@ -38,6 +38,7 @@ class LabelStudio(Format):
     """
 
     name = "labelstudio"
+    run_files = ("labelstudio.json", "labelstudio.xml")
     libraries = ("cv2",)
 
     def write(self, sample: Sample) -> Record:
@@ -55,7 +56,7 @@ class LabelStudio(Format):
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
         """As `Format.finish`."""
-        tasks, interface = run.folder / "labelstudio.json", run.folder / "labelstudio.xml"
+        tasks, interface = (run.folder / name for name in self.run_files)
         with atomic_write(tasks) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
             write_json_array(stream, (_task(record, run.info) for record in records()))
             stream.write("\n")

@@ -90,8 +90,6 @@ class Masks(Format):
         for index, file in enumerate(wanted):
             info = {**sample.texts, "label": names[index], "index": str(index)}
             save_image(Image.fromarray(sample.result.label_map == index), file, info=info)
-        for old in set(folder.glob("*.png")).difference(wanted):
-            old.unlink(missing_ok=True)
         return {}
 
 

@@ -29,6 +29,7 @@ class Yolo(Format):
     """`yolo/labels/<stem>.txt` with `class x y x y …`, as shares of the width and height, and `yolo/data.yaml`."""
 
     name = "yolo"
+    run_files = ("yolo/data.yaml",)
     libraries = ("cv2",)
 
     def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
@@ -55,7 +56,7 @@ class Yolo(Format):
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
         """As `Format.finish`."""
-        file = run.folder / "yolo" / "data.yaml"
+        file = run.folder / self.run_files[0]
         file.parent.mkdir(exist_ok=True)
         names = dict(enumerate(run.vocabulary.names))
         content = {

@@ -1,0 +1,247 @@
+"""The files of an output folder: written aside, compared with the ledger, entered, then renamed.
+
+Workers write the files of an image into a folder of their own (`stage`). The one process that holds the output folder
+checks that no name is taken by a file that is not in its ledger, enters the new ones, and gives them their names.
+Killed before the entry, a run leaves nothing of the image; killed after it, the next start goes on with the renaming.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from clearclip.engine.ledger import Entry, Ledger, Owned
+from clearclip.errors import UsageError
+from clearclip.files.reading import open_regular
+from clearclip.files.writing import PREFIX, Written, move
+from clearclip.formats import Record
+
+STAGES = f"{PREFIX}run"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Files that wait for their names.
+
+    Attributes:
+        folder: Where they are.
+        files: What they are, by the paths that they shall have in the output folder.
+    """
+
+    folder: Path
+    files: Mapping[str, Written]
+
+    @classmethod
+    def of(cls, folder: Path) -> Staged:
+        """All files below a folder."""
+        files = sorted(file for file in folder.rglob("*") if not file.is_dir())
+        return cls(folder, {file.relative_to(folder).as_posix(): Written.of(file) for file in files})
+
+    def discard(self) -> None:
+        """Remove what waits."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def stage(output: Path) -> Iterator[Path]:
+    """A new folder for files on their way into `output`; it is removed if the block fails."""
+    waiting = output / STAGES
+    waiting.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=waiting))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+class Results:
+    """The files of a folder that this process has claimed, by its ledger.
+
+    Args:
+        folder: The output folder.
+        ledger: Its ledger.
+        overwrite: Whether a file of ours that somebody changed may be replaced.
+    """
+
+    def __init__(self, folder: Path, ledger: Ledger, *, overwrite: bool = False) -> None:
+        self.folder = folder
+        self.ledger = ledger
+        self.overwrite = overwrite
+
+    def recover(self) -> None:
+        """Finish what a killed run had entered but not renamed, and remove the rest of what it left."""
+        for file in (self.folder / STAGES).glob("*/**/*"):
+            path = file.relative_to(self.folder / STAGES).as_posix().partition("/")[2]
+            known, target = self.ledger.owned(path), self.folder / path
+            if known is None or not known.written.stands(file):
+                continue
+            if not os.path.lexists(target) or Written.of(target).digest in (known.before, known.written.digest):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                move(file, target, replace=True)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove what waits for its name; nobody else is at work in the folder."""
+        shutil.rmtree(self.folder / STAGES, ignore_errors=True)
+
+    def stand(self, stem: str) -> bool:
+        """Whether all files of an image are as they were written."""
+        return all(one.written.stands(self.folder / path) for path, one in self.ledger.files(stem).items())
+
+    def obstacle(self, paths: Iterable[str], *, stem: str) -> str | None:
+        """Why files of an image may not get these names, as far as that is known before they are made."""
+        for path in paths:
+            file = self.folder / path
+            if not os.path.lexists(file):
+                continue
+            known = self.ledger.owned(path)
+            if known is None or not stat.S_ISREG(file.lstat().st_mode):
+                return f"{file} is there and was not written by a run in this folder: move it, or choose another folder"
+            if known.stem != stem:
+                return f"{file} belongs to {known.stem or 'the whole run'}: rename the image, or choose another folder"
+            if not self.overwrite and _may_be_edited(file, known.written):
+                return f"{file} was changed since it was written: keep it elsewhere, or give --overwrite"
+        return None
+
+    def accept(self, made: Iterable[tuple[Entry, Record, Staged]]) -> dict[str, str]:
+        """Enter images and give their files their names.
+
+        Returns why it could not be done, by stem; the others are done. What an image had before and has no more is
+        removed if it still is as it was written.
+        """
+        entries: list[tuple[Entry, Record]] = []
+        files: dict[str, Owned] = {}
+        moves: list[tuple[str, Staged]] = []
+        gone: list[str] = []
+        refused: dict[str, str] = {}
+        for entry, record, staged in made:
+            reason = self._taken(entry.stem, staged, files)
+            if reason is not None:
+                refused[entry.stem] = reason
+                staged.discard()
+                continue
+            entries.append((entry, record))
+            files |= self._rows(entry.stem, staged)
+            if not set(self.ledger.files(entry.stem)) <= set(staged.files):
+                kept = self.ledger.get(entry.stem)
+                if kept is None or kept.settings != entry.settings or kept.digest != entry.digest:
+                    gone += set(self.ledger.files(entry.stem)) - set(staged.files)
+            moves.append((entry.stem, staged))
+        self._remove(gone)
+        self.ledger.add(entries, files, gone)
+        for stem, staged in moves:
+            reason = self._move(staged, files)
+            if reason is not None:
+                self.ledger.forget(stem)
+                refused[stem] = reason
+        return refused
+
+    def publish(self, staged: Staged) -> None:
+        """Give the files of the whole run their names; `UsageError` if one is taken."""
+        reason = self._taken("", staged, {})
+        if reason is None:
+            files = self._rows("", staged)
+            self.ledger.add((), files)
+            reason = self._move(staged, files)
+        if reason is not None:
+            raise UsageError(reason)
+
+    def set_aside(self, entries: Iterable[Entry], settings: str) -> Path:
+        """Move the files of images into a folder `earlier-…` with a `labels.json` of their own, and give its path."""
+        folder = Path(tempfile.mkdtemp(prefix="earlier-", dir=self.folder))
+        folder.chmod(self.folder.stat().st_mode & 0o777)
+        (folder / "labels.json").write_text(settings + "\n", encoding="utf-8")
+        for entry in entries:
+            for path in self.ledger.files(entry.stem):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    move(self.folder / path, folder / path, replace=False)
+        return folder
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove files of ours that are as they were written, and strike them out; others stay where they are."""
+        gone = list(paths)
+        self._remove(gone)
+        self.ledger.add((), {}, gone)
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            known, file = self.ledger.owned(path), self.folder / path
+            if known is not None and known.written.stands(file):
+                file.unlink(missing_ok=True)
+                if file.parent != self.folder:
+                    with suppress(OSError):  # not empty
+                        file.parent.rmdir()
+
+    def _taken(self, stem: str, staged: Staged, others: Mapping[str, Owned]) -> str | None:
+        both = next((path for path in staged.files if path in others), None)
+        if both is not None:
+            return f"{self.folder / both} is the name of two results: rename one image, or use two folders"
+        reason = self.obstacle(staged.files, stem=stem)
+        if reason is not None or self.overwrite:
+            return reason
+        for path in staged.files:
+            file, known = self.folder / path, self.ledger.owned(path)
+            if known is None or known.written.stands(file) or not os.path.lexists(file):
+                continue
+            if not _begins(staged.folder / path, file):
+                return f"{file} was changed since it was written: keep it elsewhere, or give --overwrite"
+        return None
+
+    def _rows(self, stem: str, staged: Staged) -> dict[str, Owned]:
+        rows = {}
+        for path, written in staged.files.items():
+            target = self.folder / path
+            before = Written.of(target).digest if os.path.lexists(target) else ""
+            rows[path] = Owned(stem, written, before)
+        return rows
+
+    def _move(self, staged: Staged, rows: Mapping[str, Owned]) -> str | None:
+        try:
+            for path in staged.files:
+                target = self.folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                move(staged.folder / path, target, replace=bool(rows[path].before))
+        except FileExistsError as error:
+            self.ledger.add((), {}, [path for path in staged.files if (staged.folder / path).exists()])
+            return f"{error.filename or self.folder} appeared while the run was at work: move it, and start again"
+        finally:
+            staged.discard()
+        return None
+
+
+def _may_be_edited(file: Path, written: Written) -> bool:
+    """Whether a file has been changed by more than a cut: then it is somebody's work."""
+    try:
+        return file.lstat().st_size >= written.size and not written.stands(file)
+    except OSError:
+        return False
+
+
+def _begins(whole: Path, part: Path) -> bool:
+    """Whether a file holds nothing but the first bytes of another, as one that was cut or emptied does."""
+    try:
+        with open_regular(whole) as long, open_regular(part) as short:
+            while chunk := short.read(1 << 20):
+                if long.read(len(chunk)) != chunk:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def naming(folder: Path) -> Callable[[str], str]:
+    """What makes names equal that the folder's file system takes for one: nothing, or letter case and accents' form."""
+    with stage(folder) as probe:
+        (probe / "Name").touch()
+        folds = (probe / "nAME").exists()
+        shutil.rmtree(probe, ignore_errors=True)
+    return (lambda name: unicodedata.normalize("NFC", name).casefold()) if folds else str
