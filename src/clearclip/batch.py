@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from clearclip.engine.ledger import LEDGER_NAME, Entry, open_ledger
 from clearclip.engine.report import ERROR_TABLE, Report
-from clearclip.engine.results import Results, Staged, naming, stage
+from clearclip.engine.results import Results, Staged, is_folder, naming, stage
 from clearclip.engine.sources import (
     Source,
     find_sources,
@@ -398,7 +398,7 @@ def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Wri
             return f"{source} and {first} would both become {stem}: rename one, or use two folders"
         if is_container(source):
             return None
-        files = [file for file in writer.files(stem) if os.path.islink(file) or not os.path.isdir(file)]
+        files = [file for file in writer.files(stem) if not is_folder(file)]
         mine = [file for file in files if inputs and same(str(resolved(file))) in inputs]
         if mine:
             return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"

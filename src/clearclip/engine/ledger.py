@@ -208,15 +208,19 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     with closing(connection):
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # also what makes the log work on network folders
+            _refuse_other_versions(connection, folder)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            _prepare(connection, folder)
+            with connection:
+                for table in _TABLES:
+                    connection.execute(table)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
             yield Ledger(connection)
         except sqlite3.Error as error:
             raise _explain(error, path) from error
 
 
-def _prepare(connection: sqlite3.Connection, folder: Path) -> None:
+def _refuse_other_versions(connection: sqlite3.Connection, folder: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and version != VERSION:
@@ -224,11 +228,6 @@ def _prepare(connection: sqlite3.Connection, folder: Path) -> None:
             f"{folder} holds results of another version of clearclip, whose ledger does not say which files are its "
             "own: choose another folder, or remove this one; --overwrite does not change it either"
         )
-    if not tables:
-        with connection:
-            for table in _TABLES:
-                connection.execute(table)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def results_below(folder: Path) -> frozenset[Path] | None:

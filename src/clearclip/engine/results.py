@@ -218,6 +218,11 @@ class Results:
         return None
 
 
+def is_folder(file: Path) -> bool:
+    """Whether a name is a folder's, and no link's to one; a name that no file can have is none."""
+    return os.path.isdir(file) and not os.path.islink(file)  # noqa: PTH112, PTH114  (Path's raise for a long name)
+
+
 def _may_be_edited(file: Path, written: Written) -> bool:
     """Whether a file has been changed by more than a cut: then it is somebody's work."""
     try:
