@@ -25,14 +25,14 @@ from clearclip.formats import Record
 LEDGER_NAME = "ledger.sqlite"
 VERSION = 2
 _TABLES = (
-    """CREATE TABLE IF NOT EXISTS images (
+    """CREATE TABLE images (
         stem TEXT PRIMARY KEY, source TEXT NOT NULL, stamp TEXT NOT NULL, digest TEXT NOT NULL,
         settings TEXT NOT NULL, run TEXT NOT NULL, formats TEXT NOT NULL, record BLOB NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS files (
+    """CREATE TABLE files (
         path TEXT PRIMARY KEY, stem TEXT NOT NULL, size INTEGER NOT NULL, time INTEGER NOT NULL,
         digest TEXT NOT NULL, before TEXT NOT NULL)""",
-    "CREATE INDEX IF NOT EXISTS files_of ON files (stem)",
-    "CREATE TABLE IF NOT EXISTS about (settings TEXT NOT NULL)",
+    "CREATE INDEX files_of ON files (stem)",
+    "CREATE TABLE about (settings TEXT NOT NULL)",
 )
 _COLUMNS = "stem, source, stamp, digest, settings, run, formats"
 
@@ -208,19 +208,20 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     with closing(connection):
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # also what makes the log work on network folders
-            _refuse_other_versions(connection, folder)
+            is_new = _is_new(connection, folder)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            with connection:
-                for table in _TABLES:
-                    connection.execute(table)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+            if is_new:
+                with connection:
+                    for statement in (*_TABLES, f"PRAGMA user_version = {VERSION}"):
+                        connection.execute(statement)
             yield Ledger(connection)
         except sqlite3.Error as error:
             raise _explain(error, path) from error
 
 
-def _refuse_other_versions(connection: sqlite3.Connection, folder: Path) -> None:
+def _is_new(connection: sqlite3.Connection, folder: Path) -> bool:
+    """Whether a ledger is empty; it is not changed, and one of another version is refused."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and version != VERSION:
@@ -228,6 +229,7 @@ def _refuse_other_versions(connection: sqlite3.Connection, folder: Path) -> None
             f"{folder} holds results of another version of clearclip, whose ledger does not say which files are its "
             "own: choose another folder, or remove this one; --overwrite does not change it either"
         )
+    return not tables
 
 
 def results_below(folder: Path) -> frozenset[Path] | None:
