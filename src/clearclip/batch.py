@@ -378,7 +378,7 @@ def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Wri
             not order.overwrite
             and entry.settings == order.mark
             and formats <= set(entry.formats)
-            and results.stand(entry.stem)
+            and results.stand(entry.stem, writer.files(entry.stem))
         )
         return Known(entry.source, entry.stamp, entry.digest, finished)
 

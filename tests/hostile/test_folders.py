@@ -429,18 +429,20 @@ from clearclip.batch import segment_files
 from clearclip.engine.sources import find_sources
 source, output, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 chance = random.Random(7)
-def run(labels, overwrite):
+def run(labels):
+    settings = output / "labels.json"
+    overwrite = settings.exists() and labels[0] not in settings.read_text()  # not yet the new words
     return segment_files(standin.load(0.002), find_sources([source]), labels=labels, output=output, batch_size=2,
                          formats=["png", "yolo", "coco", "masks"], overwrite=overwrite)
 for kill in range(kills):
     child = os.fork()
     if not child:
-        run(["dark", "light"] if kill < kills // 2 else ["night", "day"], kill == kills // 2)
+        run(["dark", "light"] if kill < kills // 2 else ["night", "day"])
         os._exit(0)
     time.sleep(chance.uniform(0.02, 0.4))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-report = run(["night", "day"], False)
+report = run(["night", "day"])
 print(report.done, report.skipped, len(report.failed))
 """
 
@@ -545,3 +547,87 @@ def test_a_folder_that_cannot_be_listed_is_named(go, tmp_path, monkeypatch):
     report = go(image.parent, tmp_path / "out")
     assert report.done == 1
     assert report.failed == [(tmp_path / "in" / "closed", f"{tmp_path / 'in' / 'closed'}: the folder cannot be listed")]
+
+
+# A ledger, or a results folder, that somebody else made
+
+
+def spoil(folder, *statements):
+    import sqlite3
+
+    with sqlite3.connect(folder / "ledger.sqlite") as ledger:
+        for statement in statements:
+            ledger.execute(*statement) if isinstance(statement, tuple) else ledger.execute(statement)
+    ledger.close()
+
+
+def test_a_ledger_cannot_name_files_outside_its_folder(go, tmp_path):
+    from clearclip.files.writing import Written
+
+    image, out, secret = picture(tmp_path / "in" / "a.png"), tmp_path / "out", tmp_path / "secret.txt"
+    secret.write_text("known text")
+    go(image, out)
+    for path in ("../secret.txt", str(secret)):
+        row = (path, "a", *Written.of(secret), "")
+        spoil(out, ("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)", row))
+        with pytest.raises(UsageError, match="outside the folder"):
+            go(image, out, labels=OTHERS, overwrite=True)
+        assert secret.read_text() == "known text"
+        spoil(out, ("DELETE FROM files WHERE path = ?", (path,)))
+
+
+def test_a_ledger_whose_table_never_ends_is_refused(go, tmp_path):
+    image, out = picture(tmp_path / "in" / "a.png"), tmp_path / "out"
+    go(image, out)
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS settings FROM c WHERE x < 0"
+    spoil(out, "DROP TABLE about", f"CREATE VIEW about AS {endless}")
+    with pytest.raises(UsageError, match="none of ours"):
+        go(image, out)
+    assert find_sources([str(tmp_path)]) == [image]
+
+
+def test_a_record_that_unpacks_to_gigabytes_is_refused(go, tmp_path, monkeypatch):
+    import zlib
+
+    from clearclip.engine import ledger
+
+    image, out = picture(tmp_path / "in" / "a.png"), tmp_path / "out"
+    go(image, out, formats=["coco"])
+    monkeypatch.setattr(ledger, "RECORD_LIMIT", 1000)
+    spoil(out, ("UPDATE images SET record = ?", (zlib.compress(b'{"formats": {}' + b" " * 5000 + b"}"),)))
+    with pytest.raises(UsageError, match="more than 1,000 bytes"):
+        go(image, out, formats=["coco"])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_leads_no_result_elsewhere(go, tmp_path, overwrite):
+    image, out, elsewhere = picture(tmp_path / "in" / "a.png"), tmp_path / "out", tmp_path / "elsewhere"
+    (elsewhere / "labels").mkdir(parents=True)
+    out.mkdir()
+    (out / "yolo").symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="is a link"):
+        go(image, out, formats=["yolo"], overwrite=overwrite)
+    assert list(elsewhere.rglob("*.*")) == []
+
+
+def test_what_waits_behind_a_link_is_not_moved(go, tmp_path):
+    image, out, photos = picture(tmp_path / "in" / "a.png"), tmp_path / "out", tmp_path / "photos"
+    go(image, out)
+    photos.mkdir()
+    (photos / "a.png").write_bytes((out / "a.png").read_bytes())
+    (out / "a.png").unlink()
+    (out / results.STAGES).mkdir()
+    (out / results.STAGES / "x").symlink_to(photos)
+    assert go(image, out).done == 1
+    assert (photos / "a.png").exists()
+
+
+def test_a_change_to_a_file_that_is_not_asked_for_is_nobodys_business(go, tmp_path):
+    image, out = picture(tmp_path / "in" / "a.png"), tmp_path / "out"
+    go(image, out, formats=["png", "yolo", "overlay"])
+    (out / "yolo" / "labels" / "a.txt").write_text("corrected by hand, and longer than what was there before " * 9)
+    (out / "overlay" / "a.png").unlink()
+    assert go(image, out, formats=["png"]).skipped == 1
+    assert go(image, out, formats=["png", "overlay"]).done == 1
+    assert go(image, out, formats=["png", "overlay"]).skipped == 1
+    assert (out / "yolo" / "labels" / "a.txt").read_text().startswith("corrected")

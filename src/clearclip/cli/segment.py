@@ -38,7 +38,9 @@ Simplify = Annotated[
     float, typer.Option(min=0, help="How far polygons may leave the pixels' edges, in pixels; 0: exact.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images whose windows go through the encoder together.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make existing results again; never replaces a file that no run wrote.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Make existing results again; never replaces a file that no run wrote.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from clearclip.errors import ClearclipError, UsageError, printable
@@ -24,6 +24,7 @@ from clearclip.formats import Record
 
 LEDGER_NAME = "ledger.sqlite"
 VERSION = 2
+RECORD_LIMIT = 1 << 28
 _TABLES = (
     """CREATE TABLE images (
         stem TEXT PRIMARY KEY, source TEXT NOT NULL, stamp TEXT NOT NULL, digest TEXT NOT NULL,
@@ -159,6 +160,17 @@ class Ledger:
             )
 
 
+def _schema(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    return set(connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"))
+
+
+def _our_schema() -> set[tuple[Any, ...]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for table in _TABLES:
+            connection.execute(table)
+        return _schema(connection)
+
+
 def _entry(row: tuple[Any, ...]) -> Entry:
     if not all(isinstance(value, str) for value in row):
         raise sqlite3.DatabaseError("an image's row holds no text")
@@ -172,13 +184,19 @@ def _owned(row: tuple[Any, ...]) -> tuple[str, Owned]:
         isinstance(size, int) and isinstance(time, int) and all(isinstance(it, str) for it in (path, stem, digest))
     ):
         raise sqlite3.DatabaseError("a file's row holds something else")
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or PureWindowsPath(path).drive:
+        raise sqlite3.DatabaseError(f"it names a file outside the folder, {path!r}")
     return path, Owned(stem, Written(size, time, digest), str(before))
 
 
 def _unpack(record: Any) -> Record:
     try:
-        unpacked: Record = dict(_decoded(zlib.decompress(record)))
-    except (zlib.error, TypeError) as error:
+        stream = zlib.decompressobj()
+        text = stream.decompress(record, RECORD_LIMIT)
+        if stream.unconsumed_tail:
+            raise sqlite3.DatabaseError(f"a record has more than {RECORD_LIMIT:,} bytes")
+        unpacked: Record = dict(_decoded(text))
+    except (zlib.error, TypeError, ValueError) as error:
         raise sqlite3.DatabaseError(f"a record is damaged ({error})") from error
     if not isinstance(unpacked.get("formats"), dict):
         raise sqlite3.DatabaseError("a record is none of ours")
@@ -221,15 +239,17 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
 
 
 def _is_new(connection: sqlite3.Connection, folder: Path) -> bool:
-    """Whether a ledger is empty; it is not changed, and one of another version is refused."""
+    """Whether a ledger is empty; it is not changed. One of another version or with other tables is refused."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and version != VERSION:
+    schema = _schema(connection)
+    if schema and version == VERSION and schema != _our_schema():
+        raise sqlite3.DatabaseError("its tables are none of ours")
+    if schema and version != VERSION:
         raise UsageError(
             f"{folder} holds results of another version of clearclip, whose ledger does not say which files are its "
             "own: choose another folder, or remove this one; --overwrite does not change it either"
         )
-    return not tables
+    return not schema
 
 
 def results_below(folder: Path) -> frozenset[Path] | None:
@@ -238,7 +258,8 @@ def results_below(folder: Path) -> frozenset[Path] | None:
     try:
         check_regular(path.stat())
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
-            rows = connection.execute("SELECT path FROM files").fetchall()
+            ours = _schema(connection) == _our_schema()
+            rows = connection.execute("SELECT path FROM files").fetchall() if ours else []
     except (OSError, sqlite3.Error):
         return None
     return frozenset(folder / path for (path,) in rows if isinstance(path, str))

@@ -78,10 +78,11 @@ class Results:
 
     def recover(self) -> None:
         """Finish what a killed run had entered but not renamed, and remove the rest of what it left."""
-        for file in (self.folder / STAGES).glob("*/**/*"):
-            path = file.relative_to(self.folder / STAGES).as_posix().partition("/")[2]
+        waiting = self.folder / STAGES
+        for file in () if waiting.is_symlink() else waiting.glob("*/**/*"):
+            path = file.relative_to(waiting).as_posix().partition("/")[2]
             known, target = self.ledger.owned(path), self.folder / path
-            if known is None or not known.written.stands(file):
+            if known is None or not self._is_inside(file) or not known.written.stands(file):
                 continue
             if not os.path.lexists(target) or Written.of(target).digest in (known.before, known.written.digest):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,14 +93,26 @@ class Results:
         """Remove what waits for its name; nobody else is at work in the folder."""
         shutil.rmtree(self.folder / STAGES, ignore_errors=True)
 
-    def stand(self, stem: str) -> bool:
-        """Whether all files of an image are as they were written."""
-        return all(one.written.stands(self.folder / path) for path, one in self.ledger.files(stem).items())
+    def stand(self, stem: str, wanted: Iterable[Path]) -> bool:
+        """Whether the wanted files of an image, or all files in a wanted folder, are there as they were written."""
+        known = self.ledger.files(stem)
+        for name in wanted:
+            path = name.relative_to(self.folder).as_posix()
+            own = [one for one in known if one == path or one.startswith(f"{path}/")]
+            if not own or not all(known[one].written.stands(self.folder / one) for one in own):
+                return False
+        return True
+
+    def _is_inside(self, file: Path) -> bool:
+        """Whether a file's folder lies below this one, no link leading out."""
+        return Path(os.path.realpath(file.parent)).is_relative_to(os.path.realpath(self.folder))
 
     def obstacle(self, paths: Iterable[str], *, stem: str) -> str | None:
         """Why files of an image may not get these names, as far as that is known before they are made."""
         for path in paths:
             file = self.folder / path
+            if not self._is_inside(file):
+                return f"{file} lies elsewhere, as {file.parent} is a link: remove the link, or choose another folder"
             if not os.path.lexists(file):
                 continue
             known = self.ledger.owned(path)
@@ -130,12 +143,10 @@ class Results:
                 continue
             entries.append((entry, record))
             files |= self._rows(entry.stem, staged)
-            if not set(self.ledger.files(entry.stem)) <= set(staged.files):
-                kept = self.ledger.get(entry.stem)
-                if kept is None or kept.settings != entry.settings or kept.digest != entry.digest:
-                    gone += set(self.ledger.files(entry.stem)) - set(staged.files)
+            old = self.ledger.get(entry.stem)
+            if old is not None and (old.settings, old.digest) != (entry.settings, entry.digest):
+                gone += self._removed(self.ledger.files(entry.stem).keys() - staged.files.keys())
             moves.append((entry.stem, staged))
-        self._remove(gone)
         self.ledger.add(entries, files, gone)
         for stem, staged in moves:
             reason = self._move(staged, files)
@@ -167,19 +178,23 @@ class Results:
         return folder
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove files of ours that are as they were written, and strike them out; others stay where they are."""
-        gone = list(paths)
-        self._remove(gone)
-        self.ledger.add((), {}, gone)
+        """Remove files of ours that are as they were written, and strike them out; others stay as they are."""
+        self.ledger.add((), {}, self._removed(paths))
 
-    def _remove(self, paths: Iterable[str]) -> None:
+    def _removed(self, paths: Iterable[str]) -> list[str]:
+        gone = []
         for path in paths:
             known, file = self.ledger.owned(path), self.folder / path
-            if known is not None and known.written.stands(file):
-                file.unlink(missing_ok=True)
+            if known is None or not self._is_inside(file):
+                continue
+            if known.written.stands(file):
+                file.unlink()
                 if file.parent != self.folder:
                     with suppress(OSError):  # not empty
                         file.parent.rmdir()
+            if not os.path.lexists(file):
+                gone.append(path)
+        return gone
 
     def _taken(self, stem: str, staged: Staged, others: Mapping[str, Owned]) -> str | None:
         both = next((path for path in staged.files if path in others), None)
