@@ -259,7 +259,7 @@ class Engine:
         self, loaded: Loaded, request: Request, vocabulary: Vocabulary, *, say: Callable[[float, str], None] | None
     ) -> None:
         """Embed the words a few at a time, so that others get their turn, and not for ever."""
-        queries, started = vocabulary.queries, perf_counter()
+        queries, started = list(dict.fromkeys(vocabulary.queries)), perf_counter()
         for start in range(0, len(queries), WORDS_AT_ONCE):
             if say is not None:
                 say(start / len(queries), f"Reading words: {start} of {len(queries)}")
