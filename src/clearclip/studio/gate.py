@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -22,6 +24,7 @@ from clearclip.studio.hosts import Hosts
 from clearclip.studio.request import Limits, children, read_json
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 API = "/gradio_api"
@@ -45,8 +48,8 @@ FORM_BYTES = 10_000
 """Of a form around the file in it."""
 
 
-class Refusal(Exception):  # noqa: N818
-    """A request that goes no further."""
+class Refusal(BaseException):
+    """A request that goes no further. No `Exception`: those Starlette answers itself, as its own failures."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -85,7 +88,7 @@ def address_of(scope: Scope) -> str:
 
 
 class Gate:
-    """The ASGI application that Gradio's is wrapped in."""
+    """The ASGI application that Gradio's is wrapped in, with all of its middleware."""
 
     def __init__(self, app: ASGIApp, *, hosts: Hosts, files: Files, limits: Limits) -> None:
         self.app, self.hosts, self.files, self.limits = app, hosts, files, limits
@@ -217,3 +220,16 @@ def _check_addresses(value: Any) -> None:
         if any(isinstance(item, dict) and "://" in str(item.get("path")) for item in level):
             raise UsageError("a file is named by an address: upload it instead, nothing is fetched from elsewhere")
         level = [part for item in level for part in children(item)]
+
+
+def guarded(*, hosts: Hosts, files: Files, limits: Limits) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """A lifespan that puts a `Gate` before an application, and so before Gradio's answers to other origins."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        inner = app.middleware_stack
+        assert inner is not None  # it was built to start this
+        app.middleware_stack = Gate(inner, hosts=hosts, files=files, limits=limits)
+        yield
+
+    return lifespan

@@ -178,11 +178,10 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
     port = choose_port(options.host, options.port)
     with work_folder() as work, _quiet(work):
         from gradio import processing_utils
-        from starlette.middleware import Middleware
 
         from clearclip.studio import page
         from clearclip.studio.engine import Engine, available_devices
-        from clearclip.studio.gate import Gate
+        from clearclip.studio.gate import guarded
         from clearclip.studio.scenes import write_scenes
         from clearclip.studio.settings import Studio
 
@@ -218,7 +217,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
                 theme=page.THEME,
                 css=page.STYLE,
                 state_session_capacity=SESSIONS,
-                app_kwargs={"middleware": [Middleware(Gate, hosts=hosts, files=files, limits=options.limits)]},
+                app_kwargs={"lifespan": guarded(hosts=hosts, files=files, limits=options.limits)},
             )
         except OSError as error:
             raise ClearclipError(
