@@ -201,3 +201,7 @@ def test_inspection_is_kept(engine, image, calls):
 def test_held_bytes_counts_each_array_once():
     array = np.zeros(1000, dtype=np.uint8)
     assert held_bytes({"a": array, "b": [array, (array,)]}) == 1001
+
+
+def test_a_word_may_be_a_label_and_a_synonym_of_another(engine, image):
+    assert engine.segment(image, ask(["sky=grass|house", "grass"])).first.labels == ("sky", "grass")

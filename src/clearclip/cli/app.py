@@ -20,6 +20,13 @@ Auth = Annotated[
     list[str] | None,
     typer.Option("--auth", help="USER:PASSWORD, or a file with one such pair a line. Repeat it."),
 ]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        help="A further name under which the studio may be asked, such as a proxy's; NAME or *.NAME. Repeat it.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +47,11 @@ def studio(
     models: Models = None,
     device: Annotated[str | None, typer.Option(help="Comma list of the devices that may be chosen.")] = None,
     auth: Auth = None,
+    allow_host: AllowHost = None,
     max_upload: Annotated[int, typer.Option(min=1, help="Size of an uploaded file, in MB.")] = 20,
+    max_stored: Annotated[
+        int, typer.Option(min=1, help="Uploads and results on disk, in MB; the oldest go first.")
+    ] = 2000,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 25_000_000,
     max_labels: Annotated[int, typer.Option(min=1, max=254, help="Labels in one request.")] = 100,
     cache: Annotated[int, typer.Option(min=1, help="Memory for images and their features, in MB.")] = 1000,
@@ -58,6 +69,7 @@ def studio(
 
     limits = Limits(
         upload_bytes=max_upload * 1_000_000,
+        stored_bytes=max_stored * 1_000_000,
         pixels=max_pixels,
         labels=max_labels,
         cache_bytes=cache * 1_000_000,
@@ -73,6 +85,7 @@ def studio(
             browser=browser,
             devices=tuple(part.strip() for part in (device or "").split(",") if part.strip()),
             auth=parse_auth(auth or ()),
+            allow_hosts=tuple(allow_host or ()),
             limits=limits,
         )
     )

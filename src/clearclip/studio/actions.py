@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.methods import parse_method, parse_methods
 from clearclip.studio import export, pictures
-from clearclip.studio.controls import uploaded
 from clearclip.studio.layout import OWN_WORDS, Layout
-from clearclip.studio.request import RESIDUALS, Request, read_word_file, read_words, too_large
+from clearclip.studio.request import (
+    RESIDUALS,
+    Request,
+    read_labels,
+    read_method,
+    read_methods,
+    read_word_file,
+    read_words,
+    too_large,
+    within,
+)
 from clearclip.studio.scenes import VOCABULARIES, vocabulary_words
 from clearclip.studio.settings import OPACITY, Studio, label_entry
 
@@ -38,15 +45,12 @@ class Actions:
         """Show the active tab anew. The answer names the outputs that change; the others stay."""
         settings = self._read(data)
         always: dict[Any, Any] = {self.on.beta: gr.update(visible=settings["residual"] == RESIDUALS[3])}
-        image = uploaded(data[self.on.image])
-        if image is None:
-            return {
-                self.on.status: pictures.hint("Choose an image, or one of the scenes."),
-                self.on.viewer: None,
-                **always,
-            }
-        always[self.on.saved] = {**settings, "image": str(image)}
         try:
+            image = self.studio.files.received(data[self.on.image])
+            if image is None:
+                hint = pictures.hint("Choose an image, or one of the scenes.")
+                return {self.on.status: hint, self.on.viewer: None, **always}
+            always[self.on.saved] = {**self.studio.checked(settings), "image": str(image)}
             return {**self._show(image, settings, data, progress), **always}
         except ClearclipError as error:
             blank = {self.on.viewer: None} if data[self.on.tab] == "segment" else {}
@@ -62,7 +66,8 @@ class Actions:
 
         if tab == "inspect":
             return self._show_parts(image, request, data, say)
-        rows = parse_methods(data[self.on.methods] or ()) if tab == "compare" else (request.method,)
+        compared = data[self.on.methods] or ()
+        rows = read_methods(compared, limits=self.engine.limits) if tab == "compare" else (request.method,)
         answer = self.engine.segment(image, request, methods=rows, say=say)
         result, ran = answer.first, list(answer.results)
         blocks = len(self.engine.model(request.model, request.device).backbone.blocks)
@@ -91,10 +96,10 @@ class Actions:
     def _show_parts(
         self, image: Path, request: Request, data: Mapping[Any, Any], say: Callable[[str], None]
     ) -> dict[Any, Any]:
-        seen = self.engine.inspect(image, request, method=parse_method(data[self.on.parts_of] or "vanilla"), say=say)
+        seen = self.engine.inspect(image, request, method=read_method(data[self.on.parts_of] or "vanilla"), say=say)
         count = seen.maps["X_res"].shape[-1]
         first = data[self.on.inspected] != request.model
-        channel = seen.last["X_res"].peak_channel if first else _whole(data[self.on.channel], below=count)
+        channel = seen.last["X_res"].peak_channel if first else int(within(data[self.on.channel], 0, count - 1) or 0)
         shown = channel if data[self.on.show] == "one channel" else None
         sentence = (
             f"{request.model}, the last of {len(seen.statistics) // 3} blocks, {seen.method}: X_sum = X_res + X_attn"
@@ -112,7 +117,7 @@ class Actions:
         """The channel of a part with the highest mean magnitude."""
         try:
             image, request = self._ask(data)
-            seen = self.engine.inspect(image, request, method=parse_method(data[self.on.parts_of] or "vanilla"))
+            seen = self.engine.inspect(image, request, method=read_method(data[self.on.parts_of] or "vanilla"))
         except ClearclipError:
             return gr.skip(), gr.skip()  # what is wrong is said by the refresh that follows
         return seen.last[part].peak_channel, "one channel"
@@ -120,26 +125,26 @@ class Actions:
     def rank(self, data: dict[Any, Any], event: gr.EventData) -> str:
         """All labels at the chosen pixel."""
         try:
-            x, y = (min(max(float(event._data[axis]), 0.0), 0.9999) for axis in ("x", "y"))
+            x, y = (within(_told(event).get(axis), 0, 0.9999) for axis in ("x", "y"))
+            if x is None or y is None:
+                return pictures.hint("Click a pixel.")
             result = self.engine.segment(*self._ask(data)).first
         except ClearclipError as error:
             return pictures.problem(str(error))
-        except (KeyError, TypeError, ValueError):
-            return pictures.hint("Click a pixel.")
         height, width = result.label_map.shape
         return pictures.ranking_list(result, x=int(x * width), y=int(y * height))
 
     def too_large(self, event: gr.EventData) -> str:
         """A file that the browser did not even send."""
-        try:
-            name, size, most = (event._data[key] for key in ("name", "size", "most"))
-            return pictures.problem(too_large(str(name)[:200], size=int(size), limit=int(most)))
-        except (KeyError, TypeError, ValueError):
+        told = _told(event)
+        size, most = (within(told.get(key), 0, 1e15) for key in ("size", "most"))
+        if size is None or most is None:
             return pictures.problem("The file is too large: make it smaller.")
+        return pictures.problem(too_large(str(told.get("name"))[:200], size=int(size), limit=int(most)))
 
-    def choose_scene(self, event: gr.SelectData) -> tuple[str, list[dict[str, Any]]]:
+    def choose_scene(self, event: gr.EventData) -> tuple[str, list[dict[str, Any]]]:
         """A scene of the gallery with the labels of what is in it."""
-        scene = self.studio.scenes[int(event.index) % len(self.studio.scenes)]
+        scene = self.studio.scenes[int(within(_told(event).get("index"), 0, len(self.studio.scenes) - 1) or 0)]
         return str(scene.path), [label_entry(label) for label in scene.labels]
 
     def search(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
@@ -148,8 +153,8 @@ class Actions:
         try:
             image, request = self._ask({**data, self.on.labels: [{"name": "any"}], self.on.threshold: 0})
             chosen = data[self.on.vocabulary]
-            own = chosen not in VOCABULARIES
-            words = read_words(data[self.on.words] or "", limits=limits) if own else vocabulary_words(chosen)
+            ready = isinstance(chosen, str) and chosen in VOCABULARIES
+            words = vocabulary_words(chosen) if ready else read_words(data[self.on.words] or "", limits=limits)
             found = self.engine.search(
                 image, request, words, say=lambda share, sentence: progress(share, desc=sentence)
             )
@@ -159,21 +164,26 @@ class Actions:
         sentence = f"{len(choices)} of {len(words)} words cover at least {LEAST_FOUND:.1%} of the image."
         return gr.update(choices=choices, value=[]), pictures.sentence(sentence)
 
-    def read_file(self, path: str | None) -> tuple[Any, Any, Any]:
+    def read_file(self, value: Any) -> tuple[Any, Any, Any]:
         """A label file into the box of words."""
         try:
-            words = read_word_file(Path(path or ""), limits=self.engine.limits)
+            words = read_word_file(self._file(value), limits=self.engine.limits)
         except UsageError as error:
             return gr.skip(), gr.skip(), pictures.problem(str(error))
         return "\n".join(words), OWN_WORDS, pictures.sentence(f"{len(words)} words read.")
 
-    def add(self, labels: list[dict[str, Any]] | None, found: list[str] | None) -> list[dict[str, Any]]:
+    def add(self, labels: Any, found: Any) -> tuple[Any, Any]:
         """Chosen words appended to the labels."""
-        known = {label["name"] for label in labels or ()}
-        return [
-            *(labels or ()),
-            *({"name": name, "synonyms": [], "color": None} for name in found or () if name not in known),
-        ]
+        added = [{"name": name} for name in found] if isinstance(found, list) else []
+        try:
+            limits = self.engine.limits
+            kept = read_labels(labels, limits=limits) if labels else ()
+            new = read_labels(added, limits=limits) if added else ()
+        except ClearclipError as error:
+            return gr.skip(), pictures.problem(str(error))
+        both = {label.name: label for label in (*new, *kept)}  # a label that is there keeps its synonyms and colour
+        names = dict.fromkeys((*(label.name for label in kept), *(label.name for label in new)))
+        return [label_entry(both[name]) for name in names], gr.skip()
 
     def export(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
         """The files of the result at the image's own size."""
@@ -194,21 +204,22 @@ class Actions:
         """A file with the image and all settings."""
         try:
             image, request = self._ask(data)
-            text = export.example(self._read(data), request=request, image=image)
+            settings = self.studio.checked(self._read(data))
+            text = export.example(settings, request=request, image=image, limits=self.engine.limits)
+            path = self.studio.files.folder() / f"{image.stem}.clearclip.json"
         except ClearclipError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        path = self.studio.files.folder() / f"{image.stem}.clearclip.json"
         path.write_text(text, encoding="utf-8")
         return str(path), pictures.sentence(f"{path.name} holds the image and all settings; “Load example” opens it.")
 
-    def read_example(self, path: str | None) -> list[Any]:
+    def read_example(self, value: Any) -> list[Any]:
         """Such a file into the controls."""
         try:
-            settings, name, picture = export.read_example(Path(path or ""), limits=self.engine.limits)
+            settings, name, picture = export.read_example(self._file(value), limits=self.engine.limits)
             settings = self.studio.checked({**self.studio.defaults(), **settings})
+            image = self.studio.files.folder() / name
         except ClearclipError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        image = self.studio.files.folder() / name
         image.write_bytes(picture)
         return [str(image), *self._shown(settings), pictures.sentence("Example loaded.")]
 
@@ -223,8 +234,11 @@ class Actions:
         except ClearclipError:
             return [image, *self._shown(defaults)]
         kept = saved.get("image")
-        if isinstance(kept, str) and _was_uploaded(kept):
-            return [kept, *self._shown(settings)]
+        try:
+            if isinstance(kept, str) and self.studio.files.received({"path": kept}):
+                return [kept, *self._shown(settings)]
+        except ClearclipError:
+            pass
         return [image, *self._shown(settings if kept is None else {**settings, "labels": defaults["labels"]})]
 
     def _shown(self, settings: Mapping[str, Any]) -> list[Any]:
@@ -232,27 +246,25 @@ class Actions:
         return [beta if name == "beta" else settings[name] for name in self.on.settings]
 
     def _ask(self, data: Mapping[Any, Any]) -> tuple[Path, Request]:
-        image = uploaded(data[self.on.image])
+        image = self.studio.files.received(data[self.on.image])
         if image is None:
             raise UsageError("Choose an image first.")
         return image, self.studio.request(self._read(data))
+
+    def _file(self, value: Any) -> Path:
+        path = self.studio.files.received(value)
+        if path is None:
+            raise UsageError("Choose a file first.")
+        return path
 
     def _read(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         return {name: data[component] for name, component in self.on.settings.items()}
 
 
 def _share(value: Any) -> float:
-    return min(max(float(value), 0.0), 1.0) if isinstance(value, (int, float)) else OPACITY
+    share = within(value, 0, 1)
+    return OPACITY if share is None else share
 
 
-def _whole(value: Any, *, below: int) -> int:
-    return min(max(int(value), 0), below - 1) if isinstance(value, (int, float)) else 0
-
-
-def _was_uploaded(path: str) -> bool:
-    """Whether a path that a browser remembers is a file in the server's own upload folder."""
-    try:
-        resolved = Path(path).resolve()
-        return resolved.is_file() and resolved.is_relative_to(Path(get_upload_folder()).resolve())
-    except (OSError, ValueError):
-        return False
+def _told(event: gr.EventData) -> Mapping[str, Any]:
+    return event._data if isinstance(event._data, dict) else {}

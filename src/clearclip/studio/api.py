@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.methods import METHODS, parse_method, parse_methods
+from clearclip.methods import METHODS
 from clearclip.outputs import save_image
 from clearclip.studio import export, pictures
-from clearclip.studio.controls import picture, uploaded
+from clearclip.studio.controls import picture
 from clearclip.studio.engine import Answer
-from clearclip.studio.request import BACKGROUND, Request, read_request, read_words
+from clearclip.studio.request import BACKGROUND, Request, read_methods, read_request, read_words
 from clearclip.studio.settings import OPACITY, Studio
 
 
@@ -122,8 +122,8 @@ class _Api:
         result = self.engine.segment(image, request, full=True).first
         try:
             ranked = result.ranking(int(y), int(x))
-        except (IndexError, TypeError, ValueError) as error:
-            raise UsageError(f"x={x}, y={y}: {error}") from error
+        except (IndexError, OverflowError, TypeError, ValueError) as error:
+            raise UsageError(f"x={x!r:.100}, y={y!r:.100}: {error!s:.200}") from error
         return [{"label": name, "probability": probability} for name, probability in ranked]
 
     def heatmap(self, *given: Any) -> tuple[dict[str, Any], str]:
@@ -131,6 +131,8 @@ class _Api:
         *common, label = given
         image, request = self._read(*common)
         result = self.engine.segment(image, request, full=True).first
+        if not isinstance(label, str):
+            raise UsageError(f"label is a {type(label).__name__}: name one of the labels")
         values = result.probabilities(label)
         path = self.files.folder() / f"{image.stem}.probability.png"
         save_image(Image.fromarray(np.rint(values * 65535).astype(np.uint16)), path)
@@ -141,7 +143,7 @@ class _Api:
         """Several methods on one image: shares by method, and an overlay each. The trunk runs once."""
         *common, methods = given
         image, request = self._read(*common)
-        rows = parse_methods(methods if isinstance(methods, str) else [str(part) for part in methods or ()])
+        rows = read_methods(methods, limits=self.engine.limits)
         answer = self.engine.segment(image, request, methods=rows, full=True)
         folder = self.files.folder()
         paths = []
@@ -154,7 +156,7 @@ class _Api:
     def inspect(self, image: Any, model: str, method: str, device: str) -> dict[str, Any]:
         """Norm, peak channel and entropy of X_res, X_attn and X_sum in every block (depth-1 methods)."""
         request = read_request(["any"], limits=self.engine.limits, model=model, method=method, device=device)
-        seen = self.engine.inspect(_path(image), request, method=parse_method(method))
+        seen = self.engine.inspect(self._path(image), request, method=request.method)
         return {"model": seen.model, "method": seen.method, "statistics": seen.rows()}
 
     def search(
@@ -162,9 +164,8 @@ class _Api:
     ) -> list[dict[str, Any]]:
         """Which words of a larger vocabulary the image contains, largest share of the area first."""
         limits = self.engine.limits
-        listed = words if isinstance(words, str) else "\n".join(str(word) for word in words or ())
         request = read_request(["any"], limits=limits, model=model, method=method, templates=templates, device=device)
-        found = self.engine.search(_path(image), request, read_words(listed, limits=limits))
+        found = self.engine.search(self._path(image), request, read_words(words, limits=limits))
         return [{"label": name, "share": share, "probability": probability} for name, share, probability in found]
 
     def _read(
@@ -188,14 +189,13 @@ class _Api:
             templates=templates,
             device=device,
         )
-        return _path(image), request
+        return self._path(image), request
 
-
-def _path(image: Any) -> Path:
-    path = uploaded(image)
-    if path is None:
-        raise UsageError("no image was given: upload one, as gradio_client.handle_file(path) does")
-    return path
+    def _path(self, image: Any) -> Path:
+        path = self.files.received(image)
+        if path is None:
+            raise UsageError("no image was given: upload one, as gradio_client.handle_file(path) does")
+        return path
 
 
 def _shares(result: Any) -> dict[str, float]:

@@ -6,7 +6,6 @@ Belongs here: components. Does not: what happens when they change.
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -38,19 +37,6 @@ def picture(label: str = "Image", **options: Any) -> gr.Image:
         The component.
     """
     return gr.Image(label=label, type="filepath", image_mode=None, **options)
-
-
-def uploaded(value: Any) -> Path | None:
-    """The file behind such a component's raw value; Gradio has checked that it lies in its own upload folder.
-
-    Args:
-        value: What a listener got.
-
-    Returns:
-        The file, or `None` where there is none.
-    """
-    path = value.get("path") if isinstance(value, dict) else None
-    return Path(path) if isinstance(path, str) and path else None
 
 
 LABELS_HTML = """<div class="cc-labels-title" id="cc-labels-title">Labels</div>

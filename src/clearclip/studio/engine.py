@@ -18,6 +18,7 @@ import torch
 from cachetools import LRUCache
 from PIL import Image
 
+from clearclip.backbones import load_backbone
 from clearclip.encoding import Encoded
 from clearclip.errors import ImageError, UsageError, nearest
 from clearclip.images import load_image
@@ -25,10 +26,10 @@ from clearclip.methods import Method
 from clearclip.paper.features import Inspection, inspect_image
 from clearclip.paper.measure import fit_depth
 from clearclip.segmentation import Segmentation
-from clearclip.segmenter import Segmenter, load
-from clearclip.studio.request import Limits, Request, too_large
+from clearclip.segmenter import Segmenter
+from clearclip.studio.request import Limits, Request, read_image
 from clearclip.text import read_templates
-from clearclip.vocabulary import Vocabulary
+from clearclip.vocabulary import Label, Vocabulary
 
 if TYPE_CHECKING:
     from clearclip.backbones import Backbone
@@ -111,14 +112,23 @@ class Engine:
         models: Allowed names and what `clearclip.load` is asked for.
         devices: Allowed devices.
         limits: What one visitor may ask.
+        keeps_words: Whether text embeddings stay on disk, for the next start. Not where others can fill it.
     """
 
-    def __init__(self, models: Mapping[str, str], *, devices: Sequence[str], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        *,
+        devices: Sequence[str],
+        limits: Limits | None = None,
+        keeps_words: bool = True,
+    ) -> None:
         if not models or not devices:
             raise UsageError("at least one model and one device must be allowed")
         self.models = dict(models)
         self.devices = tuple(devices)
         self.limits = limits or Limits()
+        self.keeps_words = keeps_words
         self._loaded: LRUCache[tuple[str, str], Loaded] = LRUCache(self.limits.models)
         self._loading = threading.Lock()
         self._cache: LRUCache[Hashable, Any] = LRUCache(self.limits.cache_bytes, getsizeof=held_bytes)
@@ -149,7 +159,14 @@ class Engine:
                 return kept
             if say is not None:
                 say(f"Loading {name}")
-            segmenter = load(self.models[name], device=device)
+            segmenter = Segmenter(
+                load_backbone(self.models[name]),
+                method="clearclip",
+                device=device,
+                dtype="auto",
+                protocol="native",
+                cache=self.keeps_words,
+            )
             segmenter.max_pixels = self.limits.pixels
             segmenter.show_progress = False
             loaded = Loaded(name, segmenter)
@@ -189,8 +206,9 @@ class Engine:
         rows = [fit_depth(row, blocks=len(loaded.backbone.blocks)) for row in methods or (request.method,)]
         if len(rows) > self.limits.methods:
             raise UsageError(f"{len(rows)} methods: at most {self.limits.methods} side by side are allowed here")
-        content = digest(image, limit=self.limits.upload_bytes)
+        content = digest(image, limits=self.limits)
         vocabulary = request.vocabulary
+        self._read_words(loaded, request, vocabulary, say=None)
         with loaded.lock:
             started, passes = perf_counter(), loaded.encoder_passes
             prepared = self._prepare(loaded, request.device, image, content, say=say)
@@ -228,19 +246,31 @@ class Engine:
             ClearclipError: As `segment`.
         """
         loaded = self.model(request.model, request.device, say=lambda sentence: say(0, sentence) if say else None)
-        for start in range(0, len(words), WORDS_AT_ONCE):
-            if say is not None:
-                say(start / len(words), f"Reading words: {start} of {len(words)}")
-            with loaded.lock:  # others get their turn in between
-                loaded.segmenter.templates = read_templates(request.templates)
-                loaded.segmenter.embed(list(words[start : start + WORDS_AT_ONCE]))
         vocabulary = Vocabulary.parse(list(words))
+        self._read_words(loaded, request, vocabulary, say=say)
         result = self.segment(image, replace(request, labels=vocabulary.labels, threshold=None)).first
         counts = np.bincount(result.label_map.ravel(), minlength=len(words))
         sums = np.bincount(result.label_map.ravel(), weights=result.scores.ravel(), minlength=len(words))
         found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
         size = result.label_map.size
         return [(result.labels[index], counts[index] / size, float(sums[index] / counts[index])) for index in found]
+
+    def _read_words(
+        self, loaded: Loaded, request: Request, vocabulary: Vocabulary, *, say: Callable[[float, str], None] | None
+    ) -> None:
+        """Embed the words a few at a time, so that others get their turn, and not for ever."""
+        queries, started = list(dict.fromkeys(vocabulary.queries)), perf_counter()
+        for start in range(0, len(queries), WORDS_AT_ONCE):
+            if say is not None:
+                say(start / len(queries), f"Reading words: {start} of {len(queries)}")
+            if perf_counter() - started > self.limits.seconds:
+                raise UsageError(
+                    f"{start} of {len(queries)} words were read in {self.limits.seconds} s, the limit here: ask again, "
+                    "they are kept, or ask for fewer words or prompts"
+                )
+            with loaded.lock:
+                loaded.segmenter.templates = read_templates(request.templates)
+                loaded.segmenter.embed([Label(query) for query in queries[start : start + WORDS_AT_ONCE]])
 
     def inspect(self, image: Path, request: Request, *, method: Method, say: Say | None = None) -> Inspection:
         """What flows through the model's last blocks; see `clearclip.paper.features.inspect_image`.
@@ -258,7 +288,7 @@ class Engine:
             ClearclipError: As `segment`.
         """
         loaded = self.model(request.model, request.device, say=say)
-        content = digest(image, limit=self.limits.upload_bytes)
+        content = digest(image, limits=self.limits)
         key = ("inspection", content, loaded.name, request.device, method)
         with loaded.lock:
             return self._keep(key, lambda: inspect_image(loaded.segmenter, image, method=method, name=image.stem))
@@ -321,25 +351,9 @@ def available_devices() -> tuple[str, ...]:
     return (*found, "cpu")
 
 
-def digest(image: Path, *, limit: int) -> str:
-    """What an image is known by in the cache: a hash of its file's bytes.
-
-    Args:
-        image: The file.
-        limit: Bytes that it may have.
-
-    Returns:
-        A hexadecimal text.
-
-    Raises:
-        ImageError: The file is gone, or too large.
-    """
-    try:
-        if (size := image.stat().st_size) > limit:
-            raise ImageError(too_large(image.name, size=size, limit=limit))
-        return hashlib.sha256(image.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ImageError("the image is not on this server any more: upload it again") from error
+def digest(image: Path, *, limits: Limits) -> str:
+    """What an image is known by in the cache: a hash of its file's bytes; `ImageError` as `read_image`."""
+    return hashlib.sha256(read_image(image, limits=limits)).hexdigest()
 
 
 def unknown_words(loaded: Loaded, vocabulary: Vocabulary) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ Belongs here: results and requests → files and texts. Does not: Gradio, models
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import shlex
 from collections.abc import Mapping
@@ -16,15 +15,17 @@ from typing import Any
 
 from clearclip import __version__
 from clearclip.errors import UsageError
+from clearclip.files.reading import read_bytes
 from clearclip.files.writing import atomic_write
 from clearclip.outputs import save_image
 from clearclip.segmentation import Segmentation
 from clearclip.studio.pictures import hex_color
 from clearclip.studio.polygons import polygons
-from clearclip.studio.request import Limits, Request, too_large
+from clearclip.studio.request import Limits, Request, read_image, read_json
 from clearclip.vocabulary import Label
 
 STATE_KIND = "clearclip studio example"
+NAME_LETTERS = 50  # of four bytes each: a file's name has 255, and gets an ending
 
 
 @dataclass(frozen=True)
@@ -160,24 +161,12 @@ def as_record(result: Segmentation) -> dict[str, Any]:
     }
 
 
-def example(settings: Mapping[str, Any], *, request: Request, image: Path) -> str:
-    """A file that shows someone else the same: the image's own bytes and every setting.
+def example(settings: Mapping[str, Any], *, request: Request, image: Path, limits: Limits) -> str:
+    """A file that shows someone else the same, as JSON: the image's own bytes and every setting.
 
-    Args:
-        settings: The page's, by name.
-        request: The same, checked.
-        image: The image's file.
-
-    Returns:
-        JSON.
-
-    Raises:
-        UsageError: The image is gone.
+    `settings` are the page's by name, `request` the same, checked. `ImageError` if the image is gone or too large.
     """
-    try:
-        picture = base64.b64encode(image.read_bytes()).decode()
-    except OSError as error:
-        raise UsageError("the image is not on this server any more: upload it again") from error
+    picture = base64.b64encode(read_image(image, limits=limits)).decode()
     labels = [
         {
             "name": label.name,
@@ -198,30 +187,17 @@ def example(settings: Mapping[str, Any], *, request: Request, image: Path) -> st
 
 
 def read_example(path: Path, *, limits: Limits) -> tuple[dict[str, Any], str, bytes]:
-    """Read such a file; its settings are checked when they are used.
+    """Read such a file: its settings, which are checked when they are used, the image's plain file name and its bytes.
 
-    Args:
-        path: The file.
-        limits: Of its size.
-
-    Returns:
-        Its settings, the image's plain file name and the image's bytes.
-
-    Raises:
-        UsageError: It is no such file, or too large.
+    `UsageError` if it is no such file, or too large.
     """
-    wanted = f"{path.name} is no example of the studio"
-    if path.stat().st_size > limits.example_bytes:
-        raise UsageError(too_large(path.name, size=path.stat().st_size, limit=limits.example_bytes))
     try:
-        state = json.loads(path.read_text(encoding="utf-8-sig"))
+        state = read_json(read_bytes(path, limit=limits.example_bytes))
         if not isinstance(state, dict) or state.get("kind") != STATE_KIND:
-            raise UsageError(f"{wanted}: choose a file that the studio's “Save example” made")
+            raise UsageError("choose a file that the studio's “Save example” made")
         picture = base64.b64decode(state["image"]["base64"], validate=True)
         name = str(state["image"]["name"])
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error, RecursionError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{wanted} ({error})") from error
-    plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in Path(name).name).strip(".")
-    return state, plain[-80:] or "image.png", picture
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path.name} is no example of the studio: {error}") from error
+    plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in Path(name[-200:]).name)
+    return state, plain.strip(".")[-NAME_LETTERS:] or "image.png", picture

@@ -76,7 +76,7 @@ def build(studio: Studio) -> gr.Blocks:
 def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
     settings = on.settings
     private: dict[str, Any] = {"api_visibility": "private"}
-    raw: dict[str, Any] = {**private, "preprocess": False}  # the image's file is opened by us
+    raw: dict[str, Any] = {**private, "preprocess": False}  # files are opened by us, and nothing is believed
     heavy: dict[str, Any] = {
         **raw,
         "concurrency_id": "model",
@@ -127,13 +127,15 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
         )
     on.viewer.select(does.rank, on.inputs, on.ranking, show_progress="hidden", trigger_mode="always_last", **heavy)
     on.look.click(does.search, {*on.inputs, on.vocabulary, on.words}, [on.found, on.status], **heavy)
-    on.word_file.upload(does.read_file, on.word_file, [on.words, on.vocabulary, on.status], **private)
-    on.add_found.click(does.add, [on.labels, on.found], [on.labels], show_progress="hidden", **private).then(**refresh)
+    on.word_file.upload(does.read_file, on.word_file, [on.words, on.vocabulary, on.status], **raw)
+    on.add_found.click(does.add, [on.labels, on.found], [on.labels, on.status], show_progress="hidden", **raw).then(
+        **refresh
+    )
     on.make_files.click(does.export, on.inputs, [on.made, on.status], **heavy)
     on.save_example.click(
         does.write_example, on.inputs, [on.example_file, on.status], show_progress="hidden", **raw
     ).success(None, None, None, js=DOWNLOAD)
-    on.load_example.upload(does.read_example, on.load_example, [*dict.fromkeys(restored), on.status], **private).then(
+    on.load_example.upload(does.read_example, on.load_example, [*dict.fromkeys(restored), on.status], **raw).then(
         **refresh
     ).then(None, [on.opacity], None, js=SET_OPACITY)
 

@@ -5,18 +5,26 @@ Belongs here: reading requests and saved states, their limits. Does not: models,
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clearclip.errors import UsageError
-from clearclip.methods import Method, parse_method
+from clearclip.errors import ImageError, UsageError
+from clearclip.files.reading import read_bytes, read_text
+from clearclip.methods import Method, parse_method, parse_methods
 from clearclip.vocabulary import Label, Vocabulary
 
 BACKGROUND = "background"
 RESIDUALS = ("as the method", "keep", "drop", "beta")
+TEMPLATES = 100
+TEMPLATE_LETTERS = 300
+METHOD_LETTERS = 300
+JSON_PARTS = 20_000
+JSON_DEPTH = 20
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,15 @@ class Limits:
 
     Attributes:
         upload_bytes: Size of an image's file.
+        stored_bytes: Uploads and results on disk, of all visitors together; the oldest files go first.
         pixels: Of an image, before it is decoded.
         labels: In one request; at most 254, so that a label map with its background fits 8 bits.
         synonyms: Of one label.
-        words: Of a vocabulary file.
+        letters: Characters of one word: a label's name or a synonym.
+        words: Of one request, synonyms included.
+        text: Characters of all words of one request.
+        seconds: That the words of one request may take to be read.
+        request_bytes: Size of a request without files.
         methods: Side by side.
         cache_bytes: Memory for images, features and results, of all visitors together.
         models: Models in memory at once.
@@ -37,10 +50,15 @@ class Limits:
     """
 
     upload_bytes: int = 20_000_000
+    stored_bytes: int = 2_000_000_000
     pixels: int = 25_000_000
     labels: int = 100
     synonyms: int = 30
+    letters: int = 200
     words: int = 2000
+    text: int = 100_000
+    seconds: int = 300
+    request_bytes: int = 500_000
     methods: int = 12
     cache_bytes: int = 1_000_000_000
     models: int = 2
@@ -58,6 +76,11 @@ class Limits:
                 raise UsageError(f"{name}={value}: at least 1 is needed")
         if self.labels > 254:
             raise UsageError(f"labels={self.labels}: at most 254, so that a label map fits 8 bits")
+        if self.stored_bytes < 2 * self.example_bytes:
+            raise UsageError(
+                f"stored_bytes={self.stored_bytes:,} has no room for two uploads of {self.example_bytes:,}: raise "
+                "--max-stored, or lower --max-upload"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,17 +143,17 @@ def read_request(
     """
     parsed = read_labels(labels, limits=limits)
     if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
-        raise UsageError(f"threshold={threshold!r}: a probability from 0 to 1 is needed")
-    listed = [templates] if isinstance(templates, str) else list(templates or ())
-    prompts = tuple(text for text in (_text(part, "a prompt", 300) for part in listed) if text)
-    if len(prompts) > 100:
-        raise UsageError(f"{len(prompts)} prompts: at most 100 are allowed")
+        raise UsageError(f"threshold={threshold!r:.100}: a probability from 0 to 1 is needed")
+    listed = [templates] if isinstance(templates, str) else _list(templates or (), "prompts")
+    if len(listed) > TEMPLATES:
+        raise UsageError(f"{len(listed)} prompts: at most {TEMPLATES} are allowed")
+    prompts = tuple(text for text in (_text(part, "a prompt", TEMPLATE_LETTERS) for part in listed) if text)
     request = Request(
         parsed,
-        model=_text(model, "a model's name", 300),
-        method=parse_method(_text(method, "a method", 300)),
+        model=_text(model, "a model's name", METHOD_LETTERS),
+        method=read_method(method),
         threshold=None if threshold is None else float(threshold),
-        background=_text(background or BACKGROUND, "the background's name", 200) or BACKGROUND,
+        background=_text(background or BACKGROUND, "the background's name", limits.letters) or BACKGROUND,
         templates=prompts or None,
         device=_text(device, "a device", 40),
     )
@@ -151,40 +174,61 @@ def read_labels(labels: Any, *, limits: Limits) -> tuple[Label, ...]:
     Raises:
         UsageError: There is none, there are too many, or one cannot be used.
     """
-    if not isinstance(labels, (list, tuple)):
-        raise UsageError(f"labels are a {type(labels).__name__}: give a list, as in ['sky', 'person=man|woman']")
-    if len(labels) > 10 * limits.labels:
-        raise UsageError(f"{len(labels)} labels: at most {limits.labels} are allowed here")
-    parsed = [label for label in map(_label, labels) if label is not None]
+    listed = _list(labels, "labels")
+    if len(listed) > 10 * limits.labels:  # of which most may be empty
+        raise UsageError(f"{len(listed)} labels: at most {limits.labels} are allowed here")
+    parsed = [label for label in (_label(entry, limits) for entry in listed) if label is not None]
     if not parsed:
         raise UsageError("there is no label yet: write at least one thing to look for")
     if len(parsed) > limits.labels:
         raise UsageError(f"{len(parsed)} labels: at most {limits.labels} are allowed here")
-    for label in parsed:
-        if len(label.synonyms) > limits.synonyms:
-            raise UsageError(f"label {label.name!r} has {len(label.synonyms)} synonyms: at most {limits.synonyms}")
+    _check_total(parsed, limits)
     return Vocabulary(tuple(parsed)).labels
 
 
-def _label(entry: Any) -> Label | None:
+def _label(entry: Any, limits: Limits) -> Label | None:
     if isinstance(entry, str):
-        text = _text(entry, "a label", 2000)
-        return Label.parse(text) if text else None
+        _check_synonyms(entry.count("|") + 1, entry, limits)
+        text = _text(entry, "a label", limits.text)
+        label = Label.parse(text) if text else None
+        for word in label.queries if label else ():
+            _text(word, "a word", limits.letters)
+        return label
     if isinstance(entry, Mapping):
-        name = _text(entry.get("name") or "", "a label", 200)
+        name = _text(entry.get("name") or "", "a label", limits.letters)
         if not name:
             return None
         synonyms = entry.get("synonyms") or ()
-        words = re.split(r"[,|]", synonyms) if isinstance(synonyms, str) else list(synonyms)
-        kept = tuple(word for word in (_text(word, "a synonym", 200) for word in words) if word)
+        words = re.split(r"[,|]", synonyms) if isinstance(synonyms, str) else _list(synonyms, f"synonyms of {name!r}")
+        _check_synonyms(len(words), name, limits)
+        kept = tuple(word for word in (_text(word, "a synonym", limits.letters) for word in words) if word)
         color = entry.get("color")
         return Label(name, kept, _color(color) if color else None)
-    raise UsageError(f"label {entry!r} is a {type(entry).__name__}: a text is needed")
+    raise UsageError(f"label {entry!r:.100} is a {type(entry).__name__}: a text is needed")
+
+
+def _check_synonyms(count: int, name: str, limits: Limits) -> None:
+    if count > limits.synonyms:
+        raise UsageError(f"label {name[:60]!r} has {count:,} synonyms: at most {limits.synonyms}")
+
+
+def _check_total(labels: Iterable[Label], limits: Limits) -> None:
+    queries = [query for label in labels for query in label.queries]
+    if len(queries) > limits.words:
+        raise UsageError(f"{len(queries):,} words, synonyms included: at most {limits.words:,} are allowed here")
+    if (letters := sum(map(len, queries))) > limits.text:
+        raise UsageError(f"the words have {letters:,} characters: at most {limits.text:,} are allowed here")
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise UsageError(f"{what} are a {type(value).__name__}: give a list, as in ['sky', 'person=man|woman']")
+    return list(value)
 
 
 def _color(value: Any) -> tuple[int, int, int]:
     if not isinstance(value, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        raise UsageError(f"colour {value!r}: a # and six hexadecimal digits are needed, as in #87ceeb")
+        raise UsageError(f"colour {value!r:.100}: a # and six hexadecimal digits are needed, as in #87ceeb")
     return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
 
 
@@ -193,12 +237,64 @@ def _text(value: Any, what: str, longest: int) -> str:
         raise UsageError(f"{what} is a {type(value).__name__}: a text is needed")
     plain = " ".join(value.split())
     if len(plain) > longest:
-        raise UsageError(f"{what} has {len(plain)} characters: at most {longest} are allowed")
+        raise UsageError(f"{what} has {len(plain):,} characters: at most {longest:,} are allowed")
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in plain):  # JSON can carry them, UTF-8 cannot
+        raise UsageError(f"{what} holds half a character: write it as UTF-8")
     return plain
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def within(value: Any, low: float, high: float) -> float | None:
+    """A number from a client, moved into `low` to `high`; `None` for anything that is no finite number."""
+    if not _is_number(value):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return min(max(number, low), high) if math.isfinite(number) else None
+
+
+def read_method(value: Any) -> Method:
+    """One method's spelling from a client; `UsageError` for anything else."""
+    return parse_method(_text(value, "a method", METHOD_LETTERS))
+
+
+def read_methods(value: Any, *, limits: Limits) -> tuple[Method, ...]:
+    """A list of spellings, or a comma list of them, each once and at most `limits.methods`."""
+    if isinstance(value, str):
+        return parse_methods(_text(value, "the methods", limits.methods * METHOD_LETTERS))
+    listed = _list(value, "methods")
+    if len(listed) > limits.methods:
+        raise UsageError(f"{len(listed)} methods: at most {limits.methods} side by side are allowed here")
+    return parse_methods([_text(part, "a method", METHOD_LETTERS) for part in listed])
+
+
+def read_json(data: bytes) -> Any:
+    """JSON from a client; `UsageError` if it is none, has over `JSON_PARTS` parts or more than `JSON_DEPTH` levels.
+
+    The parts are counted before anything is parsed: a list of empty lists takes twenty times its bytes in memory.
+    """
+    if sum(data.count(mark) for mark in (b"[", b"{", b",")) > JSON_PARTS:
+        raise UsageError(f"the JSON has more than {JSON_PARTS:,} parts: ask for less at once")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"this is no JSON that can be read ({error})") from error
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        level = [part for item in level for part in children(item)]
+        if not level:
+            return value
+    raise UsageError(f"the JSON is nested deeper than {JSON_DEPTH} levels")
+
+
+def children(value: Any) -> Iterable[Any]:
+    """The parts of a JSON value that is a list or an object."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def too_large(name: str, *, size: int, limit: int) -> str:
@@ -229,55 +325,63 @@ def with_residual(method: str, residual: str, beta: float) -> str:
     Raises:
         UsageError: The combination makes no sense.
     """
-    row = parse_method(_text(method, "a method", 300))
+    row = read_method(method)
     if residual == RESIDUALS[0]:
         return row.spelling
     if residual not in RESIDUALS:
-        raise UsageError(f"residual {residual!r} is not known: one of {', '.join(RESIDUALS)}")
-    if not _is_number(beta):
-        raise UsageError(f"β={beta!r}: a percentage from 0 to 100 is needed")
-    return replace(row, residual=f"beta:{beta:g}" if residual == "beta" else residual).spelling
+        raise UsageError(f"residual {residual!r:.100} is not known: one of {', '.join(RESIDUALS)}")
+    percent = within(beta, 0, 1000)
+    if percent is None:
+        raise UsageError(f"β={beta!r:.100}: a percentage from 0 to 100 is needed")
+    return replace(row, residual=f"beta:{percent:g}" if residual == "beta" else residual).spelling
 
 
-def read_words(text: str, *, limits: Limits) -> tuple[str, ...]:
-    """A vocabulary as a text: one label a line, or separated by commas where it is one line.
+def read_words(words: Any, *, limits: Limits) -> tuple[str, ...]:
+    """A vocabulary from a client, each name once: a list of labels as texts, or one text as a label file.
 
-    Args:
-        text: As a label file; `#` starts a comment.
-        limits: What is allowed.
-
-    Returns:
-        Labels' texts, each once.
-
-    Raises:
-        UsageError: There is none, or there are too many.
+    A text of one line may separate them by commas; `#` starts a comment. `UsageError` if there is none, or too much.
     """
-    lines = [re.sub(r"(^|\s)#.*$", "", line).strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
+    if isinstance(words, str):
+        lines = _text_lines(words, limits)
+    else:
+        listed = _list(words, "words")
+        _check_count(len(listed), limits)
+        lines = [line for word in listed for line in _text_lines(_text(word, "a word", limits.text), limits)]
     if len(lines) == 1:
         lines = [part.strip() for part in lines[0].split(",") if part.strip()]
-    words = tuple({Label.parse(line).name: line for line in lines}.values())
-    if not words:
+    _check_count(len(lines), limits)
+    labels = {label.name: (label, line) for line in lines if (label := _label(line, limits)) is not None}
+    if not labels:
         raise UsageError("the vocabulary is empty: write one word a line")
-    if len(words) > limits.words:
-        raise UsageError(f"the vocabulary has {len(words)} words: at most {limits.words} are allowed here")
-    return words
+    _check_total((label for label, _ in labels.values()), limits)
+    return tuple(line for _, line in labels.values())
+
+
+def _text_lines(text: str, limits: Limits) -> list[str]:
+    if len(text) > limits.text:
+        raise UsageError(f"the vocabulary has {len(text):,} characters: at most {limits.text:,} are allowed here")
+    lines = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.words:
+        raise UsageError(f"the vocabulary has {count} words: at most {limits.words} are allowed here")
 
 
 def read_word_file(path: Path, *, limits: Limits) -> tuple[str, ...]:
-    """A vocabulary from an uploaded file.
-
-    Args:
-        path: A UTF-8 text.
-        limits: What is allowed.
-
-    Returns:
-        As `read_words`.
-
-    Raises:
-        UsageError: As `read_words`; also a file that is no text.
-    """
+    """A vocabulary from an uploaded UTF-8 file, as `read_words`; `UsageError` also for a file that is no text."""
     try:
-        return read_words(path.read_text(encoding="utf-8-sig"), limits=limits)
-    except (OSError, UnicodeDecodeError) as error:
+        return read_words(read_text(path, limit=4 * limits.text), limits=limits)
+    except OSError as error:
         raise UsageError(f"{path.name} is no UTF-8 text with one label a line ({error})") from error
+
+
+def read_image(path: Path, *, limits: Limits) -> bytes:
+    """The bytes of an uploaded image's file; `ImageError` if it is gone or too large."""
+    try:
+        if (size := path.stat().st_size) > limits.upload_bytes:
+            raise ImageError(too_large(path.name, size=size, limit=limits.upload_bytes))
+        return read_bytes(path, limit=limits.upload_bytes)
+    except OSError as error:
+        raise ImageError("the image is not on this server any more: upload it again") from error

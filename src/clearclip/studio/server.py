@@ -5,26 +5,37 @@ Belongs here: starting and stopping. Does not: the page.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
-import ipaddress
 import os
 import re
+import secrets
+import signal
+import socket
 import sys
-import tempfile
 import threading
+import warnings
+import webbrowser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.reading import read_text
+from clearclip.studio.files import Files, work_folder
+from clearclip.studio.hosts import Hosts, is_loopback
 from clearclip.studio.request import Limits
 
 if TYPE_CHECKING:
     from clearclip.studio.engine import Engine
 
+PORTS = range(7860, 7960)
+SESSIONS = 200
+AUTH_BYTES = 1_000_000
 DEFAULT_MODELS = ("tiny", *(name for name in CHECKPOINTS if name != "tiny"))
 
 
@@ -39,6 +50,7 @@ class Options:
         browser: Whether a browser is opened.
         devices: Allowed devices; none for all that there are.
         auth: Pairs of user and password; none lets everybody in who reaches the port.
+        allow_hosts: Further names under which the studio may be asked, `name` or `*.name`; see `gate.Hosts`.
         limits: What one visitor may ask.
     """
 
@@ -48,6 +60,7 @@ class Options:
     browser: bool = True
     devices: tuple[str, ...] = ()
     auth: tuple[tuple[str, str], ...] = ()
+    allow_hosts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
 
@@ -92,8 +105,9 @@ def parse_auth(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
         texts = [value]
         if ":" not in value or Path(value).is_file():
             try:
-                texts = [line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip()]
-            except (OSError, UnicodeDecodeError) as error:
+                lines = read_text(value, limit=AUTH_BYTES).splitlines()
+                texts = [line.strip() for line in lines if line.strip()]
+            except OSError as error:
                 raise UsageError("--auth takes USER:PASSWORD, or a file with one such pair a line") from error
         for text in texts:
             user, colon, password = text.partition(":")
@@ -101,21 +115,6 @@ def parse_auth(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
                 raise UsageError("--auth takes USER:PASSWORD, or a file with one such pair a line")
             pairs.append((user, password))
     return tuple(pairs)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address.
-
-    Args:
-        host: Name or address.
-
-    Returns:
-        `True` for `localhost` and loopback addresses.
-    """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def exposure(options: Options) -> str | None:
@@ -127,7 +126,7 @@ def exposure(options: Options) -> str | None:
     Returns:
         A warning, or `None`.
     """
-    if is_loopback(options.host):
+    if _is_private(options):
         return None
     who = "everybody who can reach" if not options.auth else "everybody with a password who can reach"
     more = "" if options.auth else " Ask for a password with --auth USER:PASSWORD."
@@ -137,40 +136,72 @@ def exposure(options: Options) -> str | None:
     )
 
 
+def _is_private(options: Options) -> bool:
+    """Whether only this machine can reach the studio; a further name means a proxy."""
+    return is_loopback(options.host) and not options.allow_hosts
+
+
+def choose_port(host: str, port: int | None) -> int:
+    """The port, or the first free one of `PORTS`; `ClearclipError` if the host or the port cannot be used.
+
+    Gradio tries a hundred ports of an address that is not this machine's, and waits five seconds for each.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {host}: no such address ({error}): choose one of this machine's") from error
+    reason: OSError | None = None
+    for candidate in PORTS if port is None else (port,):
+        try:
+            for kind, place in ((family, address[0]), (socket.AF_INET, "127.0.0.1")):  # where Gradio looks as well
+                with socket.socket(kind, socket.SOCK_STREAM) as probe:
+                    if os.name == "posix":
+                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind((place, candidate))
+            return candidate
+        except OSError as error:
+            reason = error
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise UsageError(f"--host {host} is no address of this machine ({error.strerror})") from error
+    ports = f"port {port}" if port else f"no port from {PORTS[0]} to {PORTS[-1]}"
+    raise ClearclipError(f"{ports} of {host} can be used ({reason}): choose another with --port")
+
+
 @contextmanager
 def running(options: Options) -> Iterator[tuple[str, Any]]:
-    """Start the studio; it stops, and its folder is removed, when the block ends.
+    """Start the studio; yields the page's address and Gradio's blocks, and stops it and removes its folder at the end.
 
-    Args:
-        options: How.
-
-    Yields:
-        The page's address, and Gradio's blocks.
-
-    Raises:
-        ClearclipError: The extra is not installed, or the port cannot be used.
+    `ClearclipError` if the extra is not installed, or the port cannot be used.
     """
     if importlib.util.find_spec("gradio") is None or importlib.util.find_spec("cachetools") is None:
         raise UsageError('the studio needs Gradio: python -m pip install "clearclip[app]"')
-    with tempfile.TemporaryDirectory(prefix="clearclip-studio-", ignore_cleanup_errors=True) as work, _quiet(work):
+    port = choose_port(options.host, options.port)
+    with work_folder() as work, _quiet(work):
+        from gradio import processing_utils
+
         from clearclip.studio import page
         from clearclip.studio.engine import Engine, available_devices
-        from clearclip.studio.files import Files
+        from clearclip.studio.gate import guarded
         from clearclip.studio.scenes import write_scenes
         from clearclip.studio.settings import Studio
 
-        folder = Path(work)
-        for name in ("scenes", "results", "uploads"):
-            (folder / name).mkdir()
-        engine = Engine(options.models, devices=options.devices or available_devices(), limits=options.limits)
-        studio = Studio(engine, write_scenes(folder / "scenes"), Files(folder / "results"))
-        blocks = page.build(studio)
+        # A file's folder is a hash of this and its bytes: who knows an image cannot tell where another's upload lies.
+        processing_utils.hash_seed = secrets.token_bytes(32)
+        files = Files(work, limit=options.limits.stored_bytes)
+        engine = Engine(
+            options.models,
+            devices=options.devices or available_devices(),
+            limits=options.limits,
+            keeps_words=_is_private(options),
+        )
+        blocks = page.build(Studio(engine, write_scenes(files.scenes), files))
         blocks.queue(max_size=options.limits.queue, default_concurrency_limit=options.limits.concurrency)
+        hosts = Hosts(options.host, allowed=(*options.allow_hosts, *_root_host()))
         try:
             _, url, _ = blocks.launch(
-                server_name=options.host,
-                server_port=options.port,
-                inbrowser=options.browser,
+                server_name=options.host if ":" not in options.host else f"[{options.host.strip('[]')}]",
+                server_port=port,
+                inbrowser=False,
                 auth=list(options.auth) or None,
                 max_file_size=options.limits.example_bytes,
                 share=False,
@@ -185,17 +216,27 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
                 footer_links=["api", "settings"],
                 theme=page.THEME,
                 css=page.STYLE,
-                state_session_capacity=1000,
+                state_session_capacity=SESSIONS,
+                app_kwargs={"lifespan": guarded(hosts=hosts, files=files, limits=options.limits)},
             )
         except OSError as error:
             raise ClearclipError(
-                f"port {options.port or 7860} of {options.host} cannot be used ({error}): choose another with --port"
+                f"port {port} of {options.host} cannot be used ({error}): choose another with --port"
             ) from error
+        files.keep()
+        if options.browser:
+            webbrowser.open(url)
         threading.Thread(target=_warm, args=(engine,), daemon=True).start()
         try:
             yield url, blocks
         finally:
             blocks.close(verbose=False)
+
+
+def _root_host() -> tuple[str, ...]:
+    """The name in Gradio's own setting for proxies, where it is a whole address."""
+    name = urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname
+    return (name,) if name else ()
 
 
 def _warm(engine: Engine) -> None:
@@ -205,10 +246,10 @@ def _warm(engine: Engine) -> None:
 
 
 @contextmanager
-def _quiet(work: str) -> Iterator[None]:
+def _quiet(work: Path) -> Iterator[None]:
     """Gradio's own files into our folder, and nothing sent anywhere."""
     wanted = {
-        "GRADIO_TEMP_DIR": str(Path(work) / "uploads"),
+        "GRADIO_TEMP_DIR": str(work / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
@@ -225,20 +266,33 @@ def _quiet(work: str) -> Iterator[None]:
 
 
 def serve(options: Options) -> None:
-    """Start the studio and wait until it is interrupted.
-
-    Args:
-        options: How.
-
-    Raises:
-        ClearclipError: As `running`.
-    """
+    """Start the studio and wait until it is interrupted or told to end; `ClearclipError` as `running`."""
+    warnings.filterwarnings("ignore", "the model has never seen a word of")  # visitors are told, the log is not filled
     warning = exposure(options)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
-    with running(options) as (url, blocks):
+    with _ended_by_signals(), running(options) as (url, blocks):
         print(f"The studio is at {url} (Ctrl-C ends it).", flush=True)
         try:
             blocks.block_thread()
         except (KeyboardInterrupt, OSError):
             return
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """What is cleaned up after Ctrl-C is cleaned up as well when the system ends the process, or its terminal does."""
+    found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in found if signal.getsignal(number) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once: cleaning up is not interrupted
+    raise SystemExit(128 + number)

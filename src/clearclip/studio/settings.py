@@ -14,7 +14,7 @@ from clearclip.studio import export
 from clearclip.studio.engine import Engine, available_devices
 from clearclip.studio.files import Files
 from clearclip.studio.pictures import hex_color
-from clearclip.studio.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual
+from clearclip.studio.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual, within
 from clearclip.studio.scenes import SceneFile
 from clearclip.vocabulary import Label
 
@@ -57,17 +57,7 @@ class Studio:
         }
 
     def request(self, settings: Mapping[str, Any]) -> Request:
-        """The settings of the page's controls as a request.
-
-        Args:
-            settings: By the names of `defaults`.
-
-        Returns:
-            The request.
-
-        Raises:
-            UsageError: Something cannot be used.
-        """
+        """The settings of the page's controls, by the names of `defaults`, as a request; `UsageError` for bad ones."""
         template = settings["templates"]
         return read_request(
             settings["labels"],
@@ -76,7 +66,7 @@ class Studio:
             method=with_residual(settings["method"], settings["residual"], settings["beta"]),
             threshold=settings["threshold"] or None,
             background=settings["background"],
-            templates=None if not template or template == PROMPTS else [template],
+            templates=None if not template or template == PROMPTS else template,
             device=settings["device"],
         )
 
@@ -98,15 +88,24 @@ class Studio:
     def checked(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings from outside, reduced to those that are known and usable; their labels may be empty."""
         known = {name: settings[name] for name in self.defaults()}
-        known["threshold"] = known["threshold"] or 0
-        if known["model"] not in self.engine.models:
-            raise UsageError(f"the model {known['model']!r} is not allowed here: {', '.join(self.engine.models)}")
-        if known["device"] not in self.engine.devices:
-            known["device"] = self.engine.devices[0]
-        if not isinstance(known["opacity"], (int, float)) or not isinstance(known["beta"], (int, float)):
-            raise UsageError("opacity and beta must be numbers")
         request = self.request({**known, "labels": known["labels"] or [{"name": "any"}]})
-        return {**known, "labels": [label_entry(label) for label in request.labels] if known["labels"] else []}
+        if request.model not in self.engine.models:
+            raise UsageError(f"the model {request.model!r} is not allowed here: {', '.join(self.engine.models)}")
+        opacity, beta = within(known["opacity"], 0, 1), within(known["beta"], 0, 100)
+        if opacity is None or beta is None:
+            raise UsageError("opacity and beta must be numbers")
+        return {
+            "labels": [label_entry(label) for label in request.labels] if known["labels"] else [],
+            "model": request.model,
+            "device": request.device if request.device in self.engine.devices else self.engine.devices[0],
+            "method": known["method"],
+            "residual": known["residual"],
+            "beta": beta,
+            "threshold": request.threshold or 0,
+            "background": known["background"] or BACKGROUND,
+            "templates": request.templates[0] if request.templates else PROMPTS,
+            "opacity": opacity,
+        }
 
 
 def label_entry(label: Label) -> dict[str, Any]:
