@@ -146,7 +146,7 @@ def test_open_clip_folder(images, clip_model, clip_folder):
         backbone = clearclip.load_backbone(name)
         torch.testing.assert_close(features(backbone, images), features(clearclip.view(clip_model), images))
     assert backbone.text is not None
-    assert backbone.weights_file == clip_folder / "open_clip_model.safetensors"
+    assert backbone.weights_files == (clip_folder / "open_clip_model.safetensors",)
     assert len(backbone.checkpoint_hash) == 64
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.backbones import Backbone
+from clearclip.backbones.devices import inference
 from clearclip.decompose import check_depth, group_by_table, rewrite, trunk
 from clearclip.images import normalize, resize, resized_size
 from clearclip.masks import LogitGrid
@@ -82,6 +83,7 @@ def plan_of(backbone: Backbone, size: tuple[int, int], protocol: Protocol) -> Pl
     )
 
 
+@inference
 def prepare_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], protocol: Protocol) -> list[Encoded]:
     """Resize and normalise images and lay windows over them; nothing of the model is run.
 
@@ -103,7 +105,7 @@ def prepare_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], 
     return encoded
 
 
-@torch.no_grad()
+@inference
 def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) -> None:
     """Give an image the features it lacks; the trunk's outputs stay with it, so that other methods need no trunk.
 
@@ -132,7 +134,7 @@ def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) 
         image._features |= {spelling: torch.cat(features) for spelling, features in found.items()}
 
 
-@torch.no_grad()
+@inference
 def logit_grids(backbone: Backbone, images: Sequence[Encoded], method: Method, text: Tensor) -> list[LogitGrid]:
     """Cosines of images with queries; nothing else of them is kept, so that memory hardly grows with the windows.
 

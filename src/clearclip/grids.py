@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip.backbones.devices import inference
 from clearclip.decompose import MethodLike, dense_features
 from clearclip.encoding import logit_grids, plan_of, prepare_images
 from clearclip.images import normalize
@@ -138,7 +139,7 @@ class Classifier:
         backbone = self.segmenter.backbone
         return logit_grids(backbone, prepare_images(backbone, images, self.protocol), self.method, self.text)
 
-    @torch.no_grad()
+    @inference
     def label(self, grid: LogitGrid, *, scores: bool = False) -> tuple[npt.NDArray[np.int32], Tensor | None]:
         """Labels of a grid's pixels: the best query's, or the background below the threshold (protocol, 7 and 8).
 

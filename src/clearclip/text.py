@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -16,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from clearclip.backbones.base import Backbone, TextEncoder
-from clearclip.errors import UsageError
+from clearclip.backbones.devices import inference
+from clearclip.errors import CheckpointError, UsageError
 from clearclip.files.writing import atomic_write
 from clearclip.progress import track
 
@@ -63,7 +63,7 @@ def read_templates(templates: TemplatesLike) -> tuple[str, ...]:
     return listed
 
 
-@torch.no_grad()
+@inference
 def embed_queries(
     backbone: Backbone,
     queries: Sequence[str],
@@ -145,19 +145,12 @@ def _encode(backbone: Backbone, encoder: TextEncoder, queries: Sequence[list[lis
             mask[place, : len(rows[index])] = True
         features = encoder.encode(ids.to(backbone.device), mask.to(backbone.device))
         encoded[chosen] = F.normalize(features.float(), dim=-1).cpu()
+    if not (encoded.isfinite().all() and encoded.any(dim=-1).all()):
+        raise CheckpointError(
+            f"{backbone.name}: it makes a word an embedding without a direction: its weights are damaged"
+        )
     means = [part.mean(dim=0) for part in encoded.split([len(prompts) for prompts in queries])]
     return [F.normalize(mean, dim=-1) for mean in means]
-
-
-def default_cache_dir() -> Path:
-    """Where text embeddings are kept: `$CLEARCLIP_CACHE`, else the user's cache folder.
-
-    Returns:
-        A folder; it may not exist yet.
-    """
-    if os.environ.get("CLEARCLIP_CACHE"):
-        return Path(os.environ["CLEARCLIP_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clearclip"
 
 
 def _entry(backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], cache_dir: Path | None) -> Path | None:

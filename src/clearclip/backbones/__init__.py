@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,14 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
         from clearclip.backbones import open_clip
 
         if open_clip.is_open_clip(model):
-            return open_clip.view(model, tokenizer)
+            return open_clip.view(model, tokenizer).check()
     if "transformers" in libraries:
         from clearclip.backbones import blip, hf_clip
 
         if hf_clip.is_hf_clip(model):
-            return hf_clip.view(model, tokenizer)
+            return hf_clip.view(model, tokenizer).check()
         if blip.is_blip(model):
-            return blip.view(model, tokenizer)
+            return blip.view(model, tokenizer).check()
     raise UnsupportedModelError(
         f"a {type(model).__module__}.{type(model).__name__} cannot be viewed: give open_clip's CLIP or CustomTextCLIP, "
         "or transformers' CLIPModel or BlipForImageTextRetrieval"
@@ -79,7 +78,7 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
             backbone = _load(source, tokenizer)
     if row is not None:
         backbone.name, backbone.license = row.name, row.license
-    return backbone
+    return backbone.check()
 
 
 def _load(source: str, tokenizer: str | None) -> Backbone:
@@ -129,21 +128,17 @@ def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
             f"{folder} holds neither config.json (Hugging Face) nor open_clip_config.json (open_clip): give a model's "
             "folder"
         )
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{config} cannot be read ({error})") from error
-    return _load_hf(str(folder), kind, tokenizer)
+    from clearclip.backbones.folder import read_config
+
+    return _load_hf(str(folder), read_config(config).get("model_type"), tokenizer)
 
 
 def _load_hf_hub(name: str, tokenizer: str | None) -> Backbone:
-    from transformers import AutoConfig
+    from clearclip.backbones.hf_clip import fetch_model
 
-    try:
-        kind = AutoConfig.from_pretrained(name).model_type
-    except (OSError, ValueError):
-        kind = "clip"
-    return _load_hf(name, kind, tokenizer)
+    backbone = _load_hf_folder(fetch_model(name), tokenizer)
+    backbone.name = name
+    return backbone
 
 
 def _load_hf(name: str, kind: str | None, tokenizer: str | None) -> Backbone:
