@@ -19,6 +19,7 @@ from torch import Tensor
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
 from clearclip.decompose import check_depth, group_by_table, rewrite, trunk
+from clearclip.errors import CheckpointError
 from clearclip.images import normalize, resize, resized_size
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method
@@ -178,7 +179,18 @@ def _rewritten(
 ) -> dict[str, Tensor]:
     """Unit features by the method's spelling."""
     results = rewrite(backbone, list(streams), rows, grid_size=grid_size)
-    return {spelling: F.normalize(parts.features.float(), dim=-1) for spelling, parts in results.items()}
+    return {spelling: unit_features(backbone, parts.features) for spelling, parts in results.items()}
+
+
+def unit_features(backbone: Backbone, features: Tensor) -> Tensor:
+    """Features of length 1 in float32; `CheckpointError` where the model's numbers grew beyond all limits."""
+    unit = F.normalize(features.float(), dim=-1)
+    if not unit.isfinite().all():
+        raise CheckpointError(
+            f"{backbone.name}: an image's features are NaN in {backbone.dtype}: the weights are damaged, or need "
+            "--dtype float32"
+        )
+    return unit
 
 
 def windows_at_once(backbone: Backbone) -> int:

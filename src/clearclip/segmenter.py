@@ -111,6 +111,8 @@ class Segmenter:
         self.method = parse_method(method)
         self.protocol = get_protocol(protocol)
         self.templates = read_templates(templates)
+        if not max_pixels >= 1:  # NaN would allow any number
+            raise UsageError(f"max_pixels={max_pixels!r}: a number of at least 1 is needed")
         self.max_pixels = max_pixels
         self.show_progress = show_progress
         self._cache_dir = default_cache_dir() if cache else None

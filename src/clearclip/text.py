@@ -19,9 +19,12 @@ from clearclip.backbones.devices import inference
 from clearclip.errors import CheckpointError, UsageError
 from clearclip.files.writing import atomic_write
 from clearclip.progress import track
+from clearclip.vocabulary import WORD_BYTES
 
 BATCH_SIZE = 256
 QUERIES_AT_ONCE = 16
+TEMPLATES = 1000
+"""Most prompts a word may be put into."""
 
 TemplatesLike = str | Sequence[str] | None
 
@@ -55,7 +58,11 @@ def read_templates(templates: TemplatesLike) -> tuple[str, ...]:
     listed = (templates,) if isinstance(templates, str) else tuple(templates)
     if not listed:
         raise UsageError("no template was given: give at least '{}'")
+    if len(listed) > TEMPLATES:
+        raise UsageError(f"{len(listed):,} templates were given: {TEMPLATES:,} are allowed")
     for template in listed:
+        if len(template) > WORD_BYTES:
+            raise UsageError(f"template {template[:60]!r} is longer than {WORD_BYTES:,} letters: shorten it")
         if template.count("{}") != 1:
             raise UsageError(
                 f"template {template!r} needs exactly one {{}} where the label goes, as in 'a photo of a {{}}.'"
@@ -111,8 +118,8 @@ def _tokenize(encoder: TextEncoder, query: str, templates: Iterable[str]) -> lis
     longest = max(range(len(rows)), key=lambda index: len(rows[index]))
     if len(rows[longest]) > encoder.context_length:
         raise UsageError(
-            f"label {query!r} is too long: in the prompt {texts[longest][:60]!r} it takes {len(rows[longest])} tokens, "
-            f"the model reads {encoder.context_length}. Shorten it; nothing is cut silently"
+            f"label {query[:60]!r} is too long: in the prompt {texts[longest][:60]!r} it takes {len(rows[longest])} "
+            f"tokens, the model reads {encoder.context_length}. Shorten it; nothing is cut silently"
         )
     return rows
 
