@@ -23,7 +23,7 @@ ATTENTION_KINDS = ("qk", "qq", "kk", "vv", "identity")
 SELF_KINDS = ("qq", "kk", "vv")
 COMBINE = ("sum", "mean")
 RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta")
-LARGEST_ALPHA = 1_000_000
+LARGEST_ALPHA = 10_000_000
 POSITIONS = ("model", "offset", "antialias", "size")
 
 

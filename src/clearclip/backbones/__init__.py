@@ -8,7 +8,7 @@ from typing import Any
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
 from clearclip.checkpoints import CHECKPOINTS, Checkpoint
-from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
+from clearclip.errors import CheckpointError, ClearclipError, UnsupportedModelError, UsageError, nearest
 
 __all__ = ["CHECKPOINTS", "Backbone", "Block", "Checkpoint", "TextEncoder", "load_backbone", "view"]
 
@@ -69,13 +69,19 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
     text = os.fspath(name)
     row = CHECKPOINTS.get(text)
     source = row.source if row else text
-    if source.startswith("local-dir:") or _existing(source) is not None:
-        backbone = _load(source, tokenizer)
-    else:
-        from clearclip.backbones.network import offline_if_unreachable
-
-        with offline_if_unreachable():
+    try:
+        if source.startswith("local-dir:") or _existing(source) is not None:
             backbone = _load(source, tokenizer)
+        else:
+            from clearclip.backbones.network import offline_if_unreachable
+
+            with offline_if_unreachable():
+                backbone = _load(source, tokenizer)
+    except ClearclipError:
+        raise
+    except Exception as error:  # the libraries do not say what they raise for files that contradict each other
+        cause = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(f"{text}: no model can be made of its files ({type(error).__name__}: {cause})") from error
     if row is not None:
         backbone.name, backbone.license = row.name, row.license
     return backbone.check()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,7 @@ class Backbone:
     weights_files: tuple[Path, ...] = ()
     license: str | None = None
     _tables: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
-    _loaded: tuple[object, ...] = field(default=(), repr=False)
+    _loaded: tuple[object, object] = field(default=(None, None), repr=False)
     _hashes: dict[str, tuple[object, str]] = field(default_factory=dict, repr=False)
 
     @property
@@ -186,7 +188,7 @@ class Backbone:
         return self._once("all", self._hash_all)
 
     def _hash_weights(self) -> str:
-        if not self.weights_files or self._state() != self._loaded:
+        if not self.weights_files or (self._state(), self._stamps()) != self._loaded:
             return _hash_tensors(self.model.state_dict().values())
         hashes = [file_hash(file) for file in self.weights_files]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -203,6 +205,12 @@ class Backbone:
     def _state(self) -> tuple[object, ...]:
         """Changes whenever a weight does, as far as torch counts that."""
         return tuple((tensor.data_ptr(), tensor._version) for tensor in self.model.state_dict().values())
+
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        """Changes where a file of the weights is not the one any more that was loaded."""
+        with suppress(OSError):
+            return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in map(os.stat, self.weights_files)]
+        return []
 
     def _once(self, name: str, make: Callable[[], str]) -> str:
         """A hash, made again only where the model has changed since."""
@@ -224,7 +232,7 @@ class Backbone:
             # The sum is quicker to see through, and infinite or no number wherever a part is.
             if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
                 raise CheckpointError(f"{self.name}: its weights {name} hold infinite numbers or NaN: it is damaged")
-        self._loaded = self._state()
+        self._loaded = self._state(), self._stamps()
         return self
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -237,12 +245,13 @@ class Backbone:
         Returns:
             This backbone.
         """
-        as_loaded = self._state() == self._loaded
+        loaded, stamps = self._loaded
+        as_loaded = self._state() == loaded
         self.model.to(device=device, dtype=dtype)
         self._tables.clear()
         self._hashes.clear()
         if as_loaded:
-            self._loaded = self._state()
+            self._loaded = self._state(), stamps
         return self
 
     def text_fingerprint(self) -> str:

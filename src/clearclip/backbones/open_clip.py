@@ -166,7 +166,9 @@ def _kind(shape: dict[str, Any]) -> Any:
 
 def _words(name: str, given: str | None, own: str | None, text: dict[str, Any], model: Any) -> Any:
     """The tokenizer that was given, the checkpoint's own, or open_clip's plain one."""
-    options = dict(text.get("tokenizer_kwargs") or {})
+    options = text.get("tokenizer_kwargs") or {}
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{name}: its tokenizer_kwargs are {options!r:.60}: an object is needed")
     unknown = sorted(set(options) - set(TOKENIZER_OPTIONS))
     if unknown and given is None:
         raise CheckpointError(
