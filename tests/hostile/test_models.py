@@ -159,6 +159,8 @@ def test_settings_that_lead_elsewhere_are_not_passed_on(hf_folder, settings):
         lambda shape: shape["vision_cfg"].update(width=10**6),
         lambda shape: shape["text_cfg"].update(vocab_size=10**10),
         lambda shape: shape["vision_cfg"].update(image_size=10**7),
+        lambda shape: shape["vision_cfg"].update(image_size=224),  # its position table would be stretched
+        lambda shape: shape["text_cfg"].update(context_length=32),
         lambda shape: shape["vision_cfg"].update(patch_size=0),
         lambda shape: shape["vision_cfg"].update(head_width=0),
     ],

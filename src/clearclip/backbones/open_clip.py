@@ -114,10 +114,11 @@ def _load_folder(folder: Path, name: str, tokenizer: str | None) -> Backbone:
             )
         settings = {key: value for key, value in shape.items() if key in MODEL_SETTINGS}
         build = partial(_kind(shape), **settings)
-        read_weights([file])
+        state = read_weights([file])
         check_shape(build, settings, [file])
         with _quiet():
             model = build()
+            _check_positions(model, state)
             open_clip.load_checkpoint(model, str(file), weights_only=True)
     except CheckpointError:
         raise
@@ -155,6 +156,15 @@ def _load_known(name: str, tokenizer: str | None) -> Backbone:
     backbone = view(model, _words(name, tokenizer, text.get("hf_tokenizer_name"), text, model))
     backbone.name, backbone.weights_files = name, (file,)
     return backbone
+
+
+def _check_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """open_clip would stretch a position table of another model until it fits."""
+    for name, tensor in model.state_dict().items():
+        if name.endswith("positional_embedding") and name in state and state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{name} has the shape {tuple(state[name].shape)}, the model's is {tuple(tensor.shape)}"
+            )
 
 
 def _kind(shape: dict[str, Any]) -> Any:
