@@ -532,6 +532,16 @@ def test_checkpoint_hash_follows_the_weights(clip_model):
     assert one != clearclip.view(tiny_models.open_clip_model(seed=9)).checkpoint_hash
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(64, 8), (8, 64), (8, 8)])
+def test_images_one_patch_wide_have_features(clip_model, dtype, size):
+    """Some CPUs' bfloat16 convolution gives NaN for them."""
+    exact = features(clearclip.view(clip_model), torch.ones(2, 3, *size))
+    moved = clearclip.view(tiny_models.open_clip_model()).to(torch.device("cpu"), dtype)
+    found = features(moved, torch.ones(2, 3, *size, dtype=dtype)).float()
+    assert F.cosine_similarity(found, exact, dim=-1).min() > 0.9
+
+
 def test_features_are_not_normalised(images, backbone):
     norms = features(backbone, images, "clearclip").norm(dim=-1)
     assert not torch.allclose(norms, torch.ones_like(norms), atol=0.05)

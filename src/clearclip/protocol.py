@@ -16,7 +16,7 @@ from clearclip.errors import UsageError, nearest
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LONGEST = 16_384
-"""Of a resized image or a window, in pixels; one of that size takes 3 GB before anything is computed."""
+"""Of an image's short side or a window, in pixels; one of that size takes 3 GB before anything is computed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Protocol:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and value > 0 and math.isfinite(value)):
                 raise UsageError(f"{name}={value!r}: a finite number above 0 is needed")
-            if name != "logit_scale" and value > LONGEST:
+            if name in ("short_side", "crop_size", "stride") and value > LONGEST:
                 raise UsageError(f"{name}={value:g}: {LONGEST:,} is the largest length that is allowed")
         if self.stride > self.crop_size:
             raise UsageError(
