@@ -206,6 +206,40 @@ def test_weights_in_parts_load(hf_folder, clip_model):
     assert clearclip.load_backbone(hf_folder).fingerprint != before
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub's cache without a hub: puts a folder there under a repository's name."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(folder, name):
+        place = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text("0" * 40)
+
+    return put
+
+
+def test_repositories_of_the_hub_are_folders(folder, hf_folder, hub):
+    """They are read as any folder is, and one model has one fingerprint wherever it lies."""
+    hub(folder, "some/open")
+    hub(hf_folder, "some/hf")
+    assert clearclip.load_backbone("hf-hub:some/open").fingerprint == clearclip.load_backbone(folder).fingerprint
+    theirs = clearclip.load_backbone("some/hf")
+    assert (theirs.name, theirs.fingerprint) == ("some/hf", clearclip.load_backbone(hf_folder).fingerprint)
+    assert fingerprint(folder, tokenizer="some/open") == fingerprint(folder)
+    edit(
+        folder / "tokenizer_config.json",
+        lambda settings: settings.update(auto_map=MAP, tokenizer_class="EvilTokenizer"),
+    )
+    hub(folder, "some/evil")
+    with pytest.raises(CheckpointError, match="never run"):
+        clearclip.load_backbone("hf-hub:some/evil")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.parametrize(
     "file",
