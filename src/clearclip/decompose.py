@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clearclip.attention import attend, attend_iterated, fused_attention, gem_temperature, needed
 from clearclip.backbones.base import Backbone, Block
+from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_methods
 
@@ -52,7 +53,7 @@ def dense_features(
 ) -> dict[str, Parts]: ...
 
 
-@torch.no_grad()
+@inference
 def dense_features(
     backbone: Backbone,
     images: Tensor,

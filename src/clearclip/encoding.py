@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.backbones import Backbone
+from clearclip.backbones.devices import inference
 from clearclip.decompose import check_depth, group_by_table, rewrite, trunk
+from clearclip.errors import CheckpointError
 from clearclip.images import normalize, resize, resized_size
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method
@@ -82,6 +84,7 @@ def plan_of(backbone: Backbone, size: tuple[int, int], protocol: Protocol) -> Pl
     )
 
 
+@inference
 def prepare_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], protocol: Protocol) -> list[Encoded]:
     """Resize and normalise images and lay windows over them; nothing of the model is run.
 
@@ -103,7 +106,7 @@ def prepare_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], 
     return encoded
 
 
-@torch.no_grad()
+@inference
 def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) -> None:
     """Give an image the features it lacks; the trunk's outputs stay with it, so that other methods need no trunk.
 
@@ -132,7 +135,7 @@ def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) 
         image._features |= {spelling: torch.cat(features) for spelling, features in found.items()}
 
 
-@torch.no_grad()
+@inference
 def logit_grids(backbone: Backbone, images: Sequence[Encoded], method: Method, text: Tensor) -> list[LogitGrid]:
     """Cosines of images with queries; nothing else of them is kept, so that memory hardly grows with the windows.
 
@@ -176,7 +179,18 @@ def _rewritten(
 ) -> dict[str, Tensor]:
     """Unit features by the method's spelling."""
     results = rewrite(backbone, list(streams), rows, grid_size=grid_size)
-    return {spelling: F.normalize(parts.features.float(), dim=-1) for spelling, parts in results.items()}
+    return {spelling: unit_features(backbone, parts.features) for spelling, parts in results.items()}
+
+
+def unit_features(backbone: Backbone, features: Tensor) -> Tensor:
+    """Features of length 1 in float32; `CheckpointError` where the model's numbers grew beyond all limits."""
+    unit = F.normalize(features.float(), dim=-1)
+    if not unit.isfinite().all():
+        raise CheckpointError(
+            f"{backbone.name}: an image's features are NaN in {backbone.dtype}: the weights are damaged, or need "
+            "--dtype float32"
+        )
+    return unit
 
 
 def windows_at_once(backbone: Backbone) -> int:

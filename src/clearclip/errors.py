@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
+
+LISTED = 100
+"""Most names that an error lists."""
 
 
 class ClearclipError(Exception):
@@ -48,7 +52,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(known[option]) for option in close) + "?"
-    return "allowed: " + ", ".join(known.values())
+    rest = f", and {len(known) - LISTED:,} more" if len(known) > LISTED else ""
+    return "allowed: " + ", ".join(islice(known.values(), LISTED)) + rest
 
 
 def printable(text: str) -> str:

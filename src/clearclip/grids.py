@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip.backbones.devices import inference
 from clearclip.decompose import MethodLike, dense_features
-from clearclip.encoding import logit_grids, plan_of, prepare_images
+from clearclip.encoding import logit_grids, plan_of, prepare_images, unit_features
 from clearclip.images import normalize
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method
@@ -124,7 +124,7 @@ class Classifier:
             `(count, gh, gw, E)` float32.
         """
         found = dense_features(self.segmenter.backbone, windows, method=self.method)
-        return F.normalize(found.float(), dim=-1)
+        return unit_features(self.segmenter.backbone, found)
 
     def grids(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[LogitGrid]:
         """Cosines of whole images with the queries, by the segmenter's protocol; the images are encoded together.
@@ -138,7 +138,7 @@ class Classifier:
         backbone = self.segmenter.backbone
         return logit_grids(backbone, prepare_images(backbone, images, self.protocol), self.method, self.text)
 
-    @torch.no_grad()
+    @inference
     def label(self, grid: LogitGrid, *, scores: bool = False) -> tuple[npt.NDArray[np.int32], Tensor | None]:
         """Labels of a grid's pixels: the best query's, or the background below the threshold (protocol, 7 and 8).
 

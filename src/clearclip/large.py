@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clearclip.backbones.devices import inference
 from clearclip.bands import Band, UnfinishedBands
 from clearclip.decompose import MethodLike
 from clearclip.encoding import windows_at_once
@@ -61,6 +62,7 @@ class LargeResult:
     polygons: int | None = None
 
 
+@inference
 def segment_large(
     segmenter: Segmenter,
     image: str | Path,
@@ -231,7 +233,7 @@ class _Work:
         encoded = np.array([(index, self._encoded[index]) for index in needed if index in self._encoded], np.int64)
         return Band(labels, best, encoded.reshape(-1, 2))
 
-    @torch.no_grad()
+    @inference
     def _encode(self, index: int) -> Tensor:
         """Cosines `(gh, nx · gw, Q)` of one row of windows; zeros where a window has no valid pixel."""
         y, x = self.plan.y, self.plan.x

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clearclip.backbones.devices import inference
 from clearclip.windows import Plan, Upsampling
 from clearclip.winners import Tile, tiles
 
@@ -47,6 +48,7 @@ class LogitGrid:
         return cls(cosines.permute(2, 0, 1), plan, size)
 
     @classmethod
+    @inference
     def from_features(
         cls, features: Tensor, text_embeddings: Tensor, *, plan: Plan, size: tuple[int, int]
     ) -> LogitGrid:
@@ -79,6 +81,7 @@ class LogitGrid:
     def _upsampling(self) -> tuple[Upsampling, Upsampling]:
         return self.plan.y.upsampling(self.size[0]), self.plan.x.upsampling(self.size[1])
 
+    @inference
     def logits(self) -> Tensor:
         """Cosine logits at full size: the only method whose memory grows with queries times pixels.
 
@@ -96,6 +99,7 @@ class LogitGrid:
         """
         return tiles(self.cosines.permute(1, 2, 0), *self._upsampling)
 
+    @inference
     def best(self, *, logit_scale: float, scores: bool = True) -> tuple[Tensor, Tensor | None]:
         """The winning query of every pixel, and its probability among all queries (protocol, step 7).
 
@@ -115,6 +119,7 @@ class LogitGrid:
                 best_scores[tile.rows, tile.columns] = tile.denominator(value, logit_scale).reciprocal_()
         return winners, best_scores
 
+    @inference
     def normalizer(self, *, logit_scale: float) -> Tensor:
         """What every probability of a pixel is divided by, as its logarithm.
 
@@ -131,6 +136,7 @@ class LogitGrid:
             result[tile.rows, tile.columns] = total.add_(value, alpha=logit_scale)
         return result
 
+    @inference
     def probability(self, queries: Sequence[int], *, logit_scale: float, normalizer: Tensor | None = None) -> Tensor:
         """The best probability of some queries among all, at every pixel.
 
@@ -153,6 +159,7 @@ class LogitGrid:
             result[tile.rows, tile.columns] = own.sub_(normalizer[tile.rows, tile.columns]).exp_()
         return result
 
+    @inference
     def ranking(self, y: int, x: int, *, logit_scale: float) -> Tensor:
         """Probabilities of all queries at one pixel.
 

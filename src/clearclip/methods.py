@@ -13,7 +13,6 @@ Let `x_l` be the unmodified stream of a pre-norm ViT with L blocks and `A_l` the
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -24,6 +23,7 @@ ATTENTION_KINDS = ("qk", "qq", "kk", "vv", "identity")
 SELF_KINDS = ("qq", "kk", "vv")
 COMBINE = ("sum", "mean")
 RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta")
+LARGEST_ALPHA = 10_000_000
 POSITIONS = ("model", "offset", "antialias", "size")
 
 
@@ -173,8 +173,8 @@ def _check_values(method: Method) -> None:
             )
     elif colon:
         raise UsageError(f"residual={method.residual!r}: only beta and signed-beta take a percentage")
-    if not (math.isfinite(method.alpha) and method.alpha >= 0):
-        raise UsageError(f"alpha={method.alpha!r}: a finite number of at least 0 is needed")
+    if not 0 <= method.alpha <= LARGEST_ALPHA:
+        raise UsageError(f"alpha={method.alpha!r}: a finite number of at least 0, up to {LARGEST_ALPHA:,}, is needed")
     if isinstance(method.depth, bool) or not isinstance(method.depth, int) or method.depth < 1:
         raise UsageError(f"depth={method.depth!r}: a whole number of at least 1 is needed")
 
@@ -297,7 +297,7 @@ def _read_value(axis: str, value: str) -> object:
         except ValueError:
             raise UsageError(f"alpha={value!r} is not a number: write for instance alpha=2") from None
     if axis == "depth":
-        if not value.isdecimal():
+        if not value.isdecimal() or len(value) > 9:
             raise UsageError(f"depth={value!r} is not a whole number: write for instance depth=6")
         return int(value)
     return value

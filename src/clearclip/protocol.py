@@ -15,6 +15,8 @@ from clearclip.errors import UsageError, nearest
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+LONGEST = 16_384
+"""Of an image's short side or a window, in pixels; one of that size takes 3 GB before anything is computed."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("short_side", "long_side", "crop_size", "stride", "logit_scale"):
             value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
+            if not (isinstance(value, (int, float)) and value > 0 and math.isfinite(value)):
                 raise UsageError(f"{name}={value!r}: a finite number above 0 is needed")
+            if name in ("short_side", "crop_size", "stride") and value > LONGEST:
+                raise UsageError(f"{name}={value:g}: {LONGEST:,} is the largest length that is allowed")
         if self.stride > self.crop_size:
             raise UsageError(
                 f"stride={self.stride:g} is larger than crop_size={self.crop_size:g}: pixels between the windows "

@@ -14,16 +14,17 @@ from torch import Tensor
 
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
-from clearclip.backbones.devices import pick_device, pick_dtype
+from clearclip.backbones.devices import inference, pick_device, pick_dtype
 from clearclip.decompose import MethodLike, Several, check_depth
 from clearclip.encoding import Encoded, add_features, logit_grids, plan_of, prepare_images
 from clearclip.errors import UsageError
+from clearclip.files.hashes import default_cache_dir
 from clearclip.images import MAX_PIXELS, ImageLike, load_image
 from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method, parse_methods
 from clearclip.protocol import Protocol, get_protocol
 from clearclip.segmentation import Segmentation
-from clearclip.text import TemplatesLike, default_cache_dir, embed_queries, read_templates
+from clearclip.text import TemplatesLike, embed_queries, read_templates
 from clearclip.vocabulary import Vocabulary
 
 IMAGES_AT_ONCE = 8
@@ -110,6 +111,8 @@ class Segmenter:
         self.method = parse_method(method)
         self.protocol = get_protocol(protocol)
         self.templates = read_templates(templates)
+        if not max_pixels >= 1:  # NaN would allow any number
+            raise UsageError(f"max_pixels={max_pixels!r}: a number of at least 1 is needed")
         self.max_pixels = max_pixels
         self.show_progress = show_progress
         self._cache_dir = default_cache_dir() if cache else None
@@ -276,7 +279,7 @@ class Segmenter:
             self._embedded.update(zip(((self.templates, query) for query in missing), embeddings, strict=True))
         return torch.stack([self._embedded[self.templates, query] for query in queries])
 
-    @torch.no_grad()
+    @inference
     def logits(
         self,
         images: Tensor,
@@ -319,25 +322,28 @@ class Segmenter:
         return torch.stack([grid.logits() for grid in logit_grids(self.backbone, encoded, row, text)])
 
     def describe(self, method: Method, threshold: float | None = None) -> dict[str, str]:
-        """How a result is made, for provenance.
+        """How a result is made: everything that decides it, but not where it is computed.
 
         Args:
             method: The row used.
             threshold: The background threshold used.
 
         Returns:
-            Texts: model, method, protocol and versions.
+            Texts: model with its fingerprint (weights, settings, tokenizer), method, protocol, prompts and versions.
         """
         numbers = self._pixels()
         return {
             "software": f"clearclip {__version__}",
             "model": self.backbone.name,
+            "weights": self.backbone.fingerprint[:16],
             "method": method.spelling,
             "protocol": f"short_side={numbers.short_side:g} long_side={numbers.long_side:g} "
             f"crop_size={numbers.crop_size:g} stride={numbers.stride:g} normalization={numbers.normalization} "
-            f"logit_scale={numbers.logit_scale:g}",
-            "threshold": "none" if threshold is None else f"{threshold:g}",
-            "templates": "80 of the paper" if self.templates == read_templates(None) else " | ".join(self.templates),
+            f"logit_scale={numbers.logit_scale:.17g}",
+            "threshold": "none" if threshold is None else f"{threshold:.15g}",
+            "templates": "80 of the paper"
+            if self.templates == read_templates(None)
+            else " | ".join(template.replace("|", "||") for template in self.templates),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "versions": f"python {platform.python_version()}, torch {version('torch')}, "
             f"open_clip_torch {version('open_clip_torch')}, transformers {version('transformers')}",
@@ -381,7 +387,7 @@ class Segmenter:
         size = (encoded.image.shape[0], encoded.image.shape[1])
         return LogitGrid.from_features(encoded.features(method), text_embeddings, plan=encoded.plan, size=size)
 
-    @torch.no_grad()
+    @inference
     def _labelled(
         self, encoded: Encoded, grid: LogitGrid, vocabulary: Vocabulary, method: Method, threshold: float | None
     ) -> Segmentation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -16,12 +15,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from clearclip.backbones.base import Backbone, TextEncoder
-from clearclip.errors import UsageError
+from clearclip.backbones.devices import inference
+from clearclip.errors import CheckpointError, UsageError
 from clearclip.files.writing import atomic_write
 from clearclip.progress import track
+from clearclip.vocabulary import WORD_BYTES
 
 BATCH_SIZE = 256
 QUERIES_AT_ONCE = 16
+TEMPLATES = 1000
+"""Most prompts a word may be put into."""
 
 TemplatesLike = str | Sequence[str] | None
 
@@ -55,7 +58,11 @@ def read_templates(templates: TemplatesLike) -> tuple[str, ...]:
     listed = (templates,) if isinstance(templates, str) else tuple(templates)
     if not listed:
         raise UsageError("no template was given: give at least '{}'")
+    if len(listed) > TEMPLATES:
+        raise UsageError(f"{len(listed):,} templates were given: {TEMPLATES:,} are allowed")
     for template in listed:
+        if len(template) > WORD_BYTES:
+            raise UsageError(f"template {template[:60]!r} is longer than {WORD_BYTES:,} letters: shorten it")
         if template.count("{}") != 1:
             raise UsageError(
                 f"template {template!r} needs exactly one {{}} where the label goes, as in 'a photo of a {{}}.'"
@@ -63,7 +70,7 @@ def read_templates(templates: TemplatesLike) -> tuple[str, ...]:
     return listed
 
 
-@torch.no_grad()
+@inference
 def embed_queries(
     backbone: Backbone,
     queries: Sequence[str],
@@ -111,8 +118,8 @@ def _tokenize(encoder: TextEncoder, query: str, templates: Iterable[str]) -> lis
     longest = max(range(len(rows)), key=lambda index: len(rows[index]))
     if len(rows[longest]) > encoder.context_length:
         raise UsageError(
-            f"label {query!r} is too long: in the prompt {texts[longest][:60]!r} it takes {len(rows[longest])} tokens, "
-            f"the model reads {encoder.context_length}. Shorten it; nothing is cut silently"
+            f"label {query[:60]!r} is too long: in the prompt {texts[longest][:60]!r} it takes {len(rows[longest])} "
+            f"tokens, the model reads {encoder.context_length}. Shorten it; nothing is cut silently"
         )
     return rows
 
@@ -145,19 +152,12 @@ def _encode(backbone: Backbone, encoder: TextEncoder, queries: Sequence[list[lis
             mask[place, : len(rows[index])] = True
         features = encoder.encode(ids.to(backbone.device), mask.to(backbone.device))
         encoded[chosen] = F.normalize(features.float(), dim=-1).cpu()
+    if not (encoded.isfinite().all() and encoded.any(dim=-1).all()):
+        raise CheckpointError(
+            f"{backbone.name}: it makes a word an embedding without a direction: its weights are damaged"
+        )
     means = [part.mean(dim=0) for part in encoded.split([len(prompts) for prompts in queries])]
     return [F.normalize(mean, dim=-1) for mean in means]
-
-
-def default_cache_dir() -> Path:
-    """Where text embeddings are kept: `$CLEARCLIP_CACHE`, else the user's cache folder.
-
-    Returns:
-        A folder; it may not exist yet.
-    """
-    if os.environ.get("CLEARCLIP_CACHE"):
-        return Path(os.environ["CLEARCLIP_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clearclip"
 
 
 def _entry(backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], cache_dir: Path | None) -> Path | None:

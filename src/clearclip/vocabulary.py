@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import UsageError, nearest
+from clearclip.files.reading import read_text
+
+WORD_BYTES = 2_000
+"""Of a name or a synonym in UTF-8. Text towers read 77 tokens or a few hundred; nobody waits for more to be counted."""
+SYNONYMS = 1_000
+"""Of one label."""
+LABELS = 50_000
+"""ImageNet-21k has 21,843."""
+QUERIES = 200_000
+"""Names and synonyms of all labels."""
+FILE_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -34,15 +47,25 @@ class Label:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise UsageError(f"label {self.name!r} is a {type(self.name).__name__}: a text is needed")
+            raise UsageError(f"label {_short(self.name)} is a {type(self.name).__name__}: a text is needed")
         if not self.name.strip():
             raise UsageError("a label is empty: give every label a name")
-        if isinstance(self.synonyms, str):
-            raise UsageError(f"label {self.name!r} has {self.synonyms!r} as synonyms: give a list of texts")
-        if any(not synonym.strip() for synonym in self.synonyms):
-            raise UsageError(f"label {self.name!r} has an empty synonym: write it as in 'person=man|woman'")
-        if self.color is not None and not (len(self.color) == 3 and all(0 <= part <= 255 for part in self.color)):
-            raise UsageError(f"label {self.name!r} has the colour {self.color}: three numbers from 0 to 255 are needed")
+        name = _short(self.name)
+        if isinstance(self.synonyms, (str, Set)):
+            raise UsageError(f"label {name} has {_short(self.synonyms)} as synonyms: give a list of texts")
+        if len(self.synonyms) > SYNONYMS:
+            raise UsageError(f"label {name} has {len(self.synonyms):,} synonyms: at most {SYNONYMS:,} are allowed")
+        for word in (self.name, *self.synonyms):
+            if not isinstance(word, str) or not word.strip():
+                raise UsageError(f"label {name} has an empty synonym: write it as in 'person=man|woman'")
+            if len(word) > WORD_BYTES or len(word.encode("utf-8", "surrogatepass")) > WORD_BYTES:
+                raise UsageError(f"label {name}: a name or synonym may have {WORD_BYTES:,} bytes at most: shorten it")
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise UsageError(f"label {name} is no Unicode text: give it in UTF-8")
+        if self.color is not None and not (
+            len(self.color) == 3 and all(isinstance(part, Integral) and 0 <= part <= 255 for part in self.color)
+        ):
+            raise UsageError(f"label {name} has the colour {self.color}: three numbers from 0 to 255 are needed")
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -66,7 +89,7 @@ class Label:
         rgb = None
         if marked:
             if not re.fullmatch(r"[0-9a-fA-F]{6}\s*", color):
-                raise UsageError(f"label {text!r}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'")
+                raise UsageError(f"label {_short(text)}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'")
             rgb = (int(color[0:2], 16), int(color[2:4], 16), int(color[4:6], 16))
         name, equals, synonyms = body.partition("=")
         words = tuple(part.strip() for part in synonyms.split("|")) if equals else ()
@@ -94,10 +117,16 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.labels:
             raise UsageError("no labels were given: name at least one thing to look for")
+        _check_count(len(self.labels))
         names = [label.name for label in self.labels]
+        seen: set[str] = set()
         for name in names:
-            if names.count(name) > 1:
+            if name in seen:
                 raise UsageError(f"label {name!r} was given twice: give each label once, further words as synonyms")
+            seen.add(name)
+        words = sum(1 + len(label.synonyms) for label in self.labels)
+        if words > QUERIES:
+            raise UsageError(f"the labels have {words:,} names and synonyms: at most {QUERIES:,} are allowed")
         if self.background is not None and self.background not in names:
             raise UsageError(f"background {self.background!r} is none of the labels: {nearest(self.background, names)}")
         if not self.queries:
@@ -181,7 +210,8 @@ class Vocabulary:
         Args:
             labels: A list of `Label` or of texts as `Label.parse` reads them; a dict from name to synonyms
                 (`None`, a text or a list) or to `{"synonyms": …, "color": "#rrggbb" or (r, g, b)}`; a path of a
-                file with one label a line; a `Vocabulary`.
+                file with one label a line; a `Vocabulary`. A set is refused: its order, and so what an index in a
+                label map means, is another in every process. Dicts and their keys have an order.
             background: As `with_background`.
 
         Returns:
@@ -198,10 +228,18 @@ class Vocabulary:
             raise UsageError(
                 f"labels={labels!r} is one text: give a list, as in [{labels!r}], or a Path of a label file"
             )
+        elif isinstance(labels, Set) and not isinstance(labels, (KeysView, Sequence)):
+            raise UsageError(
+                f"labels are a {type(labels).__name__}, which has no order, so that an index in a label map would mean "
+                "another label in every run: give a list, as in sorted(labels)"
+            )
         elif isinstance(labels, Mapping):
+            _check_count(len(labels))
             parsed = [_from_entry(name, entry) for name, entry in labels.items()]
         elif isinstance(labels, Iterable):
-            parsed = [Label.parse(label) if isinstance(label, str) else _checked(label) for label in labels]
+            listed = list(islice(labels, LABELS + 1))
+            _check_count(len(listed), more=True)
+            parsed = [Label.parse(label) if isinstance(label, str) else _checked(label) for label in listed]
         else:
             raise UsageError(f"labels are a {type(labels).__name__}: give a list, a dict or a Path of a label file")
         return cls(tuple(parsed)).with_background(background)
@@ -211,11 +249,23 @@ def _checked(label: Any) -> Label:
     return label if isinstance(label, Label) else Label(label)
 
 
+def _check_count(count: int, *, more: bool = False) -> None:
+    if count > LABELS:
+        raise UsageError(f"{'more than ' if more else ''}{LABELS if more else count:,} labels: {LABELS:,} are allowed")
+
+
+def _short(value: object) -> str:
+    """As much of a value as fits into an error."""
+    text = repr(value[:60] if isinstance(value, str) else value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def _read_file(path: Path) -> list[Label]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, limit=FILE_BYTES).splitlines()
+    except OSError as error:
         raise UsageError(f"label file {path}: {error} (a UTF-8 text with one label a line is needed)") from error
+    _check_count(sum(1 for line in lines if line.strip()))
     stripped = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in lines)
     labels = [Label.parse(line) for line in stripped if line]
     if not labels:
@@ -228,15 +278,22 @@ def _from_entry(name: str, entry: Any) -> Label:
     if isinstance(entry, Mapping):
         unknown = set(entry) - {"synonyms", "color"}
         if unknown:
-            raise UsageError(f"label {name!r} has {sorted(unknown)}: only 'synonyms' and 'color' are known")
+            raise UsageError(
+                f"label {_short(name)} has {_short(sorted(map(str, unknown)))}: only 'synonyms' and 'color' are known"
+            )
         color = entry.get("color")
         entry = entry.get("synonyms")
     if isinstance(color, str):
         color = Label.parse(f"{name}@{color if color.startswith('#') else '#' + color}").color
-    synonyms = [entry] if isinstance(entry, str) else list(entry or ())
+    if not (color is None or isinstance(color, (list, tuple))):
+        raise UsageError(f"label {_short(name)} has the colour {_short(color)}: three numbers from 0 to 255 are needed")
+    if isinstance(entry, str):
+        entry = [entry]
+    if not isinstance(entry, Sequence) and entry is not None:
+        raise UsageError(f"label {_short(name)} has {_short(entry)} as synonyms: give a list of texts")
     return Label(
         name.strip() if isinstance(name, str) else name,
-        tuple(synonym.strip() for synonym in synonyms),
+        tuple(synonym.strip() if isinstance(synonym, str) else synonym for synonym in entry or ()),
         tuple(color) if color else None,
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
 from clearclip.checkpoints import CHECKPOINTS, Checkpoint
-from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
+from clearclip.errors import CheckpointError, ClearclipError, UnsupportedModelError, UsageError, nearest
 
 __all__ = ["CHECKPOINTS", "Backbone", "Block", "Checkpoint", "TextEncoder", "load_backbone", "view"]
 
@@ -36,14 +35,14 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
         from clearclip.backbones import open_clip
 
         if open_clip.is_open_clip(model):
-            return open_clip.view(model, tokenizer)
+            return open_clip.view(model, tokenizer).check()
     if "transformers" in libraries:
         from clearclip.backbones import blip, hf_clip
 
         if hf_clip.is_hf_clip(model):
-            return hf_clip.view(model, tokenizer)
+            return hf_clip.view(model, tokenizer).check()
         if blip.is_blip(model):
-            return blip.view(model, tokenizer)
+            return blip.view(model, tokenizer).check()
     raise UnsupportedModelError(
         f"a {type(model).__module__}.{type(model).__name__} cannot be viewed: give open_clip's CLIP or CustomTextCLIP, "
         "or transformers' CLIPModel or BlipForImageTextRetrieval"
@@ -70,16 +69,22 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
     text = os.fspath(name)
     row = CHECKPOINTS.get(text)
     source = row.source if row else text
-    if source.startswith("local-dir:") or _existing(source) is not None:
-        backbone = _load(source, tokenizer)
-    else:
-        from clearclip.backbones.network import offline_if_unreachable
-
-        with offline_if_unreachable():
+    try:
+        if source.startswith("local-dir:") or _existing(source) is not None:
             backbone = _load(source, tokenizer)
+        else:
+            from clearclip.backbones.network import offline_if_unreachable
+
+            with offline_if_unreachable():
+                backbone = _load(source, tokenizer)
+    except ClearclipError:
+        raise
+    except Exception as error:  # the libraries do not say what they raise for files that contradict each other
+        cause = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(f"{text}: no model can be made of its files ({type(error).__name__}: {cause})") from error
     if row is not None:
         backbone.name, backbone.license = row.name, row.license
-    return backbone
+    return backbone.check()
 
 
 def _load(source: str, tokenizer: str | None) -> Backbone:
@@ -129,21 +134,17 @@ def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
             f"{folder} holds neither config.json (Hugging Face) nor open_clip_config.json (open_clip): give a model's "
             "folder"
         )
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{config} cannot be read ({error})") from error
-    return _load_hf(str(folder), kind, tokenizer)
+    from clearclip.backbones.folder import read_config
+
+    return _load_hf(str(folder), read_config(config).get("model_type"), tokenizer)
 
 
 def _load_hf_hub(name: str, tokenizer: str | None) -> Backbone:
-    from transformers import AutoConfig
+    from clearclip.backbones.hf_clip import fetch_model
 
-    try:
-        kind = AutoConfig.from_pretrained(name).model_type
-    except (OSError, ValueError):
-        kind = "clip"
-    return _load_hf(name, kind, tokenizer)
+    backbone = _load_hf_folder(fetch_model(name), tokenizer)
+    backbone.name = name
+    return backbone
 
 
 def _load_hf(name: str, kind: str | None, tokenizer: str | None) -> Backbone:

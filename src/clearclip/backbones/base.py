@@ -7,17 +7,21 @@ through `ln_1`, `project_qkv`, `out_proj`, `ln_2` and `mlp`, which call the libr
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearclip.backbones.positions import resize_positions
-from clearclip.errors import UnsupportedModelError
+from clearclip.errors import CheckpointError, UnsupportedModelError
+from clearclip.files.hashes import file_hash
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 Map = Callable[[Tensor], Tensor]
@@ -74,6 +78,7 @@ class TextEncoder:
         pad_id: Id that fills shorter texts.
         modules: Where the weights are, for the fingerprint.
         known_words: The words the model was trained with, lower case, where the checkpoint lists them.
+        tokenizer: What `tokenize` uses, for the fingerprint.
     """
 
     tokenize: Callable[[list[str]], list[list[int]]]
@@ -82,6 +87,7 @@ class TextEncoder:
     pad_id: int
     modules: tuple[nn.Module | nn.Parameter | None, ...]
     known_words: frozenset[str] | None = None
+    tokenizer: object = None
 
     def fingerprint(self) -> str:
         """Hash of the tower as it is loaded: its weights (dtype included) and its settings.
@@ -123,7 +129,7 @@ class Backbone:
         std: The checkpoint's pixel deviation.
         position_resize: How the paper resizes this family's position table: `"offset"` or `"size"`.
         square_windows: Whether windows are resized to squares instead of padded (BLIP).
-        weights_file: File the weights came from, if one.
+        weights_files: Files the weights came from; none for a model object.
         license: Licence of the weights, if known.
     """
 
@@ -146,10 +152,11 @@ class Backbone:
     std: tuple[float, ...] = CLIP_STD
     position_resize: str = "offset"
     square_windows: bool = False
-    weights_file: Path | None = None
+    weights_files: tuple[Path, ...] = ()
     license: str | None = None
     _tables: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
-    _text_hash: str | None = field(default=None, repr=False)
+    _loaded: tuple[object, object] = field(default=(None, None), repr=False)
+    _hashes: dict[str, tuple[object, str]] = field(default_factory=dict, repr=False)
 
     @property
     def native_size(self) -> int:
@@ -166,16 +173,67 @@ class Backbone:
         """The weights' number format."""
         return self.position_table().dtype
 
-    @cached_property
+    @property
     def checkpoint_hash(self) -> str:
         """SHA-256 of the weights: of their file where they came from one, else of the tensors."""
-        if self.weights_file is not None:
-            digest = hashlib.sha256()
-            with self.weights_file.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-            return digest.hexdigest()
-        return _hash_tensors(self.model.state_dict().values())
+        return self._once("checkpoint", self._hash_weights)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything in the backbone that decides a result, however it is called and wherever it lies.
+
+        Weights, architecture with its numbers that no weight shows (activation, heads, epsilon), mean and deviation of
+        pixels, tokenizer.
+        """
+        return self._once("all", self._hash_all)
+
+    def _hash_weights(self) -> str:
+        if not self.weights_files or (self._state(), self._stamps()) != self._loaded:
+            return _hash_tensors(self.model.state_dict().values())
+        hashes = [file_hash(file) for file in self.weights_files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def _hash_all(self) -> str:
+        parts: list[object] = [self.checkpoint_hash, str(self.model), _settings(self.model)]
+        parts += [self.heads, self.patch_size, self.native_grid, self.position_resize, self.square_windows]
+        parts += [self.mean, self.std]
+        if self.text is not None:
+            parts += [self.text.context_length, self.text.pad_id, _tokenizer_rules(self.text.tokenizer)]
+            parts += [sorted(self.text.known_words or ())]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _state(self) -> tuple[object, ...]:
+        """Changes whenever a weight does, as far as torch counts that."""
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in self.model.state_dict().values())
+
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        """Changes where a file of the weights is not the one any more that was loaded."""
+        with suppress(OSError):
+            return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in map(os.stat, self.weights_files)]
+        return []
+
+    def _once(self, name: str, make: Callable[[], str]) -> str:
+        """A hash, made again only where the model has changed since."""
+        state = (self._state(), self.mean, self.std)
+        if name not in self._hashes or self._hashes[name][0] != state:
+            self._hashes[name] = (state, make())
+        return self._hashes[name][1]
+
+    def check(self) -> Backbone:
+        """Refuse numbers with which nothing can be computed: `CheckpointError`. The answer is the backbone itself."""
+        for name, values in (("mean", self.mean), ("deviation", self.std)):
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise CheckpointError(f"{self.name}: its pixel {name} is {values}: three finite numbers are needed")
+        if min(self.std) <= 0:
+            raise CheckpointError(f"{self.name}: its pixel deviation is {self.std}: numbers above 0 are needed")
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_meta:
+                raise CheckpointError(f"{self.name}: its weights {name} are on the meta device, which holds no numbers")
+            # The sum is quicker to see through, and infinite or no number wherever a part is.
+            if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
+                raise CheckpointError(f"{self.name}: its weights {name} hold infinite numbers or NaN: it is damaged")
+        self._loaded = self._state(), self._stamps()
+        return self
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Backbone:
         """Move the viewed model, in place, as `torch.nn.Module.to` does.
@@ -187,13 +245,17 @@ class Backbone:
         Returns:
             This backbone.
         """
+        loaded, stamps = self._loaded
+        as_loaded = self._state() == loaded
         self.model.to(device=device, dtype=dtype)
         self._tables.clear()
-        self._text_hash = None
+        self._hashes.clear()
+        if as_loaded:
+            self._loaded = self._state(), stamps
         return self
 
     def text_fingerprint(self) -> str:
-        """Hash of the text tower's weights as they are loaded; made once until the model is moved.
+        """Hash of the text tower as it is loaded, for the cache of embeddings: what vision weights do is not in it.
 
         Returns:
             Hexadecimal digits.
@@ -201,9 +263,7 @@ class Backbone:
         Raises:
             UnsupportedModelError: There is no text tower.
         """
-        if self._text_hash is None:
-            self._text_hash = self.require_text().fingerprint()
-        return self._text_hash
+        return self._once("text", self.require_text().fingerprint)
 
     def require_text(self) -> TextEncoder:
         """The text tower.
@@ -261,7 +321,11 @@ class Backbone:
         Returns:
             `(B, 1 + gh · gw, C)`.
         """
-        patches = self.embed_patches(images)
+        if images.shape[3] == self.patch_size:
+            # oneDNN's bfloat16 convolution is NaN where its output is one column wide (torch 2.14 on a CPU with AMX).
+            patches = self.embed_patches(torch.cat([images, images], dim=3))[..., :1]
+        else:
+            patches = self.embed_patches(images)
         tokens = patches.flatten(2).transpose(1, 2)
         class_token = self.class_embedding().to(tokens.dtype).expand(len(tokens), 1, -1)
         positions = self.positions((patches.shape[2], patches.shape[3]), how).to(tokens.dtype)
@@ -276,6 +340,19 @@ def _settings(module: nn.Module) -> list[tuple[str, str, object]]:
         for name, value in sorted(vars(part).items())
         if isinstance(value, (bool, int, float)) and name != "training" and not name.startswith("_")
     ]
+
+
+def _tokenizer_rules(tokenizer: Any) -> list[object]:
+    """All that decides how a tokenizer of open_clip or transformers cuts a text: its vocabulary and its rules."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)  # open_clip's wrapper cleans texts before
+    named = [type(tokenizer).__name__, type(inner).__name__]
+    named += [f"{getattr(getattr(tokenizer, 'clean_fn', None), '__name__', None)}"]
+    named += [f"{getattr(tokenizer, name, None)}" for name in ("strip_sep_token", "tokenizer_mode", "context_length")]
+    fast = getattr(inner, "backend_tokenizer", None)
+    if fast is not None:
+        return [*named, fast.to_str(), sorted(inner.special_tokens_map.items(), key=str)]
+    vocabulary = inner.get_vocab() if hasattr(inner, "get_vocab") else getattr(inner, "encoder", {})
+    return [*named, sorted(vocabulary.items()), list(getattr(inner, "bpe_ranks", ()))]
 
 
 def _hash_tensors(tensors: Iterable[Tensor]) -> str:

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoTokenizer, BlipConfig, BlipForImageTextRetrieval
+from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
-from clearclip.backbones.hf_clip import load_hf, load_tokenizer
+from clearclip.backbones.folder import first_line, load_tokenizer, read_weights
+from clearclip.backbones.hf_clip import load_hf, load_words
 from clearclip.backbones.network import offline_if_unreachable
 from clearclip.errors import CheckpointError, UnsupportedModelError
 
@@ -64,16 +64,14 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     Raises:
         CheckpointError: The weights are missing, damaged, of another kind, or cannot be downloaded.
     """
-    try:
-        config = BlipConfig.from_pretrained(name)
-    except Exception:
-        config = BlipConfig()
-    config.vision_config.layer_norm_eps = LAYER_NORM_EPS
-    model = load_hf(BlipForImageTextRetrieval, name, config=config)
-    backbone = view(model, load_tokenizer(tokenizer or name, required=tokenizer is not None))
-    file = Path(name) / "model.safetensors"
-    backbone.name, backbone.weights_file = name, file if file.is_file() else None
+    folder, model, files = load_hf(BlipForImageTextRetrieval, name, _original_eps)
+    backbone = view(model, load_words(tokenizer, folder))
+    backbone.name, backbone.weights_files = name, files
     return backbone
+
+
+def _original_eps(config: BlipConfig) -> None:
+    config.vision_config.layer_norm_eps = LAYER_NORM_EPS
 
 
 def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
@@ -98,9 +96,13 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     has_text = "text_encoder.embeddings.word_embeddings.weight" in state and "text_proj.weight" in state
     try:
         config = _config(state, metadata, file, has_text=has_text)
+        model = BlipForImageTextRetrieval(config)
     except KeyError as error:
         raise CheckpointError(f"{file}: it is no retrieval model of BLIP, {error} is missing") from error
-    model = BlipForImageTextRetrieval(config)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{file}: no model can be made of its shapes ({first_line(error)})") from error
     renamed = {_rename(name): tensor for name, tensor in state.items()}
     wanted = {
         name
@@ -119,27 +121,22 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
         raise CheckpointError(f"{file}: {len(missing)} weights are missing (first: {missing[0]})")
     words, no_text = _bert(tokenizer) if has_text else (None, "its file holds the vision tower only")
     backbone = view(model, words)
-    backbone.name, backbone.weights_file = str(file), file
+    backbone.name, backbone.weights_files = str(file), (file,)
     if words is None:
         backbone.text, backbone.no_text = None, no_text
     return backbone
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = read_weights([file])
+    if file.suffix != ".safetensors":
+        return state, {}
+    with safe_open(str(file), "pt") as opened:
+        metadata = opened.metadata() or {}
     try:
-        if file.suffix == ".safetensors":
-            with safe_open(str(file), "pt") as opened:
-                metadata = opened.metadata() or {}
-                names = opened.keys()
-                return {name: opened.get_tensor(name) for name in names}, json.loads(metadata.get("config", "{}"))
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{file}: the file is damaged, or needs a full unpickle, which can run any code and is refused; convert it "
-            "to safetensors where you trust it"
-        ) from error
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}, {}
+        return state, dict(json.loads(metadata.get("config", "{}")))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: its configuration cannot be read ({error})") from error
 
 
 def _rename(name: str) -> str:
@@ -186,10 +183,10 @@ def _config(state: dict[str, Tensor], metadata: dict[str, Any], file: Path, *, h
 
 def _bert(tokenizer: str | None) -> tuple[Any, str]:
     if tokenizer is not None:
-        return load_tokenizer(tokenizer, required=True), ""
+        return load_words(tokenizer, Path()), ""
     try:
         with offline_if_unreachable():
-            words = AutoTokenizer.from_pretrained("bert-base-uncased")
+            words = load_tokenizer("bert-base-uncased")
     except Exception:
         return None, (
             "its file carries no tokenizer, and bert-base-uncased could not be downloaded. Put tokenizer.json, "
@@ -230,6 +227,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
             encode=partial(_encode, model),
             context_length=min(CONTEXT_LENGTH, model.text_encoder.config.max_position_embeddings),
             pad_id=int(tokenizer.pad_token_id or 0),
+            tokenizer=tokenizer,
             modules=(model.text_encoder, model.text_proj),
         )
     return Backbone(

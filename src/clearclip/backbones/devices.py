@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import torch
 
 from clearclip.errors import UsageError, nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def inference(function: Callable[P, R]) -> Callable[P, R]:
+    """Compute without gradients, and in the model's own number format whatever `torch.autocast` the caller is in.
+
+    Functions that return what is computed later, as generators do, must not have it.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.no_grad(), ExitStack() as stack:
+            for kind in ("cpu", "cuda", "mps", "xpu"):
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*args, **kwargs)
+
+    return call
 
 
 def pick_device(device: str) -> torch.device:
@@ -22,10 +47,10 @@ def pick_device(device: str) -> torch.device:
     if device != "auto":
         try:
             picked = torch.device(device)
-            torch.empty(0, device=picked)
-        except (RuntimeError, AssertionError) as error:
+            torch.ones(1, device=picked).item()  # the meta device makes tensors, but they hold no numbers
+        except Exception as error:  # also of libraries that a device needs
             raise UsageError(
-                f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try auto or cpu"
+                f"device {device!r} cannot be used ({str(error).splitlines()[0][:200]}): try auto or cpu"
             ) from error
         return picked
     if torch.cuda.is_available():

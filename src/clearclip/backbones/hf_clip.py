@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.folder import (
+    TOKENIZER_FILES,
+    TOKENIZER_PATTERNS,
+    check_shape,
+    fetch,
+    first_line,
+    load_tokenizer,
+    read_config,
+    read_weights,
+    three_numbers,
+)
 from clearclip.errors import CheckpointError, UnsupportedModelError
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 CLIP_VOCABULARY = 49_408
+TOWER_SETTINGS = (
+    "hidden_size",
+    "intermediate_size",
+    "encoder_hidden_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "vocab_size",
+    "max_position_embeddings",
+    "is_decoder",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "sep_token_id",
+)
+MODEL_SETTINGS = (
+    "text_config",
+    "vision_config",
+    "text_config_dict",
+    "vision_config_dict",
+    "projection_dim",
+    "image_text_hidden_size",
+    "logit_scale_init_value",
+)
 
 
 def is_hf_clip(model: object) -> bool:
@@ -44,48 +84,40 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     Raises:
         CheckpointError: The weights are missing, damaged, of another kind, or cannot be downloaded.
     """
-    model = load_hf(CLIPModel, name)
-    folder = Path(name)
-    backbone = view(model, load_tokenizer(tokenizer or name, required=tokenizer is not None))
-    backbone.name = name
-    file = folder / "model.safetensors"
-    backbone.weights_file = file if file.is_file() else None
-    config = folder / "preprocessor_config.json"
-    if config.is_file():
-        preprocess = json.loads(config.read_text(encoding="utf-8"))
-        backbone.mean = tuple(preprocess.get("image_mean", CLIP_MEAN))
-        backbone.std = tuple(preprocess.get("image_std", CLIP_STD))
+    folder, model, files = load_hf(CLIPModel, name)
+    backbone = view(model, load_words(tokenizer, folder))
+    backbone.name, backbone.weights_files = name, files
+    if (folder / "preprocessor_config.json").is_file():
+        preprocess = read_config(folder / "preprocessor_config.json")
+        backbone.mean = three_numbers(preprocess, "image_mean", CLIP_MEAN)
+        backbone.std = three_numbers(preprocess, "image_std", CLIP_STD)
     return backbone
 
 
-def load_hf(kind: Any, name: str, **options: Any) -> Any:
-    """Load a transformers model of a kind and insist that every weight came from the checkpoint.
+def load_hf(
+    kind: Any, name: str, change: Callable[[Any], None] = lambda config: None
+) -> tuple[Path, Any, tuple[Path, ...]]:
+    """A folder with a transformers model, the model in float32, and the files of its weights.
 
-    Args:
-        kind: Model class.
-        name: Hub id or folder.
-        **options: Passed to `from_pretrained`.
-
-    Returns:
-        The model, in float32.
-
-    Raises:
-        CheckpointError: As `load`.
+    Every weight must come from them. `change` may edit the configuration; of the file's own only the listed settings
+    are used. `CheckpointError` as `load`.
     """
+    folder = Path(name)
+    files = _weights_files(folder)
+    state = read_weights(files)
+    settings = _allowed(read_config(folder / "config.json"), MODEL_SETTINGS)
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+        config = kind.config_class(**settings)
+        change(config)
+        check_shape(partial(kind, config), settings, files)
+        model, report = kind.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        if Path(name).is_dir():
-            raise CheckpointError(
-                f"{name}: the folder's weights cannot be loaded as {kind.__name__} ({cause})"
-            ) from error
         raise CheckpointError(
-            f"{name} could not be downloaded ({cause}). Without network: put the files of "
-            f"https://huggingface.co/{name} (config.json, model.safetensors, tokenizer files) into a folder and use "
-            "--model FOLDER; --model tiny (the embedded model) works offline"
+            f"{name}: the folder's weights cannot be loaded as {kind.__name__} ({first_line(error)})"
         ) from error
     finally:
         if bars:
@@ -95,39 +127,60 @@ def load_hf(kind: Any, name: str, **options: Any) -> Any:
         raise CheckpointError(
             f"{name}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); it is no {kind.__name__}"
         )
-    return model
+    return folder, model, files
 
 
-def load_tokenizer(name: str, *, required: bool) -> Any:
-    """Load a Hugging Face tokenizer.
+def fetch_model(name: str) -> Path:
+    """The folder of a repository of the hub with a transformers model, as `fetch`."""
+    wanted = ("preprocessor_config.json", *TOKENIZER_PATTERNS)
+    try:
+        folder = fetch(name, (*wanted, "model*.safetensors", "model.safetensors.index.json"))
+        if not any(folder.glob("model*.safetensors")):
+            folder = fetch(name, (*wanted, "pytorch_model*.bin", "pytorch_model.bin.index.json"))
+        return folder
+    except Exception as error:
+        raise CheckpointError(
+            f"{name} could not be downloaded ({first_line(error)}). Without network: put the files of "
+            f"https://huggingface.co/{name} (config.json, model.safetensors, tokenizer files) into a folder and use "
+            "--model FOLDER; --model tiny (the embedded model) works offline"
+        ) from error
 
-    Args:
-        name: Folder or hub id.
-        required: Whether its absence is an error.
 
-    Returns:
-        The tokenizer, or `None`.
+def _weights_files(folder: Path) -> tuple[Path, ...]:
+    """Of a folder, in the order transformers prefers them: one file, or the parts that an index lists."""
+    for file in (folder / "model.safetensors", folder / "pytorch_model.bin"):
+        if file.is_file():
+            return (file,)
+        index = file.with_name(f"{file.name}.index.json")
+        if index.is_file():
+            parts = read_config(index).get("weight_map")
+            names = sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else []
+            for name in names:
+                if Path(name).name != name or "\\" in name or Path(name).suffix != file.suffix:
+                    raise CheckpointError(f"{index} lists {name!r}: the parts are {file.suffix} files beside it")
+            return tuple(folder / name for name in names)
+    raise CheckpointError(f"{folder}: the folder has no weights (model.safetensors)")
 
-    Raises:
-        CheckpointError: It is required and cannot be loaded.
-    """
-    folder = Path(name)
-    if (
-        folder.is_dir()
-        and not required
-        and not any(folder.glob("*vocab*"))
-        and not (folder / "tokenizer.json").is_file()
-    ):
+
+def _allowed(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The listed settings of a model and of its towers."""
+    return {
+        key: _allowed(value, TOWER_SETTINGS) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key in names
+    }
+
+
+def load_words(given: str | None, folder: Path) -> Any:
+    """The tokenizer that was given, or the one in a model's folder; `None` if neither is there."""
+    if given is None and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return load_tokenizer(given or str(folder))
     except Exception as error:
-        if not required:
-            return None
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(
-            f"tokenizer {name} cannot be loaded ({cause}): give a folder with tokenizer.json or vocab.txt, "
-            "--tokenizer FOLDER"
+            f"tokenizer {given or folder} cannot be loaded ({first_line(error)}): give a folder with tokenizer.json or "
+            "vocab.txt, --tokenizer FOLDER"
         ) from error
 
 
@@ -207,7 +260,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         def tokenize(texts: list[str]) -> list[list[int]]:
             return [[ends[0], *clip_words.encode(text), ends[1]] for text in texts]
 
-        pad_id = ends[1]
+        pad_id, tokenizer = ends[1], clip_words
     else:
         if len(tokenizer) > vocabulary:
             raise UnsupportedModelError(
@@ -225,6 +278,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
             encode=partial(_encode, model),
             context_length=context,
             pad_id=pad_id,
+            tokenizer=tokenizer,
             modules=(model.text_model, model.text_projection),
         ),
         "",

@@ -13,15 +13,40 @@ from typing import Any
 
 import huggingface_hub.constants as hub
 import open_clip
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.folder import (
+    CONFIG_BYTES,
+    TOKENIZER_PATTERNS,
+    check_shape,
+    fetch,
+    first_line,
+    load_tokenizer,
+    read_config,
+    read_weights,
+    three_numbers,
+)
 from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
+from clearclip.files.reading import read_text
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 CLIP_VOCABULARY = 49_408
 KNOWN_WORDS = "known_words.txt"
+CONFIG = "open_clip_config.json"
+MODEL_SETTINGS = (
+    "embed_dim",
+    "vision_cfg",
+    "text_cfg",
+    "multimodal_cfg",
+    "quick_gelu",
+    "init_logit_scale",
+    "init_logit_bias",
+    "nonscalar_logit_scale",
+)
+TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
 
 
 def is_open_clip(model: object) -> bool:
@@ -56,35 +81,129 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
             activation, or cannot be downloaded.
         UnsupportedModelError: The architecture does not fit.
     """
-    if name.startswith(("hf-hub:", "local-dir:")):
-        architecture, tag = name, None
+    if name.startswith("hf-hub:"):
+        folder = _fetch(name)
+        backbone = _load_folder(folder, name, tokenizer)
+    elif name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+        backbone = _load_folder(folder, name, tokenizer)
     else:
-        architecture, _, tag = name.partition("/")
-        _check_tag(architecture, tag)
-    file = _weights_file(architecture, tag)
+        return _load_known(name, tokenizer)
+    words = folder / KNOWN_WORDS
+    if backbone.text is not None and words.is_file():
+        try:
+            known = frozenset(read_text(words, limit=CONFIG_BYTES).split())
+        except OSError as error:
+            raise CheckpointError(f"{words}: {error}") from error
+        backbone.text = replace(backbone.text, known_words=known)
+    return backbone
+
+
+def _load_folder(folder: Path, name: str, tokenizer: str | None) -> Backbone:
+    """A folder as open_clip saves it. Its configuration is data: no part of it may name another place."""
+    file = _weights_file(folder, name)
+    config = read_config(folder / CONFIG)
+    shape: Any = config.get("model_cfg")
+    try:
+        text = {**shape["text_cfg"]}
+        if shape["vision_cfg"].get("timm_model_name") or text.get("hf_model_name"):
+            raise UnsupportedModelError(
+                f"{name}: its configuration names a model of another library (timm_model_name or hf_model_name), which "
+                "the decomposition does not fit, or which lies elsewhere: use one of open_clip's native ViTs; one that "
+                "open_clip knows by name is loaded as ARCHITECTURE/TAG"
+            )
+        settings = {key: value for key, value in shape.items() if key in MODEL_SETTINGS}
+        build = partial(_kind(shape), **settings)
+        state = read_weights([file])
+        check_shape(build, settings, [file])
+        with _quiet():
+            model = build()
+            _check_positions(model, state)
+            open_clip.load_checkpoint(model, str(file), weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(_loading_failed(name, "local-dir:", None, error)) from error
+    own = str(folder) if text.get("hf_tokenizer_name") else None
+    backbone = view(model, _words(name, tokenizer, own, text, model))
+    backbone.name, backbone.weights_files = name, (file,)
+    preprocess = config.get("preprocess_cfg", {})
+    backbone.mean = three_numbers(preprocess, "mean", CLIP_MEAN)
+    backbone.std = three_numbers(preprocess, "std", CLIP_STD)
+    return backbone
+
+
+def _load_known(name: str, tokenizer: str | None) -> Backbone:
+    """An architecture that open_clip knows, with its weights or those of a file."""
+    architecture, _, tag = name.partition("/")
+    _check_tag(architecture, tag)
     try:
         with _quiet():
+            row = open_clip.get_pretrained_cfg(architecture, tag)
+            file = Path(open_clip.download_pretrained(row) if row else tag)
+            read_weights([file])
             model = open_clip.create_model(
                 architecture,
-                pretrained=tag,
+                pretrained=str(file),
                 weights_only=True,
                 require_pretrained=True,
                 pretrained_text=False,
+                force_preprocess_cfg={key: row[key] for key in ("mean", "std") if key in row},
             )
     except Exception as error:
         raise CheckpointError(_loading_failed(name, architecture, tag, error)) from error
+    text = open_clip.get_model_config(architecture)["text_cfg"]
+    backbone = view(model, _words(name, tokenizer, text.get("hf_tokenizer_name"), text, model))
+    backbone.name, backbone.weights_files = name, (file,)
+    return backbone
+
+
+def _check_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """open_clip would stretch a position table of another model until it fits."""
+    for name, tensor in model.state_dict().items():
+        if name.endswith("positional_embedding") and name in state and state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{name} has the shape {tuple(state[name].shape)}, the model's is {tuple(tensor.shape)}"
+            )
+
+
+def _kind(shape: dict[str, Any]) -> Any:
+    """The class that open_clip makes of a configuration."""
+    if not shape.get("custom_text"):
+        return open_clip.CLIP
+    return open_clip.CoCa if "multimodal_cfg" in shape else open_clip.CustomTextCLIP
+
+
+def _words(name: str, given: str | None, own: str | None, text: dict[str, Any], model: Any) -> Any:
+    """The tokenizer that was given, the checkpoint's own, or open_clip's plain one."""
+    options = text.get("tokenizer_kwargs") or {}
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{name}: its tokenizer_kwargs are {options!r:.60}: an object is needed")
+    unknown = sorted(set(options) - set(TOKENIZER_OPTIONS))
+    if unknown and given is None:
+        raise CheckpointError(
+            f"{name}: its configuration gives the tokenizer {', '.join(map(repr, unknown))}; only "
+            f"{' and '.join(TOKENIZER_OPTIONS)} may be given"
+        )
+    context = _tower(model).context_length
     try:
         with _quiet():
-            words = _hf_tokenizer(tokenizer, model) if tokenizer else open_clip.get_tokenizer(architecture)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{tokenizer or name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
-    backbone = view(model, words)
-    backbone.name, backbone.weights_file = name, file
-    words_file = None if file is None else file.parent / KNOWN_WORDS
-    if backbone.text is not None and words_file is not None and words_file.is_file():
-        known = frozenset(words_file.read_text(encoding="utf-8").split())
-        backbone.text = replace(backbone.text, known_words=known)
-    return backbone
+            if given is not None:
+                return load_tokenizer(given, partial(HFTokenizer, context_length=context))
+            if own:
+                mode = text.get("tokenizer_mode")
+                return load_tokenizer(own, partial(HFTokenizer, context_length=context, tokenizer_mode=mode, **options))
+            return open_clip.SimpleTokenizer(context_length=context)
+    except Exception as error:
+        raise CheckpointError(f"{given or name}: its tokenizer cannot be loaded ({first_line(error)})") from error
+
+
+def _fetch(name: str) -> Path:
+    repository = name.removeprefix("hf-hub:")
+    try:
+        return fetch(repository, (CONFIG, "open_clip_*model.*", KNOWN_WORDS, *TOKENIZER_PATTERNS))
+    except Exception as error:
+        raise CheckpointError(_loading_failed(name, name, None, error)) from error
 
 
 @contextmanager
@@ -99,12 +218,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         root.setLevel(level)
-
-
-def _hf_tokenizer(folder: str, model: Any) -> Any:
-    from open_clip.tokenizer import HFTokenizer
-
-    return HFTokenizer(folder, context_length=_tower(model).context_length)
 
 
 def _check_tag(architecture: str, tag: str) -> None:
@@ -129,24 +242,20 @@ def _check_tag(architecture: str, tag: str) -> None:
         )
 
 
-def _weights_file(architecture: str, tag: str | None) -> Path | None:
-    if architecture.startswith("local-dir:"):
-        folder = Path(architecture.removeprefix("local-dir:"))
-        if not folder.is_dir():
-            raise CheckpointError(f"{architecture}: there is no such folder")
-        if not (folder / "open_clip_config.json").is_file():
-            raise CheckpointError(
-                f"{architecture}: the folder has no open_clip_config.json; give a folder as open_clip saves it"
-            )
+def _weights_file(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise CheckpointError(f"{name}: there is no such folder")
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{name}: the folder has no {CONFIG}; give a folder as open_clip saves it")
+    with _quiet():
         found = open_clip.factory._find_checkpoint_in_dir(folder)
-        if found is None:
-            raise CheckpointError(f"{architecture}: the folder has no weights (open_clip_model.safetensors)")
-        return Path(found)
-    return Path(tag) if tag is not None and Path(tag).is_file() else None
+    if found is None:
+        raise CheckpointError(f"{name}: the folder has no weights (open_clip_model.safetensors)")
+    return Path(found)
 
 
 def _loading_failed(name: str, architecture: str, tag: str | None, error: Exception) -> str:
-    cause = _first_line(error)
+    cause = first_line(error)
     text = f"{type(error).__name__} {error}"
     if "weights_only" in text or "WeightsUnpickler" in text or "UnpicklingError" in text:
         return (
@@ -164,10 +273,6 @@ def _loading_failed(name: str, architecture: str, tag: str | None, error: Except
         f"open_clip_model.safetensors of https://huggingface.co/{home} into a folder and use --model local-dir:FOLDER; "
         "--model tiny (the embedded model) works offline"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
@@ -291,6 +396,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
             encode=partial(_encode_trimmed, tower) if trimmable else partial(_encode_full, model, context, pad_id),
             context_length=context,
             pad_id=pad_id,
+            tokenizer=tokenizer,
             modules=(
                 tower.token_embedding,
                 tower.transformer,

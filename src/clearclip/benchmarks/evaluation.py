@@ -65,6 +65,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit={self.limit}: at least 1 image is needed")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed={self.seed}: a whole number from 0 to {2**32 - 1:,} is needed")
 
     def select(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items that `limit` and `shard` leave.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -66,8 +69,25 @@ for module in (
     module.register(app)
 
 
+def _write_any_letter() -> None:
+    """Escape letters that the console's encoding lacks, as JSON does, instead of failing after all the work."""
+    codecs.register_error("clearclip", _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError, ValueError):  # closed, or at no known place
+                stream.reconfigure(errors="clearclip")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
+
+
 def main() -> None:
     """Run the program; errors a user can mend are one line on standard error, never a traceback."""
+    _write_any_letter()
     try:
         app()
     except ClearclipError as error:

@@ -49,7 +49,9 @@ Predictions = Annotated[
 ]
 Worst = Annotated[int, typer.Option(min=0, help="Draw a sheet of the N worst and N best images of each method.")]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="A preset's name; default: the benchmark's own.")]
-Seed = Annotated[int, typer.Option(help="Set before the first image and recorded; nothing random is drawn.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Set before the first image and recorded; nothing random is drawn.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -54,7 +54,7 @@ Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="Prompt with {} for the label; repeat it. Default: the 80 of the paper."),
 ]
-MaxPixels = Annotated[int, typer.Option(help="Refuse larger images before they are decoded.")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
 
@@ -201,6 +201,9 @@ def fleet(
     Raises:
         UsageError: Workers are described for the local engine, or a number is out of range.
     """
+    for option, number in (("--cpus-per-worker", cpus), ("--gpus-per-worker", gpus)):
+        if number is not None and not 0 <= number <= 10_000:
+            raise UsageError(f"{option} {number:g}: a number from 0 to 10,000 is needed")
     if engine is Engine.local:
         given = {"--workers": workers, "--address": address, "--gpus-per-worker": gpus}
         named = [option for option, value in given.items() if value is not None]

@@ -351,13 +351,15 @@ def train(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder of the run; an interrupted run goes on there.")
     ],
-    steps: Annotated[int, typer.Option(help="Length of the run.")] = Recipe.steps,
-    seed: Annotated[int, typer.Option(help="Seed of weights, crops and patch dropout.")] = Recipe.seed,
-    pictures: Annotated[int, typer.Option(help="Scenes rendered before training.")] = Recipe.pictures,
-    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = Recipe.batch_size,
+    steps: Annotated[int, typer.Option(min=1, help="Length of the run.")] = Recipe.steps,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, crops and patch dropout.")
+    ] = Recipe.seed,
+    pictures: Annotated[int, typer.Option(min=1, help="Scenes rendered before training.")] = Recipe.pictures,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = Recipe.batch_size,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; by default torch's own choice.")] = None,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default torch's own choice.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
     change: Annotated[list[str] | None, typer.Option("--set", help="Other values of the recipe, NAME=VALUE.")] = None,
 ) -> None:
     """Train the embedded model from nothing on generated scenes; run it again to go on after an interruption."""

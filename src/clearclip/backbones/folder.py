@@ -1,0 +1,202 @@
+"""What the files of a checkpoint may say: they are read here, and reach a library setting by setting.
+
+The libraries take keyword arguments from these files, and some of those name code to run, addresses to ask or files
+elsewhere. So no library is ever given the folder: it gets weights, numbers and a tokenizer's files, and of the
+settings only those that are listed below.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from clearclip.errors import CheckpointError
+from clearclip.files.reading import open_regular, read_bytes, read_text
+
+CONFIG_BYTES = 10_000_000
+TOKENIZER_BYTES = 200_000_000
+LAYERS = 1000
+"""Most layers of a tower: more would only take time to build."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+TOKENIZER_SETTINGS = (
+    "tokenizer_class",
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "clean_up_tokenization_spaces",
+    "split_special_tokens",
+    "add_prefix_space",
+    "add_bos_token",
+    "add_eos_token",
+    "do_lower_case",
+    "do_basic_tokenize",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "errors",
+    "legacy",
+    "extra_ids",
+    "added_tokens_decoder",
+)
+SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+    "additional_special_tokens",
+    "extra_special_tokens",
+)
+TOKENIZER_CLASSES = (
+    "PreTrainedTokenizer",
+    "TokenizersBackend",
+    "CLIPTokenizer",
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "RobertaTokenizer",
+    "XLMRobertaTokenizer",
+    "GPT2Tokenizer",
+    "T5Tokenizer",
+    "GemmaTokenizer",
+)
+"""With or without `Fast`: transformers takes any class of its own by its name, also ones that load code."""
+TOKENIZER_PATTERNS = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "config.json")
+MODEL_TYPES = ("clip", "blip", "bert", "distilbert", "roberta", "xlm-roberta", "gpt2", "t5", "gemma")
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of settings; `CheckpointError` for anything else."""
+    try:
+        settings = json.loads(read_text(file, limit=CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file} cannot be read (a JSON object is needed)")
+    return settings
+
+
+def three_numbers(settings: Any, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    """A pixel mean or deviation out of settings; whether the numbers make sense is `Backbone.check`'s business."""
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(f"the preprocessing settings are {settings!r:.60}: an object is needed")
+    value = settings.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, list) or not all(type(part) in (int, float) for part in value):
+        raise CheckpointError(f"the preprocessing setting {key!r} is {value!r:.60}: a list of three numbers is needed")
+    return tuple(map(float, value))
+
+
+def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of safetensors or torch files, by name; a torch file is never fully unpickled.
+
+    `CheckpointError` for a damaged file, and for weights that are no floating point numbers (quantised ones): a library
+    would copy them as they are, and the model would compute nonsense.
+    """
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            open_regular(file).close()
+            if file.suffix == ".safetensors":
+                with safe_open(str(file), "pt") as opened:
+                    state |= {name: opened.get_tensor(name) for name in list(opened.keys())}
+                continue
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{file}: the file is damaged ({first_line(error)}), or needs a full unpickle, which can run any code "
+                "and is refused; convert it to safetensors where you trust it"
+            ) from error
+        if isinstance(loaded, dict):
+            for key in ("state_dict", "model"):
+                loaded = loaded[key] if isinstance(loaded.get(key), dict) else loaded
+            state |= {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+    for name, tensor in state.items():
+        if name.endswith(("weight", "bias")) and not tensor.is_floating_point():
+            raise CheckpointError(f"the weights {name} are {tensor.dtype}: floating point numbers are needed")
+    return state
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, short enough for an error of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def check_shape(build: Callable[[], nn.Module], settings: Any, files: Iterable[Path]) -> None:
+    """Refuse settings of a model that is larger than its files, before any of its memory is taken."""
+    for name, number in _numbers(settings):
+        if "layers" in name and not 0 <= number <= LAYERS:
+            raise CheckpointError(f"{name}={number}: 0 to {LAYERS} layers are allowed")
+    with torch.device("meta"):
+        weights = sum(tensor.numel() for tensor in build().parameters())
+    stored = sum(file.stat().st_size for file in files)
+    if weights > 2 * stored + 1_000_000:  # a number takes a byte or more; position tables may be enlarged
+        raise CheckpointError(f"the settings describe {weights:,} weights, the files have {stored:,} bytes")
+
+
+def _numbers(settings: Any, name: str = "") -> Iterable[tuple[str, float]]:
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from _numbers(value, str(key))
+    elif isinstance(settings, (int, float)):
+        yield name, settings
+
+
+def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pretrained) -> Any:
+    """Load the tokenizer of a folder, or of a repository of the hub.
+
+    `make` is called with a folder that holds copies of the tokenizer's files and the listed settings alone, and is
+    told to trust no code and to ask nobody. `CheckpointError` if there is no tokenizer, or it is code.
+    """
+    source = Path(name)
+    if not source.exists():
+        source = fetch(name, TOKENIZER_PATTERNS)
+    with tempfile.TemporaryDirectory(prefix="clearclip-tokenizer-") as folder:
+        for file in TOKENIZER_FILES:
+            if (source / file).is_file():
+                Path(folder, file).write_bytes(read_bytes(source / file, limit=TOKENIZER_BYTES))
+        if not any(Path(folder).iterdir()):
+            raise FileNotFoundError(f"the folder has none of {', '.join(TOKENIZER_FILES)}")
+        for file, allowed in (
+            ("tokenizer_config.json", (*TOKENIZER_SETTINGS, *SPECIAL_TOKENS)),
+            ("special_tokens_map.json", SPECIAL_TOKENS),
+            ("config.json", ("model_type",)),
+        ):
+            if (source / file).is_file():
+                settings = read_config(source / file)
+                kept = {key: settings[key] for key in allowed if key in settings}
+                if kept.get("model_type", MODEL_TYPES[0]) not in MODEL_TYPES:
+                    continue
+                named = kept.get("tokenizer_class")
+                if named is not None and str(named).removesuffix("Fast") not in TOKENIZER_CLASSES:
+                    raise CheckpointError(
+                        f"code that comes with a model is never run: its tokenizer is a {named!r}, none of "
+                        f"{', '.join(TOKENIZER_CLASSES)}"
+                    )
+                Path(folder, file).write_text(json.dumps(kept), encoding="utf-8")
+        return make(folder, trust_remote_code=False, local_files_only=True)
+
+
+def fetch(repository: str, patterns: Iterable[str]) -> Path:
+    """The folder of a repository of the hub, downloaded where it is not in the cache; only files that match."""
+    return Path(snapshot_download(repository, allow_patterns=list(patterns)))
