@@ -22,7 +22,7 @@ from clearclip.files.gdal import ALONE, from_gdal, gdal_errors, one_line, open_a
 from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write
 from clearclip.outputs import save_json
-from clearclip.rasters import Raster
+from clearclip.rasters import Place, Raster
 
 HEAD_BYTES = 1 << 26
 """Of a GeoJSON that is asked whose it is: labels and their words come before its features."""
@@ -123,6 +123,16 @@ def write_polygons(
     with rasterio.Env(**ALONE), _writing(output), open_alone(labels) as dataset:
         save_json(output, {"type": "FeatureCollection", "info": dict(info)}, {"features": features()}, replace=replace)
     return count
+
+
+def check_places(place: Place, size: tuple[int, int]) -> None:
+    """Refuse coordinates that polygons cannot be written in: `ImageError` if the image's own outline has none."""
+    height, width = size
+    a, b, c, d, e, f = place.transform[:6]
+    corners = [
+        (a * x + b * y + c, d * x + e * y + f) for x, y in ((0, 0), (0, height), (width, height), (width, 0), (0, 0))
+    ]
+    _geometry({"type": "Polygon", "coordinates": [corners]}, place.crs)
 
 
 def _geometry(shape: dict[str, Any], crs: Any) -> dict[str, Any]:

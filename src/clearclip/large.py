@@ -30,9 +30,9 @@ from clearclip.bands import Band, Layout, UnfinishedBands
 from clearclip.decompose import MethodLike
 from clearclip.encoding import windows_at_once
 from clearclip.engine.sources import stamp
-from clearclip.errors import UsageError, printable
+from clearclip.errors import ClearclipError, UsageError, printable
 from clearclip.files.writing import claim
-from clearclip.geotiffs import create_geotiff, made_by_clearclip, write_polygons
+from clearclip.geotiffs import check_places, create_geotiff, made_by_clearclip, write_polygons
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
 from clearclip.progress import progress_bar
@@ -125,6 +125,8 @@ def segment_large(
             _check_no_input(file, [str(image), *raster.files])
             stack.enter_context(claim(file, is_file=True))
             _check_replaceable(file, overwrite=overwrite)
+        if "polygons" in targets:
+            check_places(raster.place, raster.size)
         classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
         check_size(raster, classifier, scale=scale, block=block, max_memory=max_memory)
         work = _Work(classifier, raster.measured(), scale, block)
@@ -199,7 +201,7 @@ def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: i
     reach = block * scale / stride + 2 * crop / stride + 2  # windows that one block depends on, along an axis
     source = max(PIXELS_AT_ONCE, min(height, 2 / scale + 4) * width) * (len(raster.bands) * 16 + 4)
     held = {
-        "its own blocks": max(math.prod(shape) for shape in raster.dataset.block_shapes) * raster.pixel_bytes,
+        "its own blocks": max(math.prod(shape) for shape in raster.dataset.block_shapes) * raster.pixel_bytes * 2,
         "its rows": source + (0 if scale == 1 else 1024 * width),
         "a row of windows": crop * shown * 24,
         "cosines": 2 * reach * cells * columns * cells * len(classifier.text) * 4,
@@ -211,7 +213,7 @@ def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: i
         raise UsageError(
             f"{raster.name}: {width}×{height} pixels at the scale {scale:g} would take about {total / 1e9:,.0f} GB of "
             f"memory (most of it {largest}), more than the limit of {max_memory / 1e9:g}: raise it with --max-memory "
-            "(max_memory=) if you trust the file, cut the image, or choose a scale nearer to 1"
+            "(max_memory=) if you trust the file, cut the image, or choose another scale"
         )
 
 
@@ -343,6 +345,10 @@ class _Work:
             )
             features = self.classifier.features(strip.cut(self.classifier.normalize(pixels[:, left:right])))
             cosines[:, chosen] = (features @ text.T).transpose(0, 1)
+        if not cosines.isfinite().all():
+            raise ClearclipError(
+                "the model gave values that are no numbers: check it, or take --dtype float32 (dtype=)"
+            )
         self._encoded[index] = len(wanted)
         return cosines.flatten(1, 2)
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from clearclip.errors import ClearclipError, ImageError, UsageError, nearest, printable
+from clearclip.errors import ClearclipError, ImageError, UsageError, printable
 from clearclip.files.reading import check_regular
 
 DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "WEBP", "GIF", "BIGGIF")
@@ -55,7 +55,9 @@ def open_with(path: str | os.PathLike[str], driver: str) -> AbstractContextManag
     with rasterio.Env() as environment:
         known = environment.drivers()
     if driver not in known:
-        raise UsageError(f"GDAL has no driver {driver!r} here: {nearest(driver, known)}")
+        raise UsageError(
+            f"GDAL has no driver {driver!r} here: `rio env --formats` lists those that it has, such as VRT"
+        )
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
@@ -83,9 +85,9 @@ def gdal_errors(name: str) -> Iterator[None]:
     except Exception as error:
         reason = one_line(error).removeprefix(f"'{name}' ")
         if "not recognized" in reason:
-            reason += (
-                f"; these are: {', '.join(DRIVERS)}. Others, which may read more files and the network, are opened "
-                "with --driver NAME (driver=), for instance VRT"
+            reason = (
+                f"it is none of {', '.join(DRIVERS)}; other formats, which may name more files and addresses, are "
+                "opened with --driver NAME (driver=), for instance VRT"
             )
         raise ImageError(f"{name}: the image cannot be read ({reason})") from error
 
