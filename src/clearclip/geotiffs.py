@@ -1,6 +1,6 @@
 """GeoTIFFs that lie where a raster lies, and the regions of a label map as GeoJSON.
 
-Needs the extra `geo`. Belongs here: what is written of a large image. Does not: reading one (`rasters`).
+Needs the extra `geo`. Belongs here: what is written of a large image, and where it may be. Does not: reading one (`rasters`).
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.errors import ClearclipError, ImageError, printable
+from clearclip.errors import ClearclipError, ImageError, UsageError, printable
 from clearclip.files.gdal import ALONE, from_gdal, gdal_errors, one_line, open_alone
 from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write
@@ -181,3 +183,39 @@ def _json_info(file: Path) -> Any:
     with open_regular(file) as stream:
         head, found, _ = stream.read(HEAD_BYTES).partition(b',\n "features": [')
     return json.loads(head + b"}" if found else b"")["info"]
+
+
+def check_names(targets: Mapping[str, Path]) -> None:
+    """`UsageError` if the names of the results, by role, have wrong suffixes or are one."""
+    for role, file in targets.items():
+        allowed = (".geojson", ".json") if role == "polygons" else (".tif", ".tiff")
+        if file.suffix.lower() not in allowed:
+            raise UsageError(f"{file}: the suffix of the {role} is {allowed[0]}")
+    # Names that some disks take for one: macOS and Windows see no difference of case or of composed letters.
+    if len({unicodedata.normalize("NFC", str(file)).casefold() for file in targets.values()}) < len(targets):
+        raise UsageError("one file was named for two results: name a file for each")
+
+
+def check_no_input(file: Path, inputs: Iterable[str]) -> None:
+    """`UsageError` if a result would be written over one of the inputs, under whatever name."""
+    if any(_same(file, Path(name)) for name in inputs):
+        raise UsageError(f"{file} is the image itself, or a part of it: name another file")
+
+
+def _same(file: Path, other: Path) -> bool:
+    try:
+        return file.samefile(other)
+    except (OSError, ValueError):  # one of them does not exist, or is no file
+        return False
+
+
+def check_replaceable(file: Path, *, overwrite: bool) -> None:
+    """`UsageError` if a file is in the way of a result; its place is claimed."""
+    if not os.path.lexists(file):
+        return
+    if not made_by_clearclip(file):
+        raise UsageError(
+            f"{file} is there already and was not made by clearclip: name another file, or delete that one"
+        )
+    if not overwrite:
+        raise UsageError(f"{file} is there already: name another file, or give --overwrite (overwrite=)")

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,14 @@ from clearclip.encoding import windows_at_once
 from clearclip.engine.sources import stamp
 from clearclip.errors import ClearclipError, UsageError, printable
 from clearclip.files.writing import claim
-from clearclip.geotiffs import check_places, create_geotiff, made_by_clearclip, write_polygons
+from clearclip.geotiffs import (
+    check_names,
+    check_no_input,
+    check_places,
+    check_replaceable,
+    create_geotiff,
+    write_polygons,
+)
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
 from clearclip.progress import progress_bar
@@ -114,7 +120,7 @@ def segment_large(
     """
     files = {"output": output, "scores": scores, "polygons": polygons}
     targets = {role: Path(os.path.realpath(file)) for role, file in files.items() if file}
-    _check_names(targets)
+    check_names(targets)
     if not (np.isfinite(scale) and scale > 0):
         raise UsageError(f"scale={scale!r}: a number above 0 is needed (1 shows the image's own pixels)")
     if block < 16 or block % 16:
@@ -122,9 +128,9 @@ def segment_large(
     with ExitStack() as stack:
         raster = stack.enter_context(open_raster(image, bands=bands, value_range=value_range, driver=driver))
         for file in targets.values():
-            _check_no_input(file, [str(image), *raster.files])
+            check_no_input(file, [str(image), *raster.files])
             stack.enter_context(claim(file, is_file=True))
-            _check_replaceable(file, overwrite=overwrite)
+            check_replaceable(file, overwrite=overwrite)
         if "polygons" in targets:
             check_places(raster.place, raster.size)
         classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
@@ -145,39 +151,6 @@ def segment_large(
             result = replace(result, polygons=count)
         kept.remove()
         return result
-
-
-def _check_names(targets: dict[str, Path]) -> None:
-    for role, file in targets.items():
-        allowed = (".geojson", ".json") if role == "polygons" else (".tif", ".tiff")
-        if file.suffix.lower() not in allowed:
-            raise UsageError(f"{file}: the suffix of the {role} is {allowed[0]}")
-    # Names that some disks take for one: macOS and Windows see no difference of case or of composed letters.
-    if len({unicodedata.normalize("NFC", str(file)).casefold() for file in targets.values()}) < len(targets):
-        raise UsageError("one file was named for two results: name a file for each")
-
-
-def _check_no_input(file: Path, inputs: Iterable[str]) -> None:
-    if any(_same(file, Path(name)) for name in inputs):
-        raise UsageError(f"{file} is the image itself, or a part of it: name another file")
-
-
-def _same(file: Path, other: Path) -> bool:
-    try:
-        return file.samefile(other)
-    except (OSError, ValueError):  # one of them does not exist, or is no file
-        return False
-
-
-def _check_replaceable(file: Path, *, overwrite: bool) -> None:
-    if not os.path.lexists(file):
-        return
-    if not made_by_clearclip(file):
-        raise UsageError(
-            f"{file} is there already and was not made by clearclip: name another file, or delete that one"
-        )
-    if not overwrite:
-        raise UsageError(f"{file} is there already: name another file, or give --overwrite (overwrite=)")
 
 
 def stamps(image: str | Path) -> str:
