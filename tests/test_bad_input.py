@@ -209,7 +209,7 @@ def test_an_output_that_may_not_be_written(segment, photo, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     path = photo()
-    monkeypatch.setattr(writing.os, "open", refuse)
+    monkeypatch.setattr(writing, "_hold", refuse)
     ran = segment(path, lines=None)
     assert "cannot be used (Permission denied)" in ran.err.splitlines()[-1]
 

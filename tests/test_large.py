@@ -14,10 +14,10 @@ from rasterio.enums import ColorInterp
 import clearclip
 from clearclip.errors import ImageError, UsageError
 from clearclip.images import normalize
-from clearclip.large import part_of, resample_band, segment_large
+from clearclip.large import segment_large
 from clearclip.protocol import Protocol
 from clearclip.scenes import make_scene
-from clearclip.windows import bilinear_matrix, plan_windows
+from clearclip.windows import bilinear_matrix, part_of, plan_windows, resample_band
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 WORDS = ["sky", "grass", "tree=bush|hedge", "car", "house", "road"]
@@ -415,7 +415,9 @@ def test_what_cannot_be_read_or_used_is_said(segmenter, scene, write, tmp_path):
 
 def test_an_interruption_leaves_what_was_there(segmenter, scene, write, tmp_path, monkeypatch):
     out, scores = tmp_path / "out.tif", tmp_path / "scores.tif"
-    out.write_bytes(b"earlier")
+    image, options = write(scene()), {"labels": WORDS, "block": 32, "overwrite": True}
+    segment_large(segmenter, image, output=out, **options)
+    earlier = out.read_bytes()
     calls = []
 
     def interrupt(self, grid, **_):
@@ -427,8 +429,8 @@ def test_an_interruption_leaves_what_was_there(segmenter, scene, write, tmp_path
     label = clearclip.grids.Classifier.label
     monkeypatch.setattr("clearclip.large.Classifier.label", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        segment_large(segmenter, write(scene()), labels=WORDS, output=out, scores=scores, block=32, overwrite=True)
-    assert out.read_bytes() == b"earlier"
+        segment_large(segmenter, image, output=out, scores=scores, scale=0.5, **options)
+    assert out.read_bytes() == earlier
     assert not scores.exists()
     assert not list(tmp_path.glob(".clearclip-*"))
 
@@ -457,7 +459,7 @@ def test_an_interrupted_run_goes_on_where_it_was(segmenter, scene, write, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         call("stopped")
     unfinished = tmp_path / "stopped" / "out.tif.unfinished"
-    assert len(list(unfinished.glob("*.npz"))) == 2
+    assert len(list(unfinished.glob("*.band"))) == 2
     stop = None
     assert call("stopped") == (whole, files)
     assert len(calls) == 12
@@ -466,7 +468,12 @@ def test_an_interrupted_run_goes_on_where_it_was(segmenter, scene, write, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         call("other")
     stop = None
-    call("other", labels=["sky", "grass"])
+    with pytest.raises(
+        UsageError, match=r'other settings made \(labels: .*"name": "sky".* there, .* here\): start with'
+    ):
+        call("other", labels=["sky", "grass"])
+    assert calls == []
+    call("other", labels=["sky", "grass"], overwrite=True)
     assert len(calls) == 20, "bands of other words must not be taken"
 
 
@@ -474,7 +481,8 @@ FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import numpy as np
-from clearclip.rasters import create_geotiff, open_raster
+from clearclip.geotiffs import create_geotiff
+from clearclip.rasters import open_raster
 from pathlib import Path
 source, out = map(Path, sys.argv[1:])
 noise = np.random.default_rng(0).integers(0, 250, (512, 512), dtype=np.uint8)

@@ -5,7 +5,11 @@ Belongs here: what of a large image is kept until all of it is done. Does not: h
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.files.writing import PREFIX, atomic_write
-from clearclip.outputs import read_settings, save_json
+from clearclip.errors import UsageError, printable
+from clearclip.files.reading import read_bytes, read_text
+from clearclip.files.writing import PREFIX, atomic_write, sweep
+from clearclip.outputs import save_json
 
 SETTINGS = "settings.json"
-BAND_NAME = re.compile(r"\d{9}\.npz")
+SETTINGS_BYTES = 1 << 26
+BAND_NAME = re.compile(r"\d{9,}\.(band|npz)")  # .npz: an earlier version's
+FORMAT = "2"
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,64 +45,123 @@ class Band:
 
 
 @dataclass(frozen=True)
-class UnfinishedBands:
-    """Finished bands of a label map that is not yet complete.
+class Layout:
+    """What a band of a label map can look like.
 
     Attributes:
-        folder: Where they are.
+        width: Of the map.
+        dtype: Of its labels.
+        labels: How many there are.
+        nodata: The label of pixels that have none.
+        scores: Whether these are kept too.
+        windows: `(ny, nx)` of the image.
+    """
+
+    width: int
+    dtype: str
+    labels: int
+    nodata: int
+    scores: bool
+    windows: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class UnfinishedBands:
+    """The folder of finished bands; the output is claimed while it is used.
+
+    A band's file is a digest of the settings, the band's place and its bytes, and then these, compressed.
     """
 
     folder: Path
+    settings: dict[str, str]
+    layout: Layout
 
     @classmethod
-    def open(cls, output: Path, settings: dict[str, str]) -> UnfinishedBands:
-        """Make the folder, or go on with what an interrupted run with the same settings left in it.
+    def open(cls, output: Path, settings: dict[str, str], layout: Layout, *, overwrite: bool) -> UnfinishedBands:
+        """Go on with what an interrupted run with the same settings left beside an output, or begin anew.
 
-        Args:
-            output: The label map that shall be.
-            settings: How it is made.
-
-        Returns:
-            The folder beside it.
-
-        Raises:
-            OSError: It cannot be written.
+        `UsageError` if a folder of that name is not ours, or was left by other settings and `overwrite` is not given.
         """
-        made = cls(output.with_name(f"{output.name}.unfinished"))
-        written = made.folder / SETTINGS
-        if read_settings(written) != settings:
-            made.remove()
-            made.folder.mkdir(exist_ok=True)
-            save_json(written, {"settings": settings}, {})
+        made = cls(output.with_name(f"{output.name}.unfinished"), {**settings, "bands": FORMAT}, layout)
+        if os.path.lexists(made.folder):
+            made._check(overwrite=overwrite)
         return made
 
-    def read(self, top: int) -> Band | None:
-        """A band that an earlier run left.
+    def _check(self, *, overwrite: bool) -> None:
+        name = printable(str(self.folder))
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            raise UsageError(f"{name} is no folder: unfinished work would lie there; move it, or name another output")
+        sweep(self.folder)
+        if not any(self.folder.iterdir()):
+            return
+        found = self._read_settings()
+        if found is None:
+            raise UsageError(
+                f"{name} was not made by clearclip, or is damaged: move or delete it, or name another output"
+            )
+        if found == self.settings:
+            return
+        if not overwrite:
+            raise UsageError(
+                f"{name} holds what an interrupted run with other settings made ({self._differences(found)}): start "
+                "with those again, give --overwrite (overwrite=) to begin anew, or delete that folder"
+            )
+        self.remove()
 
-        Args:
-            top: Its first row.
-
-        Returns:
-            It, or `None`.
-        """
-        file = self._file(top)
-        if not file.is_file():
+    def _read_settings(self) -> dict[str, str] | None:
+        try:
+            found = json.loads(read_text(self.folder / SETTINGS, limit=SETTINGS_BYTES))["settings"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
-        with np.load(file) as stored:
-            return Band(stored["labels"], stored["scores"], stored["encoded"])
+        return found if isinstance(found, dict) else None
+
+    def _differences(self, found: dict[str, str]) -> str:
+        names = [name for name in {**self.settings, **found} if self.settings.get(name) != found.get(name)]
+        return "; ".join(
+            f"{name}: {_short(found.get(name))} there, {_short(self.settings.get(name))} here" for name in names
+        )
+
+    def read(self, top: int, rows: int) -> Band | None:
+        """The band of `rows` rows from `top`; `None` if there is none, or a damaged or foreign one."""
+        layout = self.layout
+        pixels = rows * layout.width
+        sizes = np.array([pixels * np.dtype(layout.dtype).itemsize, pixels * 4 * layout.scores])
+        limit = int(sizes.sum()) + 16 * layout.windows[0]
+        try:
+            data = read_bytes(self._file(top), limit=DIGEST_BYTES + limit + limit // 1000 + 64)
+            packed = data[DIGEST_BYTES:]
+            if data[:DIGEST_BYTES] != self._digest(top, packed):
+                return None
+            labels, scores, encoded = np.split(
+                np.frombuffer(zlib.decompressobj().decompress(packed, limit), np.uint8), sizes.cumsum()
+            )
+            band = Band(
+                labels.view(layout.dtype).reshape(rows, layout.width),
+                scores.view(np.float32).reshape(rows, -1) if layout.scores else np.empty((rows, 0), np.float32),
+                encoded.view(np.int64).reshape(-1, 2),
+            )
+        except (OSError, ValueError, zlib.error):
+            return None
+        return band if self._possible(band) else None
+
+    def _possible(self, band: Band) -> bool:
+        """Whether the numbers are such as a run makes: a file of the right digest may still be a forged one."""
+        known = band.labels != self.layout.nodata
+        return bool(
+            (band.labels[known] < self.layout.labels).all()
+            and (not self.layout.scores or np.array_equal(np.isfinite(band.scores), known))
+            and ((band.encoded >= 0) & (band.encoded <= self.layout.windows)).all()
+        )
 
     def write(self, top: int, band: Band) -> None:
-        """Keep a band.
-
-        Args:
-            top: Its first row.
-            band: What to keep.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Keep a band that begins at row `top`; `OSError` if it cannot be written."""
+        arrays = (band.labels, band.scores, band.encoded)
+        packed = zlib.compress(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+        if not (self.folder / SETTINGS).is_file():
+            self.folder.mkdir(exist_ok=True)
+            save_json(self.folder / SETTINGS, {"settings": self.settings}, {})
         with atomic_write(self._file(top)) as partial:
-            np.savez_compressed(partial, labels=band.labels, scores=band.scores, encoded=band.encoded)
+            partial.write_bytes(self._digest(top, packed) + packed)
 
     def remove(self) -> None:
         """Remove what is kept, and the folder unless something else lies in it."""
@@ -103,5 +171,15 @@ class UnfinishedBands:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+    def _digest(self, top: int, packed: bytes) -> bytes:
+        place = json.dumps([self.settings, top], sort_keys=True).encode()
+        return hashlib.sha256(b"%d %b%b" % (len(place), place, packed)).digest()
+
     def _file(self, top: int) -> Path:
-        return self.folder / f"{top:09}.npz"
+        return self.folder / f"{top:09}.band"
+
+
+def _short(text: Any) -> str:
+    """A setting as a message has room for it."""
+    shown = "none" if text is None else printable(str(text))
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

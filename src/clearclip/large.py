@@ -11,6 +11,8 @@ what an interrupted run left (`bands`).
 
 from __future__ import annotations
 
+import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,21 +26,33 @@ import torch
 from torch import Tensor
 
 from clearclip.backbones.devices import inference
-from clearclip.bands import Band, UnfinishedBands
+from clearclip.bands import Band, Layout, UnfinishedBands
 from clearclip.decompose import MethodLike
 from clearclip.encoding import windows_at_once
 from clearclip.engine.sources import stamp
-from clearclip.errors import UsageError, printable
+from clearclip.errors import ClearclipError, UsageError, printable
+from clearclip.files.writing import claim
+from clearclip.geotiffs import (
+    check_names,
+    check_no_input,
+    check_places,
+    check_replaceable,
+    create_geotiff,
+    write_polygons,
+)
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
 from clearclip.progress import progress_bar
-from clearclip.rasters import Raster, create_geotiff, open_raster, write_polygons
+from clearclip.rasters import Raster, mask_file, open_raster
 from clearclip.segmenter import Segmenter
-from clearclip.windows import Axis, Plan, Upsampling, bilinear_matrix
+from clearclip.windows import Plan, part_of, resample_band
 
 BLOCK = 512
 PIXELS_AT_ONCE = 8_000_000
 COLUMNS_AT_ONCE = 128
+MAX_WINDOWS = 10_000_000
+MAX_MEMORY = 8e9
+"""Bytes; an image of 20,000 × 20,000 pixels takes a fifth of them."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +88,23 @@ def segment_large(
     threshold: float | None = None,
     bands: Sequence[int] | None = None,
     value_range: tuple[float, float] | None = None,
+    driver: str | None = None,
     scores: str | Path | None = None,
     polygons: str | Path | None = None,
     overwrite: bool = False,
     block: int = BLOCK,
+    max_memory: float = MAX_MEMORY,
 ) -> LargeResult:
     """Label every pixel of a raster of any size, block by block, and write a GeoTIFF that lies where the image lies.
 
-    The protocol's `short_side` and `long_side` do not apply: `scale` says how large things are shown to the model.
+    The protocol's `short_side` and `long_side` do not apply: `scale` says how large things are shown to the model. The
+    files appear only when they are complete; until then finished bands lie in a folder beside the output, and the same
+    call goes on from them. `ImageError` if the image cannot be read, `UsageError` if an argument cannot be used, a file
+    is in the way, or another run writes it.
 
     Args:
         segmenter: What encodes; its crop size and stride are the windows'.
-        image: A GeoTIFF or any raster or picture that GDAL reads.
+        image: A GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF.
         labels: As `Vocabulary.parse`.
         output: A `.tif`: label indices, uint8 with nodata 255, or uint16 with 65535 from 256 labels.
         scale: Pixels that the model sees per pixel of the image; 0.25 shows it four times the ground per window.
@@ -94,54 +113,83 @@ def segment_large(
         threshold: As in a call of the segmenter.
         bands: As `open_raster`.
         value_range: As `open_raster`.
+        driver: As `open_raster`.
         scores: A `.tif` for each pixel's best probability, float32.
         polygons: A `.geojson` for the labels' regions.
-        overwrite: Replace existing files.
+        overwrite: Replace files and unfinished bands that this program made; others never.
         block: Side of the output's blocks in pixels, a multiple of 16; it changes nothing but the file's layout.
-
-    Returns:
-        What was made. The files appear only when they are complete; until then finished bands lie in a folder
-        beside the output, and the same call goes on from them.
-
-    Raises:
-        ImageError: The image cannot be read.
-        UsageError: An argument cannot be used, a file exists, or rasterio is missing.
-        OSError: A file cannot be written.
+        max_memory: Refuse what would take more, in bytes, by a rough estimate.
     """
-    files = {"output": Path(output), "scores": scores and Path(scores), "polygons": polygons and Path(polygons)}
-    targets = {role: file for role, file in files.items() if file}
-    _check_targets(targets, Path(image), overwrite=overwrite)
+    files = {"output": output, "scores": scores, "polygons": polygons}
+    targets = {role: Path(os.path.realpath(file)) for role, file in files.items() if file}
+    check_names(targets)
     if not (np.isfinite(scale) and scale > 0):
         raise UsageError(f"scale={scale!r}: a number above 0 is needed (1 shows the image's own pixels)")
     if block < 16 or block % 16:
         raise UsageError(f"block={block}: a multiple of 16 is needed, GeoTIFF has no other blocks")
-    with open_raster(image, bands=bands, value_range=value_range) as raster:
-        classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
-        work = _Work(classifier, raster, scale, block)
+    with ExitStack() as stack:
+        raster = stack.enter_context(open_raster(image, bands=bands, value_range=value_range, driver=driver))
         for file in targets.values():
-            file.parent.mkdir(parents=True, exist_ok=True)
-        settings = {**work.info, "image": printable(str(image)), "stamp": stamp(str(image)), "block": f"{block}"}
-        kept = UnfinishedBands.open(targets["output"], {**settings, "scores": f"{'scores' in targets}"})
-        result = work.write(targets["output"], targets.get("scores"), kept=kept)
-    if polygons_file := targets.get("polygons"):
-        names = classifier.vocabulary.names
-        count = write_polygons(targets["output"], polygons_file, names=names, info=work.info)
-        result = replace(result, polygons=count)
-    kept.remove()
-    return result
+            check_no_input(file, [str(image), *raster.files])
+            stack.enter_context(claim(file, is_file=True))
+            check_replaceable(file, overwrite=overwrite)
+        if "polygons" in targets:
+            check_places(raster.place, raster.size)
+        classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
+        check_size(raster, classifier, scale=scale, block=block, max_memory=max_memory)
+        work = _Work(classifier, raster.measured(), scale, block)
+        layout = work.layout(scores="scores" in targets)
+        settings = {
+            **work.settings,
+            "image": printable(os.path.realpath(image)),
+            "stamp": stamps(image),
+            "driver": f"{driver}",
+        }
+        kept = UnfinishedBands.open(targets["output"], settings, layout, overwrite=overwrite)
+        result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=overwrite)
+        if polygons_file := targets.get("polygons"):
+            names = classifier.vocabulary.names
+            count = write_polygons(targets["output"], polygons_file, names=names, info=work.info, replace=overwrite)
+            result = replace(result, polygons=count)
+        kept.remove()
+        return result
 
 
-def _check_targets(targets: dict[str, Path], image: Path, *, overwrite: bool) -> None:
-    for role, file in targets.items():
-        allowed = (".geojson", ".json") if role == "polygons" else (".tif", ".tiff")
-        if file.suffix.lower() not in allowed:
-            raise UsageError(f"{file}: the suffix of the {role} is {allowed[0]}")
-        if file.resolve() == image.resolve():
-            raise UsageError(f"{file} is the image itself: name another file for the {role}")
-        if file.exists() and not overwrite:
-            raise UsageError(f"{file} is there already: name another file, or give --overwrite (overwrite=)")
-    if len({file.resolve() for file in targets.values()}) < len(targets):
-        raise UsageError("one file was named for two results: name a file for each")
+def stamps(image: str | Path) -> str:
+    """What changes when an image does, or the mask beside it: sizes and times of these files."""
+    return f"{stamp(str(image))}, mask {stamp(mask_file(Path(image))) or 'none'}"
+
+
+def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: int, max_memory: float) -> None:
+    """Refuse what has too many windows, or would take too much memory, before any pixel is read."""
+    height, width = raster.size
+    protocol, patch = classifier.protocol, classifier.segmenter.backbone.patch_size
+    crop, stride = int(protocol.crop_size), int(protocol.stride)
+    columns, rows = (side * scale / stride + 1 for side in (width, height))
+    if columns * rows > MAX_WINDOWS:
+        raise UsageError(
+            f"{raster.name}: {width}×{height} pixels at the scale {scale:g} are {columns * rows:.2g} windows, more "
+            f"than the limit of {MAX_WINDOWS:,}: choose a smaller scale, a larger stride, or a part of the image"
+        )
+    shown = max(1.0, width * scale)
+    cells = -(-crop // patch)
+    reach = block * scale / stride + 2 * crop / stride + 2  # windows that one block depends on, along an axis
+    source = max(PIXELS_AT_ONCE, min(height, 2 / scale + 4) * width) * (len(raster.bands) * 16 + 4)
+    held = {
+        "its own blocks": max(math.prod(shape) for shape in raster.dataset.block_shapes) * raster.pixel_bytes * 2,
+        "its rows": source + (0 if scale == 1 else 1024 * width),
+        "a row of windows": crop * shown * 24,
+        "cosines": 2 * reach * cells * columns * cells * len(classifier.text) * 4,
+        "blocks of the output": block * width * 16 + height * width / block**2 * 24,
+        "how windows become pixels": reach * cells * (8 * (block * scale + 2) + 4 * width),
+    }
+    if not (total := sum(held.values())) <= max_memory:
+        largest = max(held, key=lambda name: held[name])
+        raise UsageError(
+            f"{raster.name}: {width}×{height} pixels at the scale {scale:g} would take about {total / 1e9:,.0f} GB of "
+            f"memory (most of it {largest}), more than the limit of {max_memory / 1e9:g}: raise it with --max-memory "
+            "(max_memory=) if you trust the file, cut the image, or choose another scale"
+        )
 
 
 class _Work:
@@ -151,6 +199,7 @@ class _Work:
         self.classifier = classifier
         self.raster = raster
         self.block = block
+        self.scale = scale
         self.size = raster.size
         self.plan = classifier.plan((scaled(self.size[0], scale), scaled(self.size[1], scale)))
         count = len(classifier.vocabulary.labels)
@@ -165,14 +214,33 @@ class _Work:
         mean, _ = classifier.mean_and_deviation
         self._rows = _Rows(raster, (self.plan.y.length, self.plan.x.length), fill=mean)
 
-    def write(self, output: Path, scores: Path | None, *, kept: UnfinishedBands) -> LargeResult:
+    @property
+    def settings(self) -> dict[str, str]:
+        """All that decides what a band holds: `info`, and unrounded what is rounded there."""
+        exact = {
+            "scale": self.scale,
+            "range": self.raster.value_range,
+            "threshold": self.classifier.threshold,
+            "background": self.classifier.vocabulary.background_index,
+            "block": self.block,
+        }
+        told = {key: text for key, text in self.info.items() if key != "source"}
+        return {**told, **{key: repr(value) for key, value in exact.items()}}
+
+    def layout(self, *, scores: bool) -> Layout:
+        """What a band can look like."""
+        windows = (len(self.plan.y.starts), len(self.plan.x.starts))
+        count = len(self.classifier.vocabulary.labels)
+        return Layout(self.size[1], self.dtype, count, self.nodata, scores, windows)
+
+    def write(self, output: Path, scores: Path | None, *, kept: UnfinishedBands, replace: bool) -> LargeResult:
         vocabulary = self.classifier.vocabulary
         pixels: Counter[int] = Counter()
         height, width = self.size
         show = self.classifier.segmenter.show_progress
         with ExitStack() as stack:
             advance = stack.enter_context(progress_bar("rows", show=show))
-            options: dict[str, Any] = {"like": self.raster, "block": self.block, "tags": self.info}
+            options: dict[str, Any] = {"like": self.raster, "block": self.block, "tags": self.info, "replace": replace}
             target = stack.enter_context(
                 create_geotiff(output, dtype=self.dtype, nodata=self.nodata, palette=vocabulary.palette, **options)
             )
@@ -180,7 +248,7 @@ class _Work:
             if scores is not None:
                 certainty = stack.enter_context(create_geotiff(scores, dtype="float32", nodata=np.nan, **options))
             for top in range(0, height, self.block):
-                band = kept.read(top)
+                band = kept.read(top, min(self.block, height - top))
                 if band is None:
                     band = self._band(top, scores=scores is not None)
                     kept.write(top, band)
@@ -252,6 +320,10 @@ class _Work:
             )
             features = self.classifier.features(strip.cut(self.classifier.normalize(pixels[:, left:right])))
             cosines[:, chosen] = (features @ text.T).transpose(0, 1)
+        if not cosines.isfinite().all():
+            raise ClearclipError(
+                "the model gave values that are no numbers: check it, or take --dtype float32 (dtype=)"
+            )
         self._encoded[index] = len(wanted)
         return cosines.flatten(1, 2)
 
@@ -323,95 +395,3 @@ def scaled(length: int, scale: float) -> int:
         Pixels.
     """
     return max(1, int(length * scale + 0.5))
-
-
-def resample_band(length: int, out_length: int, start: int, stop: int, *, antialias: bool) -> tuple[int, Tensor]:
-    """Some rows of a bilinear resize as a matrix over the few samples that they depend on.
-
-    Args:
-        length: Samples given.
-        out_length: Samples wanted in all.
-        start: First wanted sample.
-        stop: The one after the last.
-        antialias: Widen the triangle when shrinking, so that every sample given counts.
-
-    Returns:
-        The first sample given, and `(stop - start, n)` float64 weights of n samples; rows sum to 1.
-    """
-    step = length / out_length
-    reach = max(step, 1.0) if antialias else 1.0
-    centers = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * step - 0.5
-    if not antialias:
-        centers.clamp_(0, length - 1)
-    first = max(0, int(np.floor(float(centers[0]) - reach)))
-    last = min(length, int(np.ceil(float(centers[-1]) + reach)) + 1)
-    samples = torch.arange(first, last, dtype=torch.float64)
-    weights = (1 - (samples - centers[:, None]).abs() / reach).clamp_(min=0)
-    used = weights.any(dim=0).nonzero()[:, 0]
-    low, high = int(used[0]), int(used[-1]) + 1
-    return first + low, (weights[:, low:high] / weights.sum(dim=1, keepdim=True))
-
-
-@dataclass(frozen=True, eq=False)
-class Part(Axis):
-    """The windows of an axis that some output pixels depend on, and the way from their cells to just these pixels.
-
-    Attributes:
-        first: Index of the first of these windows in the whole axis.
-        way: The matrix of these pixels with its knots.
-    """
-
-    first: int
-    way: Upsampling
-
-    def upsampling(self, out_length: int) -> Upsampling:
-        """As `Axis.upsampling`, of these pixels alone.
-
-        Args:
-            out_length: How many they are.
-
-        Returns:
-            The way.
-        """
-        assert out_length == len(self.way.matrix)
-        return self.way
-
-
-def part_of(axis: Axis, out_length: int, start: int, stop: int) -> Part:
-    """What some output pixels of an axis depend on; equal to those rows of `axis.matrix(out_length)`.
-
-    Args:
-        axis: All windows.
-        out_length: Output pixels in all.
-        start: The first wanted.
-        stop: The one after the last.
-
-    Returns:
-        The part.
-    """
-    begin, resample = resample_band(axis.length, out_length, start, stop, antialias=False)
-    end = begin + resample.shape[1]
-    reaching = [index for index, left in enumerate(axis.starts) if left < end and left + axis.window > begin]
-    chosen = axis.starts[reaching[0] : reaching[-1] + 1]
-    upsample = bilinear_matrix(axis.cells, axis.window if axis.padding is None else axis.encoded)
-    if axis.padding is not None:
-        upsample = upsample[axis.padding : axis.padding + axis.window]
-    stitched = torch.zeros(end - begin, len(chosen), axis.cells, dtype=torch.float64)
-    for index, left in enumerate(chosen):
-        low, high = max(left, begin), min(left + axis.window, end)
-        stitched[low - begin : high - begin, index] = upsample[low - left : high - left]
-    overlap = torch.tensor(
-        [sum(left <= pixel < left + axis.window for left in chosen) for pixel in range(begin, end)],
-        dtype=torch.float64,
-    )
-    weights = resample @ (stitched / overlap[:, None, None]).flatten(1)
-    return Part(
-        length=axis.length,
-        window=axis.window,
-        starts=chosen,
-        encoded=axis.encoded,
-        padding=axis.padding,
-        cells=axis.cells,
-        first=reaching[0],
-        way=Upsampling.of(weights),
-    )

@@ -105,18 +105,24 @@ def _texts(info: Mapping[str, str] | None) -> PngImagePlugin.PngInfo:
     return texts
 
 
-def save_json(path: Path, head: Mapping[str, Any], arrays: Mapping[str, Iterable[Any]]) -> None:
+def save_json(
+    path: Path, head: Mapping[str, Any], arrays: Mapping[str, Iterable[Any]], *, replace: bool = True
+) -> None:
     """Write a JSON object whose long arrays never are in memory as a whole.
 
     Args:
         path: Where to.
         head: The members that come first.
         arrays: The members that come then, item by item.
+        replace: As `atomic_write`.
 
     Raises:
         OSError: The file cannot be written.
     """
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+    with (
+        atomic_write(path, replace=replace) as partial,
+        partial.open("w", encoding="utf-8", newline="\n") as stream,
+    ):
         stream.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2] if head else "{")
         for number, (key, items) in enumerate(arrays.items()):
             stream.write(f"{',' if head or number else ''}\n {json.dumps(key)}: ")

@@ -1,32 +1,52 @@
-"""Rasters of any size through rasterio: rows of uint8 RGB with what of them is valid, GeoTIFFs out, polygons of these.
+"""Rasters of any size through rasterio: rows of uint8 RGB with what of them is valid.
 
-Needs the extra `geo`. Belongs here: bands, value ranges, nodata, coordinates, blocks. Does not: windows, models.
+Needs the extra `geo`. Belongs here: bands, value ranges, nodata, coordinates. Does not: what GDAL may open
+(`files.gdal`), writing (`geotiffs`), windows, models.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import ImageError, UsageError, printable
-from clearclip.files.writing import atomic_write
+from clearclip.files.gdal import ALONE, BESIDE, gdal_errors, open_alone, open_with
 from clearclip.formats import require
-from clearclip.outputs import save_json
 
 PERCENTILES = (2.0, 98.0)
 LOOKED_AT = 1024
 CACHE_MB = 256
 """GDAL keeps decoded blocks in it; its own default is a share of the machine's memory."""
+
+
+class Place(NamedTuple):
+    """Where a raster lies: its transform, or ground control points with their own coordinate system."""
+
+    crs: Any
+    transform: Any
+    gcps: tuple[list[Any], Any]
+
+    @classmethod
+    def of(cls, dataset: Any, name: str) -> Place:
+        """What an open raster says; `ImageError` where its numbers give no pixel a place."""
+        place = cls(dataset.crs, dataset.transform, dataset.gcps)
+        a, b, _, d, e, _ = numbers = place.transform[:6]
+        points = [number for point in place.gcps[0] for number in (point.row, point.col, point.x, point.y)]
+        if not np.isfinite([*numbers, *points]).all() or a * e == b * d:
+            found = ", ".join(f"{number:g}" for number in numbers)
+            raise ImageError(
+                f"{name}: its coordinates (transform {found}) are no numbers, or put all pixels on one line: mend "
+                "them, or remove them with `gdal_edit -unsetgt`"
+            )
+        return place
 
 
 @dataclass(frozen=True)
@@ -37,9 +57,11 @@ class Raster:
         dataset: Rasterio's.
         name: For messages.
         bands: One band (grey) or three (red, green, blue), counted from 1.
-        value_range: What becomes 0 and 255; `None`: the values are levels already.
+        value_range: What becomes 0 and 255; `None`: the values are levels already, or it is not yet `measured`.
         masked: Whether pixels may be invalid.
+        place: Where it lies.
         palette: `(n, 4)` uint8, where the values are indices into it.
+        mask: A dataset that says what is valid, beside the raster.
     """
 
     dataset: Any
@@ -47,12 +69,25 @@ class Raster:
     bands: tuple[int, ...]
     value_range: tuple[float, float] | None
     masked: bool
+    place: Place
     palette: npt.NDArray[np.uint8] | None = None
+    mask: Any = None
 
     @property
     def size(self) -> tuple[int, int]:
         """`(height, width)` in pixels."""
         return int(self.dataset.height), int(self.dataset.width)
+
+    @property
+    def files(self) -> list[str]:
+        """What it is made of, as far as it consists of files."""
+        with gdal_errors(self.name):
+            return [*self.dataset.files, *(self.mask.files if self.mask else ())]
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of one pixel in the file's own blocks, all bands."""
+        return sum(np.dtype(dtype).itemsize for dtype in self.dataset.dtypes)
 
     @property
     def may_be_invalid(self) -> bool:
@@ -65,32 +100,42 @@ class Raster:
         low_high = "as they are" if self.value_range is None else "{:g} to {:g}".format(*self.value_range)
         return {"source": self.name, "bands": ",".join(map(str, self.bands)), "range": low_high}
 
-    def read(self, top: int, bottom: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Whole rows.
+    def measured(self) -> Raster:
+        """With the range that its values have where none was given and they are not levels already.
 
-        Args:
-            top: The first.
-            bottom: The one after the last.
-
-        Returns:
-            `(rows, W, 3)` uint8, and `(rows, W)` bool: not nodata, not transparent, a number.
-
-        Raises:
-            ImageError: The file is damaged.
+        The 2nd and the 98th percentile of all chosen bands together, in a small version of the raster.
         """
-        window = ((top, bottom), (0, self.size[1]))
-        with _reading(self.name):
-            values = self.dataset.read(list(self.bands), window=window)
-            valid = np.ones(values.shape[1:], dtype=bool)
-            if self.masked:
-                valid = self.dataset.read_masks(list(self.bands), window=window).any(axis=0)
-        if values.dtype.kind == "f":
-            valid &= np.isfinite(values).all(axis=0)
+        kinds = {self.dataset.dtypes[band - 1] for band in self.bands}
+        if self.value_range is not None or self.palette is not None or kinds == {"uint8"}:
+            return self
+        with gdal_errors(self.name):
+            return replace(self, value_range=_stretch(self))
+
+    def read(self, top: int, bottom: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Rows from top to bottom: `(rows, W, 3)` uint8, and `(rows, W)` bool: not nodata, not transparent, a number.
+
+        `ImageError` if the file is damaged.
+        """
+        with gdal_errors(self.name):
+            values, valid = self._values(window=((top, bottom), (0, self.size[1])))
         if self.palette is not None:
             colors = self.palette[np.minimum(values[0], len(self.palette) - 1)]
             return np.ascontiguousarray(colors[..., :3]), valid & (colors[..., 3] > 0)
         levels = np.moveaxis(_to_levels(values, self.value_range), 0, -1)
-        return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3))), valid
+        return np.array(np.broadcast_to(levels, (*levels.shape[:2], 3))), valid
+
+    def _values(self, **part: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """`(bands, H, W)` as stored, and `(H, W)` bool, of what rasterio's `read` takes as `window` or `out_shape`."""
+        bands = list(self.bands)
+        values = self.dataset.read(bands, **part)
+        valid = np.ones(values.shape[1:], dtype=bool)
+        if self.mask is not None:
+            valid = self.mask.read([1] if self.mask.count == 1 else bands, **part).any(axis=0)
+        elif self.masked:
+            valid = self.dataset.read_masks(bands, **part).any(axis=0)
+        if values.dtype.kind == "f":
+            valid &= np.isfinite(values).all(axis=0)
+        return values, valid
 
 
 @contextmanager
@@ -99,79 +144,76 @@ def open_raster(
     *,
     bands: Sequence[int] | None = None,
     value_range: tuple[float, float] | None = None,
+    driver: str | None = None,
 ) -> Iterator[Raster]:
-    """Open whatever GDAL reads: GeoTIFF, JPEG 2000, VRT, and pictures without coordinates.
+    """Open a GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF; of it no pixel is read yet.
+
+    Of the files beside it only coordinates (world file, `.aux.xml`) and a GeoTIFF as mask (`.msk`) are taken.
+    `ImageError` if it cannot be read, `UsageError` if it is not clear which bands are meant.
 
     Args:
-        path: A file, or an address as GDAL takes them.
+        path: A file; with a driver whatever that takes.
         bands: One or three bands from 1; `None`: those that say that they are red, green and blue, or all but alpha if
             these are one or three.
-        value_range: What becomes black and white. `None`: 8 bits as they are; of others the 2nd and the 98th percentile
-            of all chosen bands together, so that colours keep their balance.
-
-    Yields:
-        The raster.
-
-    Raises:
-        ImageError: There is no such file, or GDAL cannot read it.
-        UsageError: Rasterio is missing, or it is not clear which bands are meant.
+        value_range: What becomes black and white. `None`: 8 bits as they are, others as `Raster.measured` says.
+        driver: The name of a GDAL driver. It may open all that the file names, also in the network.
     """
     rasterio = require("rasterio", extra="geo", purpose="an image in tiles")
     name = printable(str(path))
-    if "://" not in name and not name.startswith("/vsi"):
-        _check_file(Path(path), name)
-    if value_range is not None and not (value_range[0] < value_range[1] and np.isfinite(value_range).all()):
-        raise UsageError(f"the range {value_range[0]:g} to {value_range[1]:g}: two numbers, the smaller first")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), _quiet(rasterio):
-        with _reading(name):
-            dataset = rasterio.open(path)
-        with dataset:
+    if value_range is not None:
+        _check_range(value_range)
+    with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB, **({} if driver else ALONE)))
+        with gdal_errors(name):
+            dataset = stack.enter_context(open_with(path, driver) if driver else open_alone(path))
             chosen = _choose_bands(dataset, name, bands)
-            kinds = {dataset.dtypes[band - 1] for band in chosen}
-            if any(kind.startswith("complex") for kind in kinds):
+            if any(dataset.dtypes[band - 1].startswith("complex") for band in chosen):
                 raise ImageError(f"{name} has complex numbers: choose other bands, or make a picture of it first")
+            mask = None if driver else _open_mask(Path(path), dataset, stack)
             flags = [dataset.mask_flag_enums[band - 1] for band in chosen]
-            all_valid = rasterio.enums.MaskFlags.all_valid
-            masked = not any(all_valid in flag for flag in flags)
+            masked = mask is not None or not any(rasterio.enums.MaskFlags.all_valid in flag for flag in flags)
             palette = _palette(rasterio, dataset, chosen) if bands is None and value_range is None else None
-            raster = Raster(dataset, name, chosen, value_range, masked, palette)
-            if kinds != {"uint8"} and value_range is None and palette is None:
-                raster = Raster(dataset, name, chosen, _stretch(raster), masked)
-            if dataset.crs is None and dataset.tags().get("EXIF_Orientation", "1") not in ("0", "1"):
-                warnings.warn(
-                    f"{name} is stored lying down (EXIF orientation {dataset.tags()['EXIF_Orientation']}) and is "
-                    "labelled as it lies: turn the file first if it is a photograph",
-                    stacklevel=1,
-                )
-            yield raster
+            place = Place.of(dataset, name) if driver else _read_place(path, name)
+            raster = Raster(dataset, name, chosen, value_range, masked, place, palette, mask)
+            orientation = dataset.tags().get("EXIF_Orientation", "1")
+        if place.crs is None and orientation not in ("0", "1"):
+            warnings.warn(
+                f"{name} is stored lying down (EXIF orientation {orientation}) and is labelled as it lies: turn the "
+                "file first if it is a photograph",
+                stacklevel=1,
+            )
+        yield raster
 
 
-def _check_file(path: Path, name: str) -> None:
-    try:
-        if not path.exists():
-            raise ImageError(f"{name}: there is no such file")
-        if path.is_file() and path.stat().st_size == 0:
-            raise ImageError(f"{name}: the file is empty")
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: the image cannot be read ({error})") from error
+def _check_range(value_range: tuple[float, float]) -> None:
+    low, high = value_range
+    if not (low < high and np.isfinite(high - low)):
+        raise UsageError(f"the range {low:g} to {high:g}: two numbers, the smaller first")
 
 
-@contextmanager
-def _quiet(rasterio: Any) -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        yield
+def _read_place(path: str | os.PathLike[str], name: str) -> Place:
+    """Coordinates, also from files beside the image: opened once more for these, no pixel is ever read of that."""
+    import rasterio
+
+    with rasterio.Env(**BESIDE), open_alone(path) as dataset:
+        return Place.of(dataset, name)
 
 
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    from rasterio.errors import RasterioError
+def mask_file(path: Path) -> Path:
+    """Where GDAL keeps an image's mask that is not in the image."""
+    return path.with_name(f"{path.name}.msk")
 
-    try:
-        yield
-    except (RasterioError, OSError) as error:
-        reason = " ".join(str(error.__cause__ or error).split()).removeprefix(f"'{name}' ")
-        raise ImageError(f"{name}: the image cannot be read ({reason})") from error
+
+def _open_mask(path: Path, dataset: Any, stack: ExitStack) -> Any:
+    file = mask_file(path)
+    if not file.exists():
+        return None
+    mask = stack.enter_context(open_alone(file))
+    if "INTERNAL_MASK_FLAGS_1" not in mask.tags():
+        return None  # GDAL takes it for a mask by this tag alone
+    if mask.shape != dataset.shape:
+        raise ImageError(f"{printable(str(file))}: the mask has another size than its image: mend or remove it")
+    return mask
 
 
 def _choose_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple[int, ...]:
@@ -211,130 +253,21 @@ def _stretch(raster: Raster) -> tuple[float, float]:
     height, width = raster.size
     shrink = max(1.0, max(height, width) / LOOKED_AT)
     shape = (len(raster.bands), max(1, int(height / shrink)), max(1, int(width / shrink)))
-    with _reading(raster.name):
-        values = raster.dataset.read(list(raster.bands), out_shape=shape)
-        valid = np.isfinite(values)
-        if raster.masked:
-            valid &= raster.dataset.read_masks(list(raster.bands), out_shape=shape).any(axis=0)
+    values, valid = raster._values(out_shape=shape)
     if not valid.any():
         return 0.0, 1.0
-    low, high = (float(level) for level in np.percentile(values[valid].astype(np.float64), PERCENTILES))
-    return (low, high) if low < high else (low, low + 1)
+    low, high = (float(level) for level in np.percentile(values[:, valid].astype(np.float64), PERCENTILES))
+    high = high if low < high else low + max(1.0, abs(low))
+    if not np.isfinite(high - low):
+        raise ImageError(f"{raster.name}: its values reach from {low:g} to {high:g}: say which are wanted with --range")
+    return low, high
 
 
 def _to_levels(values: npt.NDArray[Any], value_range: tuple[float, float] | None) -> npt.NDArray[np.uint8]:
     if value_range is None:
         return np.asarray(values, dtype=np.uint8)
     low, high = value_range
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    kind = np.float64 if values.dtype == np.float64 else np.float32
+    with np.errstate(over="ignore", invalid="ignore"):  # values far outside the range
+        scaled = (values.astype(kind) - kind(low)) * kind(255 / (high - low))
     return np.asarray(np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)), dtype=np.uint8)
-
-
-@contextmanager
-def create_geotiff(
-    path: Path,
-    *,
-    like: Raster,
-    dtype: str,
-    nodata: float,
-    block: int,
-    tags: Mapping[str, str],
-    palette: npt.NDArray[np.uint8] | None = None,
-) -> Iterator[Any]:
-    """A tiled, compressed, sparse GeoTIFF where another raster lies; it appears only when complete.
-
-    Args:
-        path: Where to; its folder exists.
-        like: Gives size and coordinates.
-        dtype: Of its one band.
-        nodata: Value of the blocks that are not written, and of invalid pixels.
-        block: Side of its blocks in pixels, a multiple of 16.
-        tags: Texts kept in the file.
-        palette: `(n, 3)` uint8, colours of the values.
-
-    Yields:
-        What takes `write(block, 1, window=...)`.
-
-    Raises:
-        OSError: The file cannot be written, or is not what was written.
-    """
-    import rasterio
-    from rasterio.enums import Resampling
-
-    source = like.dataset
-    height, width = like.size
-    located = {} if source.crs is None and source.transform.is_identity else {"transform": source.transform}
-    options: dict[str, Any] = {
-        "driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": dtype, "nodata": nodata,
-        "crs": source.crs, "tiled": True, "blockxsize": block, "blockysize": block, "compress": "deflate",
-        "predictor": 3 if dtype.startswith("float") else 1, "bigtiff": "if_safer", "sparse_ok": True, **located,
-    }  # fmt: skip
-    with atomic_write(path) as partial, rasterio.Env(SPARSE_OK_OVERVIEW=True), _quiet(rasterio), _writing(path):
-        with rasterio.open(partial, "w", **options) as target:
-            gcps, gcps_crs = source.gcps
-            if gcps:
-                target.gcps = (gcps, gcps_crs)
-            target.update_tags(**{key: printable(value) for key, value in tags.items()})
-            if palette is not None:
-                target.write_colormap(1, {index: tuple(color) for index, color in enumerate(palette.tolist())})
-            yield target
-        levels = [2**power for power in range(1, 16) if 2**power * 256 <= max(height, width)]
-        if levels:
-            with rasterio.open(partial, "r+") as target:
-                target.build_overviews(levels, Resampling.nearest)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except RasterioError as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise OSError(f"{path}: the file cannot be written ({reason})") from error
-
-
-def write_polygons(labels: Path, output: Path, *, names: Sequence[str], info: Mapping[str, str]) -> int:
-    """The regions of a label map as GeoJSON: longitude and latitude where the map has coordinates, else pixels.
-
-    Args:
-        labels: A GeoTIFF of labels.
-        output: Where to; its folder exists.
-        names: Of the labels.
-        info: Texts kept in the file.
-
-    Returns:
-        How many polygons there are.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    import rasterio
-    from rasterio.features import shapes
-    from rasterio.warp import transform_geom
-
-    count = 0
-
-    def features() -> Iterator[dict[str, Any]]:
-        nonlocal count
-        for shape, value in shapes(rasterio.band(dataset, 1), transform=dataset.transform):
-            if value == dataset.nodata:
-                continue
-            geometry = transform_geom(dataset.crs, "OGC:CRS84", shape, precision=9) if dataset.crs else shape
-            properties = {"label": names[int(value)], "index": int(value)}
-            count += 1
-            yield {"type": "Feature", "properties": properties, "geometry": _counterclockwise(geometry)}
-
-    with _quiet(rasterio), _writing(output), rasterio.open(labels) as dataset:
-        save_json(output, {"type": "FeatureCollection", "info": dict(info)}, {"features": features()})
-    return count
-
-
-def _counterclockwise(geometry: dict[str, Any]) -> dict[str, Any]:
-    """A polygon whose outer ring runs against the clock and its holes with it, as RFC 7946 (3.1.6) wants it."""
-    rings = []
-    for index, ring in enumerate(geometry["coordinates"]):
-        area = math.fsum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
-        rings.append(ring if (area > 0) == (index == 0) else ring[::-1])
-    return {"type": "Polygon", "coordinates": rings}

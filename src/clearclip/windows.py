@@ -7,6 +7,7 @@ small matrix from the cells of all windows to the output pixels. No model librar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -232,3 +233,95 @@ def _taps(length: int, out_length: int) -> tuple[Tensor, Tensor, Tensor]:
     )
     low = position.floor().long().clamp_(max=max(length - 2, 0))
     return low, (low + 1).clamp_(max=length - 1), position - low
+
+
+def resample_band(length: int, out_length: int, start: int, stop: int, *, antialias: bool) -> tuple[int, Tensor]:
+    """Some rows of a bilinear resize as a matrix over the few samples that they depend on.
+
+    Args:
+        length: Samples given.
+        out_length: Samples wanted in all.
+        start: First wanted sample.
+        stop: The one after the last.
+        antialias: Widen the triangle when shrinking, so that every sample given counts.
+
+    Returns:
+        The first sample given, and `(stop - start, n)` float64 weights of n samples; rows sum to 1.
+    """
+    step = length / out_length
+    reach = max(step, 1.0) if antialias else 1.0
+    centers = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * step - 0.5
+    if not antialias:
+        centers.clamp_(0, length - 1)
+    first = max(0, math.floor(float(centers[0]) - reach))
+    last = min(length, math.ceil(float(centers[-1]) + reach) + 1)
+    samples = torch.arange(first, last, dtype=torch.float64)
+    weights = (1 - (samples - centers[:, None]).abs() / reach).clamp_(min=0)
+    used = weights.any(dim=0).nonzero()[:, 0]
+    low, high = int(used[0]), int(used[-1]) + 1
+    return first + low, (weights[:, low:high] / weights.sum(dim=1, keepdim=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Part(Axis):
+    """The windows of an axis that some output pixels depend on, and the way from their cells to just these pixels.
+
+    Attributes:
+        first: Index of the first of these windows in the whole axis.
+        way: The matrix of these pixels with its knots.
+    """
+
+    first: int
+    way: Upsampling
+
+    def upsampling(self, out_length: int) -> Upsampling:
+        """As `Axis.upsampling`, of these pixels alone.
+
+        Args:
+            out_length: How many they are.
+
+        Returns:
+            The way.
+        """
+        assert out_length == len(self.way.matrix)
+        return self.way
+
+
+def part_of(axis: Axis, out_length: int, start: int, stop: int) -> Part:
+    """What some output pixels of an axis depend on; equal to those rows of `axis.matrix(out_length)`.
+
+    Args:
+        axis: All windows.
+        out_length: Output pixels in all.
+        start: The first wanted.
+        stop: The one after the last.
+
+    Returns:
+        The part.
+    """
+    begin, resample = resample_band(axis.length, out_length, start, stop, antialias=False)
+    end = begin + resample.shape[1]
+    reaching = [index for index, left in enumerate(axis.starts) if left < end and left + axis.window > begin]
+    chosen = axis.starts[reaching[0] : reaching[-1] + 1]
+    upsample = bilinear_matrix(axis.cells, axis.window if axis.padding is None else axis.encoded)
+    if axis.padding is not None:
+        upsample = upsample[axis.padding : axis.padding + axis.window]
+    stitched = torch.zeros(end - begin, len(chosen), axis.cells, dtype=torch.float64)
+    for index, left in enumerate(chosen):
+        low, high = max(left, begin), min(left + axis.window, end)
+        stitched[low - begin : high - begin, index] = upsample[low - left : high - left]
+    overlap = torch.tensor(
+        [sum(left <= pixel < left + axis.window for left in chosen) for pixel in range(begin, end)],
+        dtype=torch.float64,
+    )
+    weights = resample @ (stitched / overlap[:, None, None]).flatten(1)
+    return Part(
+        length=axis.length,
+        window=axis.window,
+        starts=chosen,
+        encoded=axis.encoded,
+        padding=axis.padding,
+        cells=axis.cells,
+        first=reaching[0],
+        way=Upsampling.of(weights),
+    )

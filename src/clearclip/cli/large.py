@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import ClearclipError, UsageError, printable
+from clearclip.errors import ClearclipError, ImageError, UsageError, printable
 
 Number = TypeVar("Number", int, float)
 Bands = Annotated[
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def large(
-    image: Annotated[str, typer.Argument(help="GeoTIFF, JPEG 2000, JPEG, PNG or what else GDAL reads.")],
+    image: Annotated[str, typer.Argument(help="GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF; others with --driver.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="GeoTIFF (.tif) of label indices.")],
     label: o.Labels = None,
     labels: o.LabelFile = None,
@@ -52,6 +52,13 @@ def large(
     ] = 1.0,
     bands: Bands = None,
     value_range: Range = None,
+    driver: Annotated[
+        str | None,
+        typer.Option(
+            help="Open the image with this GDAL driver, which may also open all other files and addresses that it "
+            "names: VRT, HFA, NITF, BMP, or GTiff for an address. Only for images that you trust."
+        ),
+    ] = None,
     scores: Annotated[Path | None, typer.Option(help="GeoTIFF for each pixel's best probability.")] = None,
     polygons: Annotated[
         Path | None,
@@ -63,7 +70,8 @@ def large(
     method: o.MethodName = "clearclip",
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that clearclip made.")] = False,
+    max_memory: Annotated[float, typer.Option(help="Refuse what would take more memory, in GB.")] = 8.0,
     protocol: o.ProtocolName = "native",
     crop_size: o.CropSize = None,
     stride: o.Stride = None,
@@ -106,10 +114,14 @@ def large(
             threshold=threshold,
             bands=chosen,
             value_range=None if levels is None else (levels[0], levels[1]),
+            driver=driver,
             scores=scores,
             polygons=polygons,
             overwrite=overwrite,
+            max_memory=max_memory * 1e9,
         )
+    except ImageError as error:  # the only one: nothing of what was asked for can be done
+        raise UsageError(str(error)) from error
     except OSError as error:
         raise ClearclipError(str(error)) from error
     if as_json:

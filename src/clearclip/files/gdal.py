@@ -1,0 +1,103 @@
+"""What GDAL may open: one local file of a known format, and nothing that this file or one beside it names.
+
+GDAL has some 130 drivers. It chooses by content, so that a `.tif` may be a VRT that reads any file, or a WMS that asks
+the network; and a GeoTIFF's tags, an `.ovr`, `.msk` or `.aux.xml` beside it may name further files, which GDAL opens
+with any driver. Needs rasterio.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from clearclip.errors import ClearclipError, ImageError, UsageError, printable
+from clearclip.files.reading import check_regular
+
+DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "WEBP", "GIF", "BIGGIF")
+"""They read one file by themselves, and look for none beside it when told so. (BMP and PNM do not listen.)"""
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
+BESIDE = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
+
+
+def open_alone(path: str | os.PathLike[str]) -> AbstractContextManager[Any]:
+    """Open one regular file with rasterio; files beside it are not looked for, and `RefusedError` if it names one.
+
+    To be used, from here to closing, in a `rasterio.Env(**ALONE)` and in `gdal_errors`.
+    """
+    from rasterio.io import DatasetReader
+
+    name = printable(str(path))
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError as error:
+        address = ": addresses are opened with --driver NAME (driver=), for instance GTiff" if ":" in name else ""
+        raise ImageError(f"{name}: there is no such file{address}") from error
+    check_regular(status)
+    if status.st_size == 0:
+        raise ImageError(f"{name}: the file is empty")
+    # A whole path, as a Path: names such as `GTIFF_DIR:1:x` or `zip://x` mean nothing special then.
+    dataset = DatasetReader(Path(path).absolute(), driver=list(DRIVERS))
+    if "OVERVIEW_FILE" in dataset.tags(ns="OVERVIEWS"):
+        dataset.close()
+        raise ImageError(f"{name} names another file as its overview: remove what does, OVERVIEW_FILE in its metadata")
+    return dataset  # type: ignore[no-any-return]
+
+
+def open_with(path: str | os.PathLike[str], driver: str) -> AbstractContextManager[Any]:
+    """Open whatever a GDAL driver takes, with all that it asks for: other files, addresses, the network."""
+    import rasterio
+
+    with rasterio.Env() as environment:
+        known = environment.drivers()
+    if driver not in known:
+        raise UsageError(
+            f"GDAL has no driver {driver!r} here: `rio env --formats` lists those that it has, such as VRT"
+        )
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        pass  # an address, or a connection string
+    else:
+        if not stat.S_ISDIR(status.st_mode):
+            check_regular(status)
+    return rasterio.open(path, driver=driver)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def gdal_errors(name: str) -> Iterator[None]:
+    """Turn whatever is raised about an image into one line; warnings of missing coordinates are hidden.
+
+    CPLE_AppDefinedError, CRSError, SystemError, UnicodeDecodeError and MemoryError have been seen.
+    """
+    from rasterio.errors import NotGeoreferencedWarning
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except ClearclipError:
+        raise
+    except Exception as error:
+        reason = one_line(error).removeprefix(f"'{name}' ")
+        if "not recognized" in reason:
+            reason = (
+                f"it is none of {', '.join(DRIVERS)}; other formats, which may name more files and addresses, are "
+                "opened with --driver NAME (driver=), for instance VRT"
+            )
+        raise ImageError(f"{name}: the image cannot be read ({reason})") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of GDAL says, without what a file may have put into it: line breaks, control characters."""
+    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:500]
+
+
+def from_gdal(error: BaseException) -> bool:
+    """Whether an error was raised by rasterio, whose classes have no common root."""
+    return isinstance(error, SystemError) or type(error).__module__.partition(".")[0] == "rasterio"
