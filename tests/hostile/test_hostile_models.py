@@ -540,3 +540,14 @@ def test_devices_that_compute_nothing_are_one_line(backbone, device):
     with pytest.raises(UsageError, match=r"device .* cannot be used") as caught:
         clearclip.Segmenter(backbone, device=device)
     assert "\n" not in str(caught.value)
+
+
+def test_reading_words_does_not_change_the_fingerprint():
+    """Hugging Face's tokenizers keep the last call's padding and truncation among their settings."""
+    segmenter = clearclip.load("tiny", device="cpu", dtype="float32")
+    segmenter._cache_dir = None
+    segmenter.backbone._hashes.clear()
+    before = segmenter.backbone.fingerprint
+    segmenter.embed(["sky", "a tree in the snow"])
+    segmenter.backbone._hashes.clear()
+    assert segmenter.backbone.fingerprint == before

@@ -7,6 +7,7 @@ through `ln_1`, `project_qkv`, `out_proj`, `ln_2` and `mlp`, which call the libr
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -350,7 +351,8 @@ def _tokenizer_rules(tokenizer: Any) -> list[object]:
     named += [f"{getattr(tokenizer, name, None)}" for name in ("strip_sep_token", "tokenizer_mode", "context_length")]
     fast = getattr(inner, "backend_tokenizer", None)
     if fast is not None:
-        return [*named, fast.to_str(), sorted(inner.special_tokens_map.items(), key=str)]
+        rules = json.loads(fast.to_str()) | {"truncation": None, "padding": None}  # those change with each call
+        return [*named, json.dumps(rules), sorted(inner.special_tokens_map.items(), key=str)]
     vocabulary = inner.get_vocab() if hasattr(inner, "get_vocab") else getattr(inner, "encoder", {})
     return [*named, sorted(vocabulary.items()), list(getattr(inner, "bpe_ranks", ()))]
 
