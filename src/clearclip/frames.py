@@ -6,22 +6,36 @@ Needs the extra `video`. Belongs here: containers, codecs, times, rotation, dama
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from clearclip.engine.sources import exists
 from clearclip.errors import ImageError, printable
+from clearclip.files.reading import open_regular
 from clearclip.formats import require
+from clearclip.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "live_flv", "asf", "ogg", "gif", "ivf",
+    "m4v", "mpegvideo", "h264", "hevc", "nut", "mxf", "dv", "apng", "png_pipe", "jpeg_pipe", "webp_pipe", "rm", "swf",
+    "wav", "mp3", "aac", "flac",
+)  # fmt: skip
+"""FFmpeg's names of containers that name no other file; a playlist or a script (hls, concat, dash, sdp) does. Those of
+sound alone are opened to say that they have no pictures."""
+ALONE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+MAX_RATE = 1_000
 QUALITY = {"crf": "20", "preset": "veryfast"}
 BT709 = 1
 """H.273's number of the colours that players take high-definition video to have; said in the file, so none guesses."""
@@ -63,38 +77,55 @@ class FrameReader:
         self.name = printable(str(path))
         self.damage: str | None = None
         av = require("av", extra="video", purpose="a video")
-        if not path.exists():
+        if not exists(path):
             raise ImageError(f"{self.name}: there is no such file")
         if path.is_dir():
             raise ImageError(f"{self.name} is a folder: name a video file")
-        if not path.stat().st_size:
-            raise ImageError(f"{self.name}: the file is empty")
-        try:
-            self._container = av.open(str(path))
-        except (av.FFmpegError, OSError) as error:
-            raise ImageError(f"{self.name} is no video that FFmpeg can read ({_reason(error)})") from error
-        streams = [
-            stream
-            for stream in self._container.streams.video
-            if not stream.disposition & av.stream.Disposition.attached_pic
-        ]
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_regular(path))
+                if not os.fstat(file.fileno()).st_size:
+                    raise ImageError(f"{self.name}: the file is empty")
+                self._missing_bytes = missing_bytes(file)
+                self._container = stack.enter_context(
+                    av.open(file, options=dict(ALONE), metadata_errors="backslashreplace")
+                )
+            except (av.FFmpegError, OSError, ValueError) as error:
+                raise ImageError(
+                    f"{self.name} is no video that FFmpeg can read ({_reason(error)}): MP4, Matroska, AVI and the like "
+                    "are read; playlists and scripts, which name other files, are not"
+                ) from error
+            self._stream: VideoStream = self._pictures(av)
+            self._close = stack.pop_all().close
+        self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
+        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        self.rate: Fraction = rate if 0 < rate <= MAX_RATE else Fraction(25)
+
+    def _pictures(self, av: Any) -> VideoStream:
+        """The first stream that is no cover, of frames that are not too large."""
+        cover = av.stream.Disposition.attached_pic
+        streams = [stream for stream in self._container.streams.video if not stream.disposition & cover]
         if not streams or streams[0].codec_context is None:
-            self._container.close()
             what = "its pictures cannot be decoded" if streams else "it has no pictures"
             raise ImageError(f"{self.name}: this is no video that can be segmented, {what}")
-        self._stream: VideoStream = streams[0]
-        self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
-        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        stream: VideoStream = streams[0]
+        if stream.width * stream.height > MAX_PIXELS:
+            raise ImageError(
+                f"{self.name}: frames of {stream.width}×{stream.height} pixels are more than the limit of "
+                f"{MAX_PIXELS:,}: make it smaller"
+            )
+        stream.codec_context.options = {"max_pixels": f"{MAX_PIXELS}"}  # also of frames that say so later
+        return stream
 
     def __enter__(self) -> FrameReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._close()
 
     @property
     def expected(self) -> int:
-        """How many frames the file says it has; 0: it does not say."""
+        """How many frames the file says it has; 0: it does not say. An AVI counts those that were dropped."""
         return int(self._stream.frames)
 
     def frames(self) -> Iterator[Frame]:
@@ -126,22 +157,25 @@ class FrameReader:
                 packets += packet.size > 0
                 try:
                     decoded = packet.decode()
-                except av.FFmpegError:
+                except (av.FFmpegError, ValueError, MemoryError):
                     broken += 1
                     continue
                 for frame in decoded:
                     corrupt += frame.is_corrupt
                     yield frame
-        except av.FFmpegError as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             stopped = _reason(error)
+        expected = 0 if self._container.format.name == "avi" else self.expected
         notes = []
         if broken:
             notes.append(f"{broken} packets could not be decoded")
         if corrupt:
             notes.append(f"{corrupt} frames are damaged")
-        if stopped or packets < self.expected:
-            ends = f"it ends after {packets} of {self.expected} packets" if packets < self.expected else "it ends early"
+        if stopped or packets < expected:
+            ends = f"it ends after {packets} of {expected} packets" if packets < expected else "it ends early"
             notes.append(f"{ends} ({stopped})" if stopped else ends)
+        if self._missing_bytes:
+            notes.append(f"the last {self._missing_bytes:,} bytes of the file are missing")
         if notes:
             self.damage = f"{self.name}: {', '.join(notes)}"
 
@@ -222,3 +256,70 @@ class FrameWriter:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split())
+
+
+def video_settings(path: Path) -> dict[str, str]:
+    """The texts that `FrameWriter` kept in a video; {} for any other file."""
+    import av
+
+    try:
+        with open_regular(path) as file, av.open(file, options=dict(ALONE), metadata_errors="replace") as container:
+            texts = json.loads({key.lower(): text for key, text in container.metadata.items()}.get("comment", "{}"))
+    except (av.FFmpegError, OSError, ValueError, RecursionError):
+        return {}
+    return {key: value for key, value in texts.items() if isinstance(value, str)} if isinstance(texts, dict) else {}
+
+
+def missing_bytes(file: BinaryIO) -> int:
+    """How many bytes a file lacks by its own container's word: Matroska, MP4 and AVI say how long their parts are.
+
+    0 where it is whole, or does not say (a live stream). https://www.rfc-editor.org/rfc/rfc8794 (EBML), ISO 14496-12,
+    and Microsoft's RIFF. The file is left at its beginning.
+    """
+    size, at = os.fstat(file.fileno()).st_size, 0
+    walk = {b"\x1a\x45\xdf\xa3": _ebml_element, b"RIFF": _riff_chunk}.get(_peek(file, 0, 4), _mp4_box)
+    for _ in range(10_000):
+        at, is_last = walk(file, at)
+        if at >= size or is_last:
+            break
+    file.seek(0)
+    return max(0, at - size)
+
+
+def _peek(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
+def _mp4_box(file: BinaryIO, at: int) -> tuple[int, bool]:
+    """Where the box at a place ends, and whether nothing is known beyond it."""
+    head = _peek(file, at, 16)
+    if len(head) < 8 or not head[4:8].isalnum():
+        return at, True
+    length = int.from_bytes(head[:4], "big")
+    if length == 1:
+        length = int.from_bytes(head[8:16], "big")
+    return at + length, length < 8
+
+
+def _riff_chunk(file: BinaryIO, at: int) -> tuple[int, bool]:
+    head = _peek(file, at, 8)
+    if head[:4] != b"RIFF" or len(head) < 8:
+        return at, True
+    length = int.from_bytes(head[4:8], "little")
+    return at + 8 + length, length in (0, 0xFFFFFFFF)
+
+
+def _ebml_element(file: BinaryIO, at: int) -> tuple[int, bool]:
+    head = _peek(file, at, 12)
+    if not head or not head[0]:
+        return at, True
+    width = 9 - head[0].bit_length()  # of the element's name
+    rest = head[width:]
+    if not rest or not rest[0]:
+        return at, True
+    digits = 9 - rest[0].bit_length()
+    length = int.from_bytes(rest[:digits], "big") & ((1 << 7 * digits) - 1)
+    if length == (1 << 7 * digits) - 1:  # unknown: a live stream
+        return at, True
+    return at + width + digits + length, head[:width] == b"\x18\x53\x80\x67"

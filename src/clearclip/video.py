@@ -7,6 +7,7 @@ Does not: containers and codecs (`frames`), how one frame is segmented (`grids`,
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,11 +24,11 @@ from torch import Tensor
 from clearclip.decompose import MethodLike
 from clearclip.engine.sources import stamp
 from clearclip.errors import ImageError, UsageError, printable
-from clearclip.files.writing import atomic_write
-from clearclip.frames import Frame, FrameReader, FrameWriter
+from clearclip.files.writing import atomic_write, claim
+from clearclip.frames import Frame, FrameReader, FrameWriter, video_settings
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
-from clearclip.outputs import read_settings, save_json, save_label_map
+from clearclip.outputs import read_info, read_settings, save_json, save_label_map
 from clearclip.overlay import draw_legend, draw_overlay
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter
@@ -120,23 +121,23 @@ def segment_video(
         raise UsageError(f"opacity={opacity!r}: a number from 0 to 1 is needed")
     source = Path(video)
     target, folder = targets_of(source, Path(output))
-    if target.resolve() == source.resolve():
-        raise UsageError(f"{target} is the video itself: name another file")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} is there already: name another file, or give --overwrite (overwrite=)")
-    with FrameReader(source) as reader:
+    with ExitStack() as held, FrameReader(source) as reader:
+        held.enter_context(claim(target, is_file=True))
+        if masks:
+            held.enter_context(claim(folder))
+        _check_target(target, source, overwrite=overwrite)
         classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
         settings = {
             **classifier.info, "source": printable(str(source)), "stamp": stamp(source), "every": f"{every}",
             "smooth": f"{smooth:g}", "cut": f"{cut:g}",
         }  # fmt: skip
-        target.parent.mkdir(parents=True, exist_ok=True)
         kept = MaskFolder.open(folder, settings, classifier, overwrite=overwrite) if masks else None
         labelled = _Labelled(classifier, every=every, smooth=smooth, cut=cut, kept=kept)
         size = (0, 0)
         with ExitStack() as stack:
             advance = stack.enter_context(progress_bar("frames", show=segmenter.show_progress))
-            writer = stack.enter_context(FrameWriter(stack.enter_context(atomic_write(target)), target, settings))
+            partial = stack.enter_context(atomic_write(target, replace=overwrite))
+            writer = stack.enter_context(FrameWriter(partial, target, settings))
             layout = None
             for frame, label_map in labelled.frames(reader.frames()):
                 size = (frame.image.shape[0], frame.image.shape[1])
@@ -178,6 +179,18 @@ def targets_of(video: Path, output: Path) -> tuple[Path, Path]:
     if suffix in (".avi", ".webm", ".wmv", ".gif", ".m4v", ".mpg", ".mpeg", ".ts"):
         raise UsageError(f"{output}: videos are written as {', '.join(SUFFIXES)}")
     return output / f"{video.stem}.overlay.mp4", output / f"{video.stem}-masks"
+
+
+def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
+    """Refuse to write over the video itself, over anything, or, with overwrite, over what clearclip did not make."""
+    if not os.path.lexists(target):
+        return
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"{target} is the video itself: name another file")
+    if not overwrite:
+        raise UsageError(f"{target} is there already: name another file, or give --overwrite (overwrite=)")
+    if target.is_symlink() or not video_settings(target).get("software", "").startswith("clearclip"):
+        raise UsageError(f"{target} was not made by clearclip: remove it yourself, or name another file")
 
 
 class _Labelled:
@@ -285,11 +298,16 @@ class MaskFolder:
         Raises:
             UsageError: It holds other label maps.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         made = cls(folder, settings, classifier)
         written = folder / SETTINGS
         others = [file for file in folder.iterdir() if MASK_NAME.fullmatch(file.name)]
-        if others and (overwrite or read_settings(written) != settings):
+        known = read_settings(written)
+        foreign = [file for file in others if file.is_symlink() or not (_is_ours(file) or (known and _is_broken(file)))]
+        if known is None and os.path.lexists(written):
+            foreign.append(written)
+        if foreign:
+            raise UsageError(f"{foreign[0]} was not made by clearclip: move it, or name another output")
+        if others and (overwrite or known != settings):
             if not overwrite:
                 raise UsageError(
                     f"{folder} holds label maps that were made with other settings or from another video: name "
@@ -321,12 +339,18 @@ class MaskFolder:
         Returns:
             `(H, W)`, or `None` where there is none of this size.
         """
+        file = self.file(frame)
+        texts = read_info(file)
+        if any(texts.get(key) != value for key, value in self._texts(frame).items()):
+            return None
         try:
-            with Image.open(self.file(frame)) as image:
+            with Image.open(file) as image:
+                if (image.height, image.width) != frame.image.shape[:2]:
+                    return None
                 label_map = np.asarray(image)
         except (OSError, SyntaxError, ValueError):
             return None
-        return label_map if label_map.shape == frame.image.shape[:2] else None
+        return label_map if label_map.max(initial=0) < len(self.classifier.vocabulary.labels) else None
 
     def write(self, frame: Frame, label_map: npt.NDArray[Any]) -> None:
         """Keep a label map.
@@ -338,8 +362,25 @@ class MaskFolder:
         Raises:
             OSError: It cannot be written.
         """
-        info = {**self.settings, "frame": str(frame.index), "time": f"{frame.time:.6f}"}
-        save_label_map(label_map, self.file(frame), palette=self.classifier.vocabulary.palette, info=info)
+        palette = self.classifier.vocabulary.palette
+        save_label_map(label_map, self.file(frame), palette=palette, info=self._texts(frame))
+
+    def _texts(self, frame: Frame) -> dict[str, str]:
+        """What a label map says about itself: how it was made, of which video and which frame."""
+        return {**self.settings, "frame": str(frame.index), "time": f"{frame.time:.6f}"}
+
+
+def _is_ours(file: Path) -> bool:
+    return read_info(file).get("software", "").startswith("clearclip")
+
+
+def _is_broken(file: Path) -> bool:
+    """Whether a file is no picture at all, as a label map that was cut or emptied."""
+    try:
+        with Image.open(file):
+            return False
+    except (OSError, SyntaxError, ValueError):
+        return True
 
 
 class _Layout:
