@@ -3,85 +3,114 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clearclip.errors import ImageError
+from clearclip.files.reading import Metered, open_regular
 from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 1 << 30
+MAX_READS = 1_000_000
+"""Pieces that a file may consist of: the blocks of a PNG, the segments of a JPEG, the entries of a TIFF."""
+MAX_EXIF = 1 << 16
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "MPO", "DIB", "AVIF", "HEIF")
+"""Pillow's decoders that may see a file. Others run programs (EPS: Ghostscript), or few people have tested them."""
 
 ImageLike = Any
-_PILLOW_LIMIT = threading.Lock()
+_PILLOW_GLOBALS = threading.Lock()
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB.
+    """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB `(H, W, 3)`.
 
-    Args:
-        image: A path, the bytes of a file, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`
-            of uint8, uint16 or bool.
-        max_pixels: Refuse larger images before they are decoded (decompression bombs).
-
-    Returns:
-        `(H, W, 3)` uint8. Transparent pixels are laid over white.
-
-    Raises:
-        ImageError: The file is missing, empty, damaged, no image, or too large; the array has another form.
+    An image is a path, the bytes of a file, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`
+    of uint8, uint16 or bool; transparent pixels are laid over white. `ImageError` for whatever cannot be read, and,
+    before they are decoded, for files of more than `max_pixels` or 1 GB (16 bytes a pixel where that is more).
     """
     if isinstance(image, np.ndarray):
-        return _from_array(image, max_pixels=max_pixels)
+        return _from_array(np.asarray(image), max_pixels=max_pixels)
     if isinstance(image, Image.Image):
-        try:
+        with _decoding("the image"):
             return _from_pil(image, "the image", max_pixels=max_pixels)
-        except (OSError, SyntaxError, ValueError) as error:  # opened, but damaged further on
-            raise ImageError(f"the image cannot be read ({error})") from error
-    if isinstance(image, bytes):
-        if not image:
-            raise ImageError("the image is empty")
-        return _from_file(io.BytesIO(image), "the image", max_pixels=max_pixels)
-    if not isinstance(image, (str, Path)):
+    if not isinstance(image, (bytes, str, Path)):
         raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
-    path = Path(image)
-    try:
-        if not path.exists():
-            raise ImageError(f"{path}: there is no such file")
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder: name an image file")
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty")
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: the image cannot be read ({error})") from error
-    return _from_file(path, str(path), max_pixels=max_pixels)
+    with open_image(image, max_pixels=max_pixels) as opened:
+        return _from_pil(opened, _name(image), max_pixels=max_pixels)
 
 
-def _from_file(file: Path | io.BytesIO, name: str, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+@contextmanager
+def open_image(image: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Read an image file's head; `ImageError` for whatever goes wrong with it until the block ends."""
+    with _decoding(_name(image)), _open(image, limit=max(MAX_BYTES, 16 * max_pixels)) as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            raise ImageError(f"{_name(image)}: the file is empty")
+        with Metered(
+            file, max_bytes=4 * size + (1 << 20), max_reads=MAX_READS
+        ) as metered:  # TIFF reads its tables twice
+            with _pillow_globals():
+                Image.init()
+                opened = Image.open(metered, formats=[name for name in FORMATS if name in Image.OPEN])
+            with opened:
+                yield opened
+
+
+def _name(image: bytes | str | Path) -> str:
+    return "the image" if isinstance(image, bytes) else str(image)
+
+
+def _open(image: bytes | str | Path, *, limit: int) -> BinaryIO:
+    return io.BytesIO(image) if isinstance(image, bytes) else open_regular(image, limit=limit)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises, from `struct.error` to `MemoryError`, says that this image cannot be read."""
     try:
-        with _open(file) as opened:
-            return _from_pil(opened, name, max_pixels=max_pixels)
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name}: the image cannot be read ({error})") from error
+    except Exception as error:
+        raise ImageError(f"{name}: the image cannot be read ({error or type(error).__name__})") from error
 
 
-def _open(file: Path | io.BytesIO) -> Image.Image:
-    with _PILLOW_LIMIT, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+@contextmanager
+def _pillow_globals(limit: int | None = None) -> Iterator[None]:
+    """Without Pillow's warnings and with another limit of pixels, both of which are settings of the whole process."""
+    with _PILLOW_GLOBALS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
         try:
-            return Image.open(file)
+            yield
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_size(width: int, height: int, name: str, *, max_pixels: int) -> None:
@@ -95,8 +124,12 @@ def _check_size(width: int, height: int, name: str, *, max_pixels: int) -> None:
 
 
 def _from_pil(image: Image.Image, name: str, *, max_pixels: int) -> npt.NDArray[np.uint8]:
-    _check_size(*image.size, name, max_pixels=max_pixels)
-    upright = ImageOps.exif_transpose(image)
+    width, height = image.size
+    _check_size(width, height, name, max_pixels=max_pixels)
+    if width * height > (Image.MAX_IMAGE_PIXELS or max_pixels):
+        with _pillow_globals(max_pixels):  # TIFF asks again for the limit
+            image.load()
+    upright = _upright(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
         return _to_rgb(_to_bytes(np.asarray(upright), name))
     if upright.has_transparency_data:
@@ -104,6 +137,19 @@ def _from_pil(image: Image.Image, name: str, *, max_pixels: int) -> npt.NDArray[
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return np.asarray(Image.alpha_composite(canvas, rgba).convert("RGB"))
     return np.asarray(upright.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; as it is where that is damaged: its pixels are whole all the same."""
+    image.load()
+    try:
+        for key in {"exif", "Raw profile type exif"} & image.info.keys():
+            image.info[key] = image.info[key][:MAX_EXIF]  # all entries may refer to all of it: the square in memory
+        with _pillow_globals():
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from clearclip.errors import printable
+from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write
 
 JPEG_COMMENT = 65_533  # bytes that one segment of a JPEG holds
@@ -57,7 +58,7 @@ def read_info(path: Path) -> dict[str, str]:
         Them; empty where the file is none of ours. Its pixels are not decoded, however many they are.
     """
     try:
-        with PngImagePlugin.PngImageFile(path) as image:
+        with open_regular(path) as file, PngImagePlugin.PngImageFile(file) as image:
             return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError):
         return {}
@@ -66,7 +67,7 @@ def read_info(path: Path) -> dict[str, str]:
 def read_comment(path: Path) -> dict[str, str]:
     """The texts that `save_image` kept in a JPEG's comment; {} for any other file. Its pixels are not decoded."""
     try:
-        with JpegImagePlugin.JpegImageFile(path) as image:
+        with open_regular(path) as file, JpegImagePlugin.JpegImageFile(file) as image:
             texts = json.loads(image.info.get("comment", b"{}"))
     except (OSError, SyntaxError, ValueError):
         return {}

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from clearclip import ImageError, UsageError
-from clearclip.engine.sources import digest, find_sources, is_container, read_bytes, read_members, stamp, stem_of
+from clearclip.engine.containers import read_members
+from clearclip.engine.sources import digest, find_sources, is_container, read_bytes, stamp, stem_of
 from test_images import bomb
 
 

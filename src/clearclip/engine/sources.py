@@ -1,7 +1,7 @@
-"""What a source names: files, folders, globs, addresses (s3://, gs://, …), and the images in tars and Parquet files.
+"""What a source names: files, folders, globs, addresses (s3://, gs://, …).
 
-Belongs here: finding images and reading their bytes. Does not: decoding them (`images`), which of them are to be
-segmented (`batch`).
+Belongs here: finding images and reading their bytes. Does not: decoding them (`images`), the images in a tar or Parquet
+file (`containers`), which of them are to be segmented (`batch`).
 """
 
 from __future__ import annotations
@@ -9,44 +9,24 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from clearclip.engine.ledger import results_below
 from clearclip.errors import ImageError, UsageError
-from clearclip.formats import require, safe_stem
-from clearclip.images import IMAGE_SUFFIXES
+from clearclip.files.reading import open_regular
+from clearclip.formats import safe_stem
+from clearclip.images import IMAGE_SUFFIXES, MAX_BYTES
 from clearclip.outputs import read_comment, read_info
 
 PREVIEW_SUFFIX = ".overlay.jpg"
 CONTAINER_SUFFIXES = (".tar", ".parquet")
-IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "content", "data")
 ARROW_SCHEMES = ("s3", "gs", "gcs")
-MAX_BYTES = 1 << 30
 
 Source = Path | str
 """A local path, or an address as text."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One image in a container.
-
-    Attributes:
-        source: `CONTAINER#KEY`.
-        stem: Name for its files, the same whatever else is in the run.
-        data: The file's bytes; empty where `reason` says why.
-        reason: Why there are none.
-    """
-
-    source: str
-    stem: str
-    data: bytes = b""
-    reason: str | None = None
 
 
 def is_address(source: Source) -> bool:
@@ -173,40 +153,20 @@ def _arrow_files(bucket: str) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
+    """What an error of another library says first."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def open_source(source: Source) -> BinaryIO:
-    """Open a file, wherever it is.
-
-    Args:
-        source: A path or an address.
-
-    Returns:
-        A file open for reading; the caller closes it.
-
-    Raises:
-        OSError: It cannot be opened.
-        UsageError: The address cannot be reached.
-    """
+    """Open a regular file, or what an address names; `OSError` or, for an address, `UsageError` if that fails."""
     if not is_address(source):
-        return Path(source).open("rb")
+        return open_regular(source)
     files, path = _open_files(str(source))
     return cast(BinaryIO, files.open(path, "rb"))
 
 
 def read_bytes(address: str) -> bytes:
-    """All bytes of a file at an address.
-
-    Args:
-        address: As `open_source`.
-
-    Returns:
-        Them.
-
-    Raises:
-        ImageError: It cannot be read, is empty, or is larger than any image.
-    """
+    """All bytes of an image at an address; `ImageError` if there is none, or it has more than `MAX_BYTES`."""
     try:
         with open_source(address) as file:
             data = file.read(MAX_BYTES + 1)
@@ -215,27 +175,20 @@ def read_bytes(address: str) -> bytes:
     except (OSError, ValueError) as error:
         raise ImageError(f"{address} cannot be read ({_first_line(error)})") from error
     if len(data) > MAX_BYTES:
-        raise ImageError(f"{address} has more than {MAX_BYTES:,} bytes")
+        raise ImageError(f"{address} has more bytes than the limit of {MAX_BYTES:,}")
     return data
 
 
 def digest(source: Source | bytes) -> str:
-    """What tells one image from another: the first half of the SHA-256 of its file, 32 hexadecimal digits.
-
-    Args:
-        source: A path, or the bytes.
-
-    Returns:
-        The digits; `"none"` for a file that cannot be read.
-    """
+    """SHA-256 of an image's file or bytes, its first 32 hexadecimal digits; "none" if the file cannot be read."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()[:32]
     hashed = hashlib.sha256()
     try:
-        with Path(source).open("rb") as file:
+        with open_regular(source) as file:
             while chunk := file.read(1 << 20):
                 hashed.update(chunk)
-    except (OSError, ValueError):
+    except OSError:
         return "none"
     return hashed.hexdigest()[:32]
 
@@ -290,91 +243,3 @@ def resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError, ValueError):
         return path.absolute()
-
-
-def read_members(container: Source) -> Iterator[Member]:
-    """The images in a tar or Parquet file, in its order, one in memory at a time.
-
-    A container that is damaged further on gives what precedes the damage, then one member with the reason.
-
-    Args:
-        container: A path or an address. A tar in WebDataset's form has one image per key; a Parquet file has a column
-            of encoded images, bytes or Hugging Face's `{"bytes", "path"}`.
-
-    Yields:
-        The images; those that cannot be used carry a reason.
-    """
-    name = str(container)
-    tar = name.partition("?")[0].lower().endswith(".tar")
-    try:
-        with open_source(container) as file:
-            yield from _tar_members(name, file) if tar else _parquet_members(name, file)
-    except FileNotFoundError:
-        yield Member(name, stem_of(container), reason=f"{name}: there is no such file")
-    except (OSError, ValueError, tarfile.TarError, ImageError, UsageError) as error:
-        kind = "tar" if tar else "Parquet file"
-        yield Member(name, stem_of(container), reason=f"{name}: the {kind} cannot be read ({_first_line(error)})")
-
-
-def _tar_members(name: str, file: BinaryIO) -> Iterator[Member]:
-    seen: set[str] = set()
-    with tarfile.open(fileobj=file, mode="r|") as archive:
-        for entry in archive:
-            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-            folder, _, last = entry.name.rpartition("/")
-            base, _, suffix = last.partition(".")
-            if not entry.isfile() or not base or f".{suffix.lower()}" not in IMAGE_SUFFIXES:
-                continue
-            stem = safe_stem(f"{stem_of(name)}-{folder}/{base}" if folder else f"{stem_of(name)}-{base}")
-            source = f"{name}#{entry.name}"
-            if stem in seen:
-                yield Member(source, stem, reason=f"{source}: another image of this tar would also become {stem}")
-                continue
-            seen.add(stem)
-            if entry.size > MAX_BYTES:
-                yield Member(source, stem, reason=f"{source} has {entry.size:,} bytes, more than {MAX_BYTES:,}")
-                continue
-            content = archive.extractfile(entry)
-            data = b"" if content is None else content.read()
-            if len(data) < entry.size:
-                yield Member(source, stem, reason=f"{source}: the tar ends within it")
-                return
-            yield Member(source, stem, data)
-
-
-def _parquet_members(name: str, file: BinaryIO) -> Iterator[Member]:
-    parquet = require("pyarrow.parquet", extra="ray", purpose="reading Parquet")
-    arrow = require("pyarrow", extra="ray", purpose="reading Parquet")
-    try:
-        table = parquet.ParquetFile(file)
-        column = _image_column(table.schema_arrow)
-        for row, value in enumerate(
-            value for batch in table.iter_batches(batch_size=16, columns=[column]) for value in batch.column(0)
-        ):
-            data = value.as_py()
-            data = data.get("bytes") if isinstance(data, dict) else data
-            source, stem = f"{name}#{row}", f"{stem_of(name)}-{row:08d}"
-            if data is None:
-                yield Member(source, stem, reason=f"{source}: the row has no image")
-            else:
-                yield Member(source, stem, data)
-    except arrow.ArrowException as error:
-        raise ImageError(_first_line(error)) from error
-
-
-def _image_column(schema: Any) -> str:
-    """The column of encoded images: one of the usual names, else the only binary one."""
-    from pyarrow import types
-
-    def holds_bytes(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-    fitting = [field.name for field in schema if holds_bytes(field.type)]
-    named = [column for column in IMAGE_COLUMNS if column in fitting]
-    if named or len(fitting) == 1:
-        return (named or fitting)[0]
-    raise ImageError(
-        f"its columns of bytes are {', '.join(fitting) or 'none'}: one named {', '.join(IMAGE_COLUMNS)} is needed"
-    )

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from clearclip.engine.containers import read_members
 from clearclip.engine.results import Staged, stage
-from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes, read_members
+from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes
 from clearclip.errors import ClearclipError
 from clearclip.formats import Record, Writer
 from clearclip.images import load_image

@@ -6,11 +6,12 @@ file that is missing, so that callers name both in the same way.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -73,6 +74,34 @@ def read_text(path: str | os.PathLike[str], *, limit: int) -> str:
         return read_bytes(path, limit=limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RefusedError(f"its byte {error.start:,} is not UTF-8: save it as UTF-8 text") from error
+
+
+class ExhaustedError(Exception):
+    """A damaged file leads its decoder in circles. No `OSError`: decoders take that for the file's end, and go on."""
+
+
+class Metered(io.BufferedReader):
+    """A file for a decoder that we do not trust: more bytes, or more calls, than it is allowed are `ExhaustedError`."""
+
+    def __init__(self, raw: Any, *, max_bytes: int, max_reads: int | None = None) -> None:
+        super().__init__(raw)
+        self.allow(max_bytes, max_reads=max_reads)
+
+    def allow(self, max_bytes: int, *, max_reads: int | None = None) -> None:
+        """Allow so much from now on."""
+        self._max_bytes, self._max_reads = max_bytes, max_reads
+        self._bytes = self._reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        data = super().read(size)
+        self._bytes += len(data)
+        self._reads += 1
+        if self._bytes > self._max_bytes:
+            raise ExhaustedError(f"more than {self._max_bytes:,} bytes would be read, as its parts refer to each other")
+        if self._max_reads is not None and self._reads > self._max_reads:
+            raise ExhaustedError(f"it has more parts than {self._max_reads:,} reads reach")
+        return data
 
 
 def regular_inside(path: str | os.PathLike[str], folders: Iterable[Path]) -> Path:
