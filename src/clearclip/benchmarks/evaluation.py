@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from clearclip.benchmarks.state import (
     state_path,
 )
 from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.files.writing import claim
 from clearclip.methods import Method, parse_method, parse_methods
 from clearclip.outputs import save_label_map
 
@@ -184,22 +186,24 @@ def measure(
     limits = thresholds_for(dataset, rows, wanted=thresholds)
     items = run.select(dataset.items)
     config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
-    state = stored_state(config, run=run, items=items)
-    if state is None:
-        state = empty_state(
-            config,
-            facts=facts(segmenter, dataset, config=config),
-            shard=run.shard,
-            total=len(items),
-            classes=len(dataset.vocabulary.labels),
-        )
-    if not run.skip_broken:
-        todo = items[state.done :]
-        broken = broken_items(todo, show_progress=segmenter.show_progress)
-        refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken)
-    elif dataset.missing:
-        state = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
-    return _advance(state, segmenter, dataset, items, run=run, on_image=on_image)
+    state_file = None if run.output is None else state_path(run.output, config, shard=run.shard)
+    with nullcontext() if state_file is None else claim(state_file, is_file=True):
+        state = stored_state(config, run=run, items=items)
+        if state is None:
+            state = empty_state(
+                config,
+                facts=facts(segmenter, dataset, config=config),
+                shard=run.shard,
+                total=len(items),
+                classes=len(dataset.vocabulary.labels),
+            )
+        if not run.skip_broken:
+            todo = items[state.done :]
+            broken = broken_items(todo, show_progress=segmenter.show_progress)
+            refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken)
+        elif dataset.missing:
+            state = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
+        return _advance(state, segmenter, dataset, items, run=run, on_image=on_image)
 
 
 def merge(folders: Iterable[Path]) -> list[Evaluation]:

@@ -9,6 +9,7 @@ import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import ClearclipError
+from clearclip.files.writing import claim
 from clearclip.methods import parse_methods
 
 Methods = Annotated[str, typer.Option("--methods", "--method", help="A comma list, as `clearclip methods` lists them.")]
@@ -77,7 +78,8 @@ def compare(
     titles = {run.spelling: row.name.upper() for row, run in zip(rows, fitted, strict=True) if row != run}
     place = output if output.suffix.lower() in (".png", ".svg", ".pdf") else output / "compare.png"
     try:
-        save(draw_sheet(sheet, vocabulary, titles=titles), place)
+        with claim(place, is_file=True):
+            save(draw_sheet(sheet, vocabulary, titles=titles), place)
     except OSError as error:
         raise ClearclipError(f"{place}: {error.strerror or error} (choose another folder with --output)") from error
     typer.echo(str(place))

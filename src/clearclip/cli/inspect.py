@@ -10,6 +10,7 @@ import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import ClearclipError
+from clearclip.files.writing import claim
 
 Method = Annotated[
     str, typer.Option("--method", help="Whose attention and residual; the default is the model as it is.")
@@ -52,7 +53,8 @@ def inspect(
     page = features_page(seen, name="inspect", title="What flows through the model")
     lab = Lab(output=output, device=device, dtype=dtype)
     try:
-        report = page.write(output, about=about(lab, [Model(model)]))
+        with claim(output):
+            report = page.write(output, about=about(lab, [Model(model)]))
     except OSError as error:
         raise ClearclipError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
     if as_json:

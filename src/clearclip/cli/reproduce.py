@@ -10,6 +10,7 @@ import typer
 from clearclip.cli import benchmarks as b
 from clearclip.cli import options as o
 from clearclip.errors import ClearclipError, UsageError, nearest
+from clearclip.files.writing import claim
 
 TargetName = Annotated[
     str, typer.Argument(metavar="TARGET", help="figure1, table1, table2, figure2, figure3, figure4, or all.")
@@ -93,7 +94,8 @@ def reproduce(
         progress=b.measuring_bar,
     )
     try:
-        reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
+        with claim(output):
+            reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
     except OSError as error:
         raise ClearclipError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
     typer.echo(str(reports[-1]))

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clearclip.benchmarks.metrics import confusion, scores
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.writing import atomic_write
+from clearclip.files.writing import atomic_write, claim
 from clearclip.methods import parse_methods
 from clearclip.outputs import save_image
 from clearclip.overlay import draw_legend, draw_overlay
@@ -88,11 +88,12 @@ def run_demo(
     miou = {method: _miou(scenes, [maps[place] for maps in label_maps]) for place, method in enumerate(spellings)}
     titles = [f"{_TITLES.get(method, name)}  {miou[name]:.1f}" for method, name in zip(methods, spellings, strict=True)]
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        files = [_write(draw_comparison(scenes[:drawn], label_maps[:drawn], titles=titles), output / COMPARISON_NAME)]
-        for scene, maps in zip(scenes, label_maps, strict=True):
-            files.extend(_write_scene(output, scene, dict(zip(methods, maps, strict=True))))
-        files.append(_write_record(output / "demo.json", segmenter, miou))
+        with claim(output):
+            sheet = draw_comparison(scenes[:drawn], label_maps[:drawn], titles=titles)
+            files = [_write(sheet, output / COMPARISON_NAME)]
+            for scene, maps in zip(scenes, label_maps, strict=True):
+                files.extend(_write_scene(output, scene, dict(zip(methods, maps, strict=True))))
+            files.append(_write_record(output / "demo.json", segmenter, miou))
     except OSError as error:
         raise ClearclipError(f"{output} cannot be written ({error})") from error
     return DemoReport(miou, tuple(files))
