@@ -9,7 +9,7 @@ file that was left, and whatever the target's own check of a result says. Linux 
 imported torch cannot be forked.
 """
 
-# ruff: noqa: E501, PTH100, PTH115
+# ruff: noqa: PTH100, PTH115
 from __future__ import annotations
 
 import argparse

@@ -1,6 +1,6 @@
 """Damage to files: of bytes, of text, of JSON. Everything follows from the random generator that is given."""
 
-# ruff: noqa: E501, PTH100, PTH115
+# ruff: noqa: E501
 from __future__ import annotations
 
 import copy

@@ -1,6 +1,6 @@
 """What the fuzzer feeds: for each kind of input valid ones, damage to them, the command that reads them, and a check."""
 
-# ruff: noqa: E501, PTH100, PTH115
+# ruff: noqa: E501
 from __future__ import annotations
 
 import importlib
