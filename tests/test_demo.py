@@ -87,7 +87,7 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("CLEARCLIP_CACHE", str(tmp_path / "cache"))
     blocker = tmp_path / "file"
     blocker.write_text("")
-    with pytest.raises(clearclip.ClearclipError, match="cannot be written"):
+    with pytest.raises(clearclip.ClearclipError, match="cannot be used"):
         run_demo(blocker / "out", pictures=1, methods=["clearclip"], device="cpu")
 
 
