@@ -37,7 +37,7 @@ FORMATS = (
 sound alone are opened to say that they have no pictures."""
 ALONE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
 LOOK = {**ALONE, "codec_whitelist": "none"}
-"""Opens a file without running one decoder: FFmpeg decodes frames of any size, of all streams, to learn more of them."""
+"""Opens a file without running a decoder: to learn more of its streams, FFmpeg decodes frames of all, of any size."""
 REORDERING = "h264,hevc,mpeg1video,mpeg2video,mpeg4,vc1,wmv3,rv30,rv40,cavs"
 """The decoders that may run as a file is opened, within limits: of these alone FFmpeg must know by how many frames the
 pictures are delayed, else it gives them wrong times."""
