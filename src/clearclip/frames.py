@@ -116,6 +116,9 @@ class FrameReader:
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.rate: Fraction = rate if Fraction(1, MAX_RATE) <= rate <= MAX_RATE else Fraction(25)
+        # of a film that was trimmed, an MP4 lists more frames than it shows; its index is ready by now
+        is_mp4 = self._container.format.name.startswith("mov")
+        self._indexed = len(self._stream.index_entries) if is_mp4 else int(self._stream.frames)
         self._packets = self._broken = self._cut = self._corrupt = self._jumps = 0
         self._stopped = ""
 
@@ -154,8 +157,8 @@ class FrameReader:
 
     @property
     def expected(self) -> int:
-        """How many frames the file says it has; 0: it does not say. An AVI counts those that were dropped."""
-        return int(self._stream.frames)
+        """How many frames the file says it has; 0: it does not say. AVI counts dropped ones, IVF in any unit of time."""
+        return self._indexed
 
     def frames(self) -> Iterator[Frame]:
         """Decode the video once.
@@ -202,7 +205,7 @@ class FrameReader:
 
     def _damage(self) -> str | None:
         """What was not read, in one line."""
-        expected = 0 if self._container.format.name == "avi" else self.expected
+        expected = 0 if self._container.format.name in ("avi", "ivf") else self.expected
         notes = [
             (self._broken, f"{self._broken} packets could not be decoded"),
             (self._cut, f"{self._cut} packets are cut"),
