@@ -46,7 +46,7 @@ MAX_SAMPLES = 10_000_000
 MAX_RATE = 1_000
 MAX_GAP = 3_600  # seconds from one frame to the next; also what fits an MP4's 32 bits in any usual time base
 MAX_BACK = 1
-QUALITY = {"crf": "20", "preset": "veryfast"}
+QUALITY = {"crf": "20", "preset": "veryfast", "threads": "4"}  # a number of threads that is not the machine's: the same bytes
 BT709 = 1
 """H.273's number of the colours that players take high-definition video to have; said in the file, so none guesses."""
 
