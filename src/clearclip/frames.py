@@ -68,6 +68,19 @@ class Frame:
     image: npt.NDArray[np.uint8]
 
 
+class _Patient:
+    """A file for FFmpeg: a place before its beginning, which only a damaged file names, is -1 and no exception."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.name, self.read, self.tell, self._seek = file.name, file.read, file.tell, file.seek
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        try:
+            return self._seek(place, whence)
+        except (OSError, ValueError):
+            return -1
+
+
 class FrameReader:
     """A video's frames in order; what cannot be decoded is left out and noted.
 
@@ -124,7 +137,7 @@ class FrameReader:
 
     def _open(self, av: Any, file: BinaryIO) -> Any:
         """The container, once a look at it has shown that its streams are neither too many nor too large."""
-        with av.open(file, options=dict(LOOK), metadata_errors="backslashreplace") as container:
+        with av.open(_Patient(file), options=dict(LOOK), metadata_errors="backslashreplace") as container:
             count, pictures = len(container.streams), container.streams.video
             if count > MAX_STREAMS:
                 raise ImageError(f"{self.name}: it has {count:,} streams, more than the limit of {MAX_STREAMS}")
@@ -136,7 +149,7 @@ class FrameReader:
                     )
             together = {"codec_whitelist": REORDERING, "max_pixels": f"{MAX_PIXELS // max(1, len(pictures))}"}
         file.seek(0)
-        return av.open(file, options={**ALONE, **together}, metadata_errors="backslashreplace")
+        return av.open(_Patient(file), options={**ALONE, **together}, metadata_errors="backslashreplace")
 
     def _pictures(self, av: Any) -> VideoStream:
         """The first stream that is no cover."""
