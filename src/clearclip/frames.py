@@ -46,7 +46,8 @@ MAX_SAMPLES = 10_000_000
 MAX_RATE = 1_000
 MAX_GAP = 3_600  # seconds from one frame to the next; also what fits an MP4's 32 bits in any usual time base
 MAX_BACK = 1
-QUALITY = {"crf": "20", "preset": "veryfast", "threads": "4"}  # a number of threads that is not the machine's: the same bytes
+QUALITY = {"crf": "20", "preset": "veryfast", "threads": "4"}
+"""The bytes depend on the number of threads, so it is not the machine's number of cores."""
 BT709 = 1
 """H.273's number of the colours that players take high-definition video to have; said in the file, so none guesses."""
 
@@ -87,6 +88,7 @@ class FrameReader:
     Attributes:
         name: For messages.
         stamp: Size and time of the last change of the file that is read, whatever has its name by now.
+        expected: How many frames the file says it has; 0: it does not say.
         damage: What could not be read, once all frames were asked for; `None`: nothing.
 
     Args:
@@ -129,11 +131,9 @@ class FrameReader:
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.rate: Fraction = rate if Fraction(1, MAX_RATE) <= rate <= MAX_RATE else Fraction(25)
-        # of a film that was trimmed, an MP4 lists more frames than it shows; its index is ready by now
-        is_mp4 = self._container.format.name.startswith("mov")
-        self._indexed = len(self._stream.index_entries) if is_mp4 else int(self._stream.frames)
         self._packets = self._broken = self._cut = self._corrupt = self._jumps = 0
         self._stopped = ""
+        self.expected = self._indexed()
 
     def _open(self, av: Any, file: BinaryIO) -> Any:
         """The container, once a look at it has shown that its streams are neither too many nor too large."""
@@ -162,16 +162,18 @@ class FrameReader:
         stream.codec_context.options = {"max_pixels": f"{MAX_PIXELS}"}  # whatever size a frame has in the end
         return stream
 
+    def _indexed(self) -> int:
+        """How many packets the file's own index lists."""
+        kind = self._container.format.name
+        if kind.startswith("mov"):
+            return len(self._stream.index_entries)  # the table has those too that were trimmed, and are not shown
+        return 0 if kind in ("avi", "ivf") else int(self._stream.frames)  # with dropped ones; in any unit of time
+
     def __enter__(self) -> FrameReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
-
-    @property
-    def expected(self) -> int:
-        """How many frames the file says it has; 0: it does not say. AVI counts dropped ones, IVF in any unit of time."""
-        return self._indexed
 
     def frames(self) -> Iterator[Frame]:
         """Decode the video once.
@@ -181,51 +183,53 @@ class FrameReader:
         """
         step, second = (max(1, round(length / self.time_base)) for length in (1 / self.rate, 1))
         index = last = shift = 0
-        size = None
-        for decoded in self._decoded():
-            size = size or (decoded.width, decoded.height)
-            if (decoded.width, decoded.height) != size:
-                decoded = decoded.reformat(width=size[0], height=size[1])
-            upright = np.rot90(decoded.to_ndarray(format="rgb24"), round(decoded.rotation / 90) % 4)
-            pts = last + step * (index > 0) if decoded.pts is None else int(decoded.pts) + shift
+        for stated, image in self._decoded():
+            pts = last + step * (index > 0) if stated is None else stated + shift
             if index and not -MAX_BACK * second <= pts - last <= MAX_GAP * second:
                 shift += last + step - pts
                 pts = last + step
                 self._jumps += 1
             if index:
                 pts = max(pts, last + 1)
-            yield Frame(index, float(pts * self.time_base), pts, np.ascontiguousarray(upright))
+            yield Frame(index, float(pts * self.time_base), pts, image)
             index, last = index + 1, pts
         self.damage = self._damage()
 
-    def _decoded(self) -> Iterator[Any]:
+    def _decoded(self) -> Iterator[tuple[int | None, npt.NDArray[np.uint8]]]:
+        """Times as the file states them, and upright pictures of one size."""
         import av
 
+        first = None
         try:
             for packet in self._container.demux(self._stream):
                 self._packets += packet.size > 0
                 self._cut += packet.is_corrupt
                 try:
-                    decoded = packet.decode()
+                    decoded: list[Any] = packet.decode()
                 except (av.FFmpegError, ValueError, MemoryError):
                     self._broken += 1
                     continue
                 for frame in decoded:
+                    first = first or frame
+                    try:
+                        image = _upright(frame, like=first)
+                    except (av.FFmpegError, ValueError, MemoryError):
+                        self._corrupt += 1
+                        continue
                     self._corrupt += frame.is_corrupt
-                    yield frame
+                    yield frame.pts, image
         except (av.FFmpegError, OSError, ValueError) as error:
             self._stopped = f" ({_reason(error)})"
 
     def _damage(self) -> str | None:
         """What was not read, in one line."""
-        expected = 0 if self._container.format.name in ("avi", "ivf") else self.expected
         notes = [
             (self._broken, f"{self._broken} packets could not be decoded"),
             (self._cut, f"{self._cut} packets are cut"),
             (self._corrupt, f"{self._corrupt} frames are damaged"),
             (self._jumps, f"its times jump {self._jumps} times, by more than an hour or back: they were joined"),
-            (self._packets < expected, f"it ends after {self._packets} of {expected} packets{self._stopped}"),
-            (self._stopped and self._packets >= expected, f"it ends early{self._stopped}"),
+            (self._packets < self.expected, f"it ends after {self._packets} of {self.expected} packets{self._stopped}"),
+            (self._stopped and self._packets >= self.expected, f"it ends early{self._stopped}"),
             (self._missing, self._missing),
             (_stamp(self._file) != self.stamp, "it changed while it was read"),
         ]
@@ -305,6 +309,13 @@ class FrameWriter:
         except av.FFmpegError as failure:
             if kind is None:
                 raise OSError(f"{self._target}: the video cannot be written ({_reason(failure)})") from failure
+
+
+def _upright(frame: Any, *, like: Any) -> npt.NDArray[np.uint8]:
+    """`(H, W, 3)` of a decoded frame in the size and the turn of the first."""
+    if (frame.width, frame.height) != (like.width, like.height):
+        frame = frame.reformat(width=like.width, height=like.height)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(like.rotation / 90) % 4))
 
 
 def _stamp(file: BinaryIO) -> str:
