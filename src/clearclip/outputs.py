@@ -15,9 +15,10 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from clearclip.errors import printable
-from clearclip.files.reading import open_regular
+from clearclip.files.reading import open_regular, read_text
 from clearclip.files.writing import atomic_write
 
+SETTINGS_BYTES = 1 << 26
 JPEG_COMMENT = 65_533  # bytes that one segment of a JPEG holds
 
 
@@ -141,8 +142,8 @@ def read_settings(path: Path) -> Any:
         The settings; `None` where the file is missing or another one.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads(read_text(path, limit=SETTINGS_BYTES))["settings"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

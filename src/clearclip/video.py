@@ -24,6 +24,7 @@ from torch import Tensor
 from clearclip.decompose import MethodLike
 from clearclip.engine.sources import stamp
 from clearclip.errors import ImageError, UsageError, printable
+from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write, claim
 from clearclip.frames import Frame, FrameReader, FrameWriter, video_settings
 from clearclip.grids import Classifier
@@ -344,7 +345,7 @@ class MaskFolder:
         if any(texts.get(key) != value for key, value in self._texts(frame).items()):
             return None
         try:
-            with Image.open(file) as image:
+            with open_regular(file) as opened, Image.open(opened) as image:
                 if (image.height, image.width) != frame.image.shape[:2]:
                     return None
                 label_map = np.asarray(image)
@@ -377,7 +378,7 @@ def _is_ours(file: Path) -> bool:
 def _is_broken(file: Path) -> bool:
     """Whether a file is no picture at all, as a label map that was cut or emptied."""
     try:
-        with Image.open(file):
+        with open_regular(file) as opened, Image.open(opened):
             return False
     except (OSError, SyntaxError, ValueError):
         return True

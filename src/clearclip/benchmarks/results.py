@@ -15,7 +15,9 @@ from typing import Any
 from clearclip.benchmarks.evaluation import Evaluation
 from clearclip.benchmarks.published import published_number
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.reading import read_text
 
+RESULTS_BYTES = 1 << 28
 RESULTS_FILE = "results.jsonl"
 Record = dict[str, Any]
 
@@ -90,7 +92,7 @@ def append_results(evaluation: Evaluation, folder: Path) -> Path:
         OSError: It cannot be written.
     """
     path = folder / RESULTS_FILE
-    written = path.read_text(encoding="utf-8") if path.exists() else ""
+    written = read_text(path, limit=RESULTS_BYTES) if path.exists() else ""
     if f'"run": "{evaluation.facts["run"]}"' in written:
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +121,8 @@ def read_results(paths: Iterable[Path]) -> list[Record]:
     for given in paths:
         path = given / RESULTS_FILE if given.is_dir() else given
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(path, limit=RESULTS_BYTES).splitlines()
+        except OSError as error:
             raise UsageError(f"{path} cannot be read ({error}): name a {RESULTS_FILE} or its folder") from error
         for number, line in enumerate(lines, start=1):
             if line.strip():
