@@ -60,10 +60,11 @@ class Fuzzer:
     figures: dict[str, Figures] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
 
-    def run(self, targets: Sequence[Target], *, seconds: float) -> None:
-        """Cases of all targets in turn until the time is up."""
+    def run(self, targets: Sequence[Target], *, seconds: float, rounds: int | None = None) -> None:
+        """Cases of all targets in turn until the time is up, or each target had so many."""
         began = told = time.monotonic()
-        for number, one in ((number, one) for number in itertools.count() for one in targets):
+        numbers = itertools.count() if rounds is None else range(rounds)
+        for number, one in ((number, one) for number in numbers for one in targets):
             if time.monotonic() - began > seconds:
                 return
             self.case(one, number)
@@ -126,6 +127,7 @@ def reproduce(fuzzer: Fuzzer, one: Target, number: int) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long (60)")
+    parser.add_argument("--cases", type=int, help="at most so many of each target")
     parser.add_argument("--seed", default="1", help="any text (1)")
     parser.add_argument("--only", help="a comma list of targets")
     parser.add_argument("--reproduce", metavar="SEED:TARGET:N", help="run this one case again")
@@ -150,7 +152,7 @@ def main() -> None:
         fuzzer = Fuzzer(seed, Path(home), findings, given.limit)
         if number:
             sys.exit(1 if reproduce(fuzzer, known[name], int(number)) else 0)
-        fuzzer.run([known[one] for one in wanted], seconds=given.seconds)
+        fuzzer.run([known[one] for one in wanted], seconds=given.seconds, rounds=given.cases)
     print(fuzzer.table())
     if given.json:
         rows = {name: {**vars(one), "outcomes": dict(one.outcomes)} for name, one in fuzzer.figures.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from tests.hostile.cases import Action, Case, target
 from tests.hostile.mutate import FLOATS, NUMBERS, TEXTS, damage, damage_json
@@ -78,8 +78,8 @@ def commands(case: Case) -> Action:
     rng = case.rng
     names = {"p.png": "rgb.png", "v.mkv": "a.mkv", "r.tif": "rgb.tif"}
     photo, video, raster = (case.write(name, (case.seeds / source).read_bytes()) for name, source in names.items())
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    name = rng.choice([known for known in commands if known not in UNHURRIED])
+    known: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+    name = rng.choice([one for one in known if one not in UNHURRIED])
     usual: dict[str, list[Any]] = {
         "segment": [photo, *ASKED, "-o", case.output],
         "large": [raster, *ASKED, "-o", case.output / "l.tif"],
@@ -90,30 +90,30 @@ def commands(case: Case) -> Action:
         "results": [case.inputs],
         "demo": ["--limit", "1", "--method", "clearclip", "-o", case.output],
     }
-    line: list[Any] = usual.get(name, []) if rng.random() < 0.9 else []
+    line = usual.get(name, []) if rng.random() < 0.9 else []
+    kinds = get_type_hints(known[name].callback)
+    options = [one for one in known[name].params if one.param_type_name == "option" and one.name != "overwrite"]
     for _ in range(rng.choice((1, 1, 2, 3))):
-        options = [one for one in commands[name].params if one.param_type_name == "option" and one.name != "overwrite"]
         if rng.random() < 0.1 or not options:
             line = [*line, rng.choice(WORDY)]
             continue
         option = rng.choice(options)
-        line = [*line, rng.choice(option.opts)]
-        if not option.is_flag:
-            line.append(_value_of(option, case))
+        value = [] if kinds[option.name] is bool else [_value_of(option.name, str(kinds[option.name]), case)]
+        line = [*line, rng.choice(option.opts), *value]
     # Systems pass no zero bytes, and bytes that are no text as the surrogates from dc80 to dcff.
     return command(name, *(str(part).replace("\0", "").replace("\ud800", "\udcff") for part in line))
 
 
-def _value_of(option: Any, case: Case) -> str:
-    rng, kind = case.rng, option.type.name
-    if option.name in ("limit", "worst", "workers", "batch_size", "every"):  # larger ones are more work, and meant
+def _value_of(name: str, kind: str, case: Case) -> str:
+    rng = case.rng
+    if name in ("limit", "worst", "workers", "batch_size", "every"):  # larger ones are more work, and meant
         return rng.choice(("-1", "0", "1", "2", "", "x", "1.5"))
-    if option.name == "engine":
+    if name == "engine":
         return rng.choice(("local", "", "rays"))
-    if kind.startswith(("integer", "float")) or rng.random() < 0.2:
+    if "int" in kind or "float" in kind or rng.random() < 0.2:
         return str(rng.choice((*NUMBERS[:-1], *FLOATS, "1e9", "0x10", "1_000", "٣", "", "-0", "1e-9", "0.5")))
-    if kind in ("path", "file", "directory") or option.name in ("output", "data", "labels", "scores", "polygons"):
-        places = (case.inputs / "p.png", case.inputs, case.output / "x" / "y", case.folder / "tmp", case.inputs / "no")
+    if "Path" in kind:
+        places = (case.inputs / "p.png", case.inputs, case.output / "x" / "y", case.temporary, case.inputs / "no")
         return str(rng.choice((*places, case.output / ("x" * 300), case.output / "é\n.tif", "")))
     return rng.choice(WORDY)
 

@@ -1,0 +1,86 @@
+"""What the fuzzer found, each as a test of its own."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clearclip.benchmarks.readers import read_index_map
+from clearclip.benchmarks.results import append_results, read_results
+from clearclip.benchmarks.state import load_state
+from clearclip.errors import ClearclipError, ImageError
+from clearclip.outputs import read_settings
+
+RECORD = {"benchmark": "voc20", "model": "tiny", "method": "gem", "miou": 1.0, "classes": {"sky": {"iou": 1.0}}}
+pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+
+
+@pipes
+def test_pipes_in_an_output_folder_do_not_hang(tmp_path):
+    for name in ("state.npz", "map.png", "labels.json", "results.jsonl"):
+        os.mkfifo(tmp_path / name)
+    assert read_settings(tmp_path / "labels.json") is None
+    with pytest.raises(ClearclipError, match="a named pipe"):
+        load_state(tmp_path / "state.npz")
+    with pytest.raises(ClearclipError, match="a named pipe"):
+        read_results([tmp_path])
+    with pytest.raises(ImageError, match="a named pipe"):
+        read_index_map(tmp_path / "map.png")
+
+
+@pipes
+def test_a_pipe_among_the_label_maps_of_a_video_is_no_label_map(run, tmp_path):
+    video, masks = tmp_path / "v.mkv", tmp_path / "v-masks"
+    frames(video)
+    line = ("video", video, "-l", "sky", "-l", "car", "--model", "tiny", "-o", tmp_path / "v.mp4", "--masks")
+    assert run(*line).code == 0
+    (tmp_path / "v.mp4").unlink()
+    (masks / "000000.png").unlink()
+    os.mkfifo(masks / "000000.png")
+    ran = run(*line)
+    assert ran.code in (0, 2)
+    assert "Traceback" not in ran.err
+
+
+def frames(path):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "bgr0"
+        for level in (0, 128):
+            frame = av.VideoFrame.from_image(Image.fromarray(np.full((32, 32, 3), level, np.uint8)))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": 0}, {"config": {"threshold": "x"}}, {"published": 7}, {"published": {"miou": []}}, {"method": None},
+        {"miou": {}}, {"classes": []}, {"classes": {"sky": 1}}, {"benchmark": ["voc20"]}, {"miou": 10**400},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("view", ["runs", "methods", "classes"])
+def test_damaged_records_are_named_by_their_line(run, tmp_path, changed, view):
+    file = tmp_path / "results.jsonl"
+    file.write_text(json.dumps(RECORD) + "\n" + json.dumps({**RECORD, **changed}) + "\n")
+    ran = run("results", file, "--view", view)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "line 2 is damaged" in ran.err
+
+
+def test_nested_without_end_is_no_record(tmp_path):
+    (tmp_path / "results.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ClearclipError, match="line 1 is no record"):
+        read_results([tmp_path])
+
+
+def test_results_are_not_added_to_a_file_that_a_link_leads_to(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.jsonl").symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(OSError, match="is a link to a file that may be another's"):
+        append_results(None, tmp_path / "out")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
