@@ -36,6 +36,7 @@ class Case:
     folder: Path
     seeds: Path
     port: int = 0
+    may_add: bool = False  # the inputs' folder was named as the output
     expected: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -126,7 +127,8 @@ def ran_case(one: Target, number: int, *, seed: str, home: Path, seconds: float)
             ran = in_child(case, action, seconds=seconds)
             ran.asked = _was_asked(canary)
         after = snapshot(case.inputs)
-        ran.changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        names = before.keys() if case.may_add else before.keys() | after.keys()
+        ran.changed = sorted(name for name in names if before.get(name) != after.get(name))
         yield case, ran
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import clearclip
 from clearclip.benchmarks.readers import read_index_map
 from clearclip.benchmarks.results import append_results, read_results
 from clearclip.benchmarks.state import load_state
@@ -15,6 +18,15 @@ from clearclip.outputs import read_settings
 
 RECORD = {"benchmark": "voc20", "model": "tiny", "method": "gem", "miou": 1.0, "classes": {"sky": {"iou": 1.0}}}
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+
+
+def test_a_cached_embedding_under_anothers_name_is_made_again(backbone, tmp_path):
+    apart = [clearclip.text.embed_queries(backbone, [word], cache_dir=tmp_path / word) for word in ("sky", "car")]
+    sky, car = (next((tmp_path / word).rglob("*.safetensors")) for word in ("sky", "car"))
+    shutil.copy(car, sky)
+    again = clearclip.text.embed_queries(backbone, ["sky"], cache_dir=tmp_path / "sky")
+    assert torch.equal(again, apart[0])
+    assert not torch.equal(again, apart[1])
 
 
 @pipes

@@ -75,7 +75,7 @@ def commands(case: Case) -> Action:
 
     from clearclip.cli import app
 
-    rng = case.rng
+    rng, case.may_add = case.rng, True
     names = {"p.png": "rgb.png", "v.mkv": "a.mkv", "r.tif": "rgb.tif"}
     photo, video, raster = (case.write(name, (case.seeds / source).read_bytes()) for name, source in names.items())
     known: dict[str, Any] = vars(typer.main.get_command(app))["commands"]

@@ -58,7 +58,7 @@ def check_rasters(case: Case, code: int) -> str | None:
             valid = array[array != made.nodata] if made.nodata is not None else array
     except (OSError, rasterio.errors.RasterioError) as error:
         return f"the result cannot be read ({error})"
-    return "a pixel's value is no label" if valid.size and int(valid.max()) >= len(WORDS) else None
+    return "a pixel's value is no label" if valid.size and int(valid.max()) > len(WORDS) else None
 
 
 @target(seed=seed_rasters, check=check_rasters)
