@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a process that imported torch cannot be forked here")
 ROOT = Path(__file__).parents[2]
-SECONDS = float(os.environ.get("CLEARCLIP_FUZZ_SECONDS", "40"))
+SECONDS = float(os.environ.get("CLEARCLIP_FUZZ_SECONDS", "30"))
 
 
 def fuzz(*options):
@@ -29,14 +29,14 @@ def test_nothing_is_found(tmp_path):
 def test_what_is_planted_is_found_and_reproduced(tmp_path):
     planted = {
         "raises": "traceback: KeyError: 'no such key'",
-        "sleeps": "hang: stopped after 3 s",
-        "spins": "hang: stopped after 3 s",
+        "sleeps": "hang: stopped after 2 s",
+        "spins": "hang: stopped after 2 s",
         "allocates": "MiB, more than the limit of 1024",
         "asks": "asks: ",
         "writes": "changes inputs: input.txt",
         "lies": "a result that lies",
     }
-    ran = fuzz("--cases", 1, "--seed", 5, "--limit", 3, "--only", ",".join(planted), "--findings", tmp_path)
+    ran = fuzz("--cases", 1, "--seed", 5, "--limit", 2, "--only", ",".join(planted), "--findings", tmp_path)
     assert ran.returncode == 1, ran.stderr
     for name, reason in planted.items():
         assert any(reason in line for line in ran.stdout.splitlines() if f"FINDING 5:{name}:0 " in line), ran.stdout
