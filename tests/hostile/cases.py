@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECONDS = 20.0  # of one case, by the clock and by the processor
+SECONDS = 20.0  # of one case
+PATIENCE = 4  # so much longer a case that seems to hang has by the clock, once more: the machine may be busy
 MEMORY = 1 << 30  # bytes that a case may take on top of what the forked process had
 CRASHED = 70
 SEED_SECONDS = 120.0
@@ -60,6 +61,14 @@ class Case:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
         return file
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a case may take."""
+
+    processor: float
+    clock: float
 
 
 Check = Callable[[Case, int], str | None]
@@ -111,7 +120,7 @@ class Ran:
 
 
 @contextmanager
-def ran_case(one: Target, number: int, *, seed: str, home: Path, seconds: float) -> Iterator[tuple[Case, Ran]]:
+def ran_case(one: Target, number: int, *, seed: str, home: Path, limits: Limits) -> Iterator[tuple[Case, Ran]]:
     """Prepare and run case `number` of a target, which follows from `seed`; its folder stays until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix=f"{one.name}-{number}-", dir=home))
     try:
@@ -124,7 +133,7 @@ def ran_case(one: Target, number: int, *, seed: str, home: Path, seconds: float)
             case.port = canary.getsockname()[1]
             action = one.prepare(case)
             before = snapshot(case.inputs)
-            ran = in_child(case, action, seconds=seconds)
+            ran = in_child(case, action, limits)
             ran.asked = _was_asked(canary)
         after = snapshot(case.inputs)
         names = before.keys() if case.may_add else before.keys() | after.keys()
@@ -142,7 +151,7 @@ def _seeds(one: Target, home: Path) -> Path:
         for made in (place, making.temporary):
             made.mkdir(parents=True)
         making.cache.symlink_to(home / "cache")
-        ran = in_child(making, lambda: one.seed(place), seconds=SEED_SECONDS)
+        ran = in_child(making, lambda: one.seed(place), Limits(SEED_SECONDS, SEED_SECONDS))
         if ran.code:
             raise SystemExit(f"{one.name}: the valid inputs cannot be made:\n{ran.said}")
     return place
@@ -156,15 +165,15 @@ def _was_asked(canary: socket.socket) -> bool:
     return True
 
 
-def in_child(case: Case, action: Action, *, seconds: float) -> Ran:
+def in_child(case: Case, action: Action, limits: Limits) -> Ran:
     """Run something in a forked process with limits; its output, and what the audit hook saw, come back as text."""
     said, noted = case.folder / "said.txt", case.folder / "noted.txt"
     sys.stdout.flush()
     sys.stderr.flush()
-    before, began = _pages(1), time.monotonic()
+    before, began = _pages(1) - _pages(2), time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _child(case, action, said=said, noted=noted, seconds=seconds)
+        _child(case, action, said=said, noted=noted, limits=limits)
     _, status, usage = os.wait4(pid, 0)
     return Ran(
         code=os.waitstatus_to_exitcode(status),
@@ -175,14 +184,14 @@ def in_child(case: Case, action: Action, *, seconds: float) -> Ran:
     )
 
 
-def _child(case: Case, action: Action, *, said: Path, noted: Path, seconds: float) -> None:
+def _child(case: Case, action: Action, *, said: Path, noted: Path, limits: Limits) -> None:
     code = CRASHED
     try:
         notes = _redirect(case, said, noted)
         os.environ["CLEARCLIP_CACHE"] = str(case.cache)
         os.environ["TMPDIR"] = tempfile.tempdir = str(case.temporary)
         os.chdir(case.temporary)
-        _limit(seconds)
+        _limit(limits)
         sys.addaudithook(_watch(case.folder, notes))
         code = _exit_code(action)
         sys.stdout.flush()
@@ -207,10 +216,10 @@ def _redirect(case: Case, said: Path, noted: Path) -> int:
     return notes
 
 
-def _limit(seconds: float) -> None:
+def _limit(limits: Limits) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    whole = max(1, int(seconds))
+    signal.setitimer(signal.ITIMER_REAL, limits.clock)
+    whole = max(1, int(limits.processor))
     resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     space = _pages(0) + 4 * MEMORY  # the judge measures what is really used; this protects the machine
@@ -265,7 +274,7 @@ def _watch(folder: Path, notes: int) -> Callable[[str, tuple[Any, ...]], None]:
 
 
 def _pages(field_of_statm: int) -> int:
-    """Bytes of this process: 0 is its address space, 1 what is resident."""
+    """Bytes of this process: 0 is its address space, 1 what is resident, 2 what of that are files."""
     return int(Path("/proc/self/statm").read_text().split()[field_of_statm]) * resource.getpagesize()
 
 

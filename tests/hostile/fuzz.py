@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.hostile.cases import PLANTED, SECONDS, TARGETS, Case, Ran, Target, ran_case
+from tests.hostile.cases import PATIENCE, PLANTED, SECONDS, TARGETS, Case, Limits, Ran, Target, ran_case
 from tests.hostile.judge import judge, kind_of
 
 KEPT = 3  # findings of one kind whose files are kept
@@ -74,11 +74,12 @@ class Fuzzer:
 
     def case(self, one: Target, number: int) -> str | None:
         """Run one case; each kind of finding is told when it comes first. A hang counts if it is one twice."""
-        for attempt in (1, 2):
-            with ran_case(one, number, seed=self.seed, home=self.home, seconds=self.limit) as (case, ran):
+        for patience in (1, PATIENCE):
+            limits = Limits(self.limit, self.limit * patience)
+            with ran_case(one, number, seed=self.seed, home=self.home, limits=limits) as (case, ran):
                 wrong = judge(case, one, ran)
-                if attempt == 1 and wrong and wrong.startswith("hang"):
-                    continue  # the machine may have been busy
+                if patience == 1 and wrong and wrong.startswith("hang"):
+                    continue
                 self.figures.setdefault(one.name, Figures()).add(number, ran, wrong)
                 if wrong:
                     self._note(case, one, number, wrong)
@@ -116,7 +117,8 @@ def keep(case: Case, wrong: str, place: Path) -> Path:
 
 def reproduce(fuzzer: Fuzzer, one: Target, number: int) -> str | None:
     """Run one case again, show what it said, and keep its files."""
-    with ran_case(one, number, seed=fuzzer.seed, home=fuzzer.home, seconds=fuzzer.limit) as (case, ran):
+    limits = Limits(fuzzer.limit, fuzzer.limit * PATIENCE)
+    with ran_case(one, number, seed=fuzzer.seed, home=fuzzer.home, limits=limits) as (case, ran):
         wrong = judge(case, one, ran)
         place = keep(case, wrong or "as promised", fuzzer.findings / f"{one.name}-{fuzzer.seed}-{number}")
         print(f"{ran.said}\nexit code {ran.code}, {ran.seconds:.1f} s, {ran.memory >> 20} MiB, files in {place}")
