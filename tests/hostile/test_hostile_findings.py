@@ -96,3 +96,22 @@ def test_results_are_not_added_to_a_file_that_a_link_leads_to(tmp_path):
     with pytest.raises(OSError, match="is a link to a file that may be another's"):
         append_results(None, tmp_path / "out")
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_state_under_the_name_of_another_runs_is_refused(run, tmp_path):
+    def evaluate(method, *more):
+        line = ("evaluate", "scenes", "--limit", "1", "--model", "tiny", "--template", "{}", "--method", method)
+        return run(*line, "-o", tmp_path, *more)
+
+    def states():
+        return set((tmp_path / "state").glob("*.npz"))
+
+    assert evaluate("vanilla").code == 0
+    (first,) = states()
+    assert evaluate("clearclip").code == 0
+    (second,) = states() - {first}
+    shutil.copy(first, second)
+    ran = evaluate("clearclip")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "is the state of another run: delete it, or start anew with --overwrite" in ran.err
+    assert evaluate("clearclip", "--overwrite").code == 0
