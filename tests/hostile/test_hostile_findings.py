@@ -9,22 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
-import clearclip
 from clearclip.benchmarks.readers import read_index_map
 from clearclip.benchmarks.results import append_results, read_results
 from clearclip.benchmarks.state import load_state
 from clearclip.errors import ClearclipError, ImageError
 from clearclip.outputs import read_settings
+from clearclip.text import embed_queries
 
 RECORD = {"benchmark": "voc20", "model": "tiny", "method": "gem", "miou": 1.0, "classes": {"sky": {"iou": 1.0}}}
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 
 
 def test_a_cached_embedding_under_anothers_name_is_made_again(backbone, tmp_path):
-    apart = [clearclip.text.embed_queries(backbone, [word], cache_dir=tmp_path / word) for word in ("sky", "car")]
+    apart = [embed_queries(backbone, [word], cache_dir=tmp_path / word) for word in ("sky", "car")]
     sky, car = (next((tmp_path / word).rglob("*.safetensors")) for word in ("sky", "car"))
     shutil.copy(car, sky)
-    again = clearclip.text.embed_queries(backbone, ["sky"], cache_dir=tmp_path / "sky")
+    again = embed_queries(backbone, ["sky"], cache_dir=tmp_path / "sky")
     assert torch.equal(again, apart[0])
     assert not torch.equal(again, apart[1])
 
@@ -54,6 +54,52 @@ def test_a_pipe_among_the_label_maps_of_a_video_is_no_label_map(run, tmp_path):
     ran = run(*line)
     assert ran.code in (0, 2)
     assert "Traceback" not in ran.err
+
+
+@pytest.fixture
+def cut_short(tmp_path):
+    """A label map whose end was lost, zeros in its place, as some file systems leave it: Pillow reads it to the end."""
+
+    def call(file):
+        data = file.read_bytes()
+        end = data.rindex(b"IEND") - 8
+        file.write_bytes(data[: end - 7] + bytes(len(data) - end + 7))
+        with Image.open(file) as image:
+            image.load()
+
+    return call
+
+
+def test_a_label_map_whose_end_was_lost_is_not_read(tmp_path, cut_short):
+    file = tmp_path / "map.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 20, (40, 56), dtype=np.uint8)).save(file)
+    cut_short(file)
+    with pytest.raises(ImageError, match="the label map cannot be read"):
+        read_index_map(file)
+
+
+def test_a_label_map_of_a_video_whose_end_was_lost_is_made_again(run, tmp_path, cut_short):
+    video, file = tmp_path / "v.mkv", tmp_path / "v-masks" / "000001.png"
+    frames(video)
+    line = ("video", video, "-l", "sky", "-l", "car", "--model", "tiny", "-o", tmp_path / "v.mp4", "--masks")
+    assert run(*line).code == 0
+    (tmp_path / "v.mp4").unlink()
+    whole = file.read_bytes()
+    cut_short(file)
+    assert run(*line).code == 0
+    assert file.read_bytes() == whole
+
+
+def test_a_refused_run_leaves_nothing_in_the_folder(run, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "p.png")
+    line = ("segment", tmp_path / "p.png", "-l", "sky", "-l", "car", "--model", "tiny", "-o", tmp_path / "out")
+    assert run(*line).code == 0
+    (tmp_path / "out" / "labels.json").write_text("{}")
+    os.utime(tmp_path / "out" / "labels.json", ns=(1, 1))
+    before = sorted((tmp_path / "out").iterdir())
+    ran = run(*line)
+    assert (ran.code, "labels.json was changed since it was written" in ran.err) == (2, True)
+    assert sorted((tmp_path / "out").iterdir()) == before
 
 
 def frames(path):

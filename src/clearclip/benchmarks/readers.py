@@ -20,6 +20,7 @@ from clearclip.benchmarks.decoding import LabelForm, indices
 from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.reading import open_regular, read_text
+from clearclip.outputs import verify
 from clearclip.vocabulary import Vocabulary
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -134,12 +135,15 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
         ImageError: The file cannot be read, or is a colour picture.
     """
     try:
-        with open_regular(path) as file, Image.open(file) as opened:
-            if opened.mode not in INDEX_MODES:
-                raise ImageError(
-                    f"{path} is a colour picture (mode {opened.mode}), no map of class indices: one channel is needed"
-                )
-            values = np.asarray(opened)
+        with open_regular(path) as file:
+            verify(file)
+            with Image.open(file) as opened:
+                if opened.mode not in INDEX_MODES:
+                    raise ImageError(
+                        f"{path} is a colour picture (mode {opened.mode}), no map of class indices: one channel is "
+                        "needed"
+                    )
+                values = np.asarray(opened)
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no image that Pillow can read: an index PNG is needed") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

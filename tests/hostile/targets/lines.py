@@ -113,7 +113,7 @@ def _value_of(name: str, kind: str, case: Case) -> str:
     if "int" in kind or "float" in kind or rng.random() < 0.2:
         return str(rng.choice((*NUMBERS[:-1], *FLOATS, "1e9", "0x10", "1_000", "٣", "", "-0", "1e-9", "0.5")))
     if "Path" in kind:
-        places = (case.inputs / "p.png", case.inputs, case.output / "x" / "y", case.temporary, case.inputs / "no")
+        places = (case.inputs / "p.png", case.inputs, case.output / "x" / "y", case.output, case.inputs / "no")
         return str(rng.choice((*places, case.output / ("x" * 300), case.output / "é\n.tif", "")))
     return rng.choice(WORDY)
 

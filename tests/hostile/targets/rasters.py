@@ -97,7 +97,8 @@ def seed_bands(place: Path) -> None:
 
     seed_rasters(place)
     whole, left = place / "whole", place / "left"
-    whole.mkdir(), left.mkdir()
+    whole.mkdir()
+    left.mkdir()
     finish("large", place / "rgb.tif", *ASKED, "-o", whole / "l.tif", "--scores", whole / "s.tif")
     write = UnfinishedBands.write
 
