@@ -204,6 +204,37 @@ def test_coordinates_that_are_no_place_are_refused(label, make, tmp_path, number
     assert [file.name for file in tmp_path.iterdir()] == ["photo.tif"]
 
 
+@pytest.mark.parametrize("place", ["row", "col", "x", "y", "z"])
+@pytest.mark.parametrize("number", [NAN, INF, -INF])
+def test_ground_control_points_that_are_no_place_are_refused(label, make, place, number):
+    points = corners()
+    setattr(points[2], place, number)
+    with pytest.raises(ImageError, match=r"its coordinates .* are no numbers"):
+        label(make(gcps=points, crs="EPSG:4326"))
+
+
+def test_ground_control_points_without_a_system_are_kept(label, make, tmp_path):
+    image = make()
+    with rasterio.open(image, "r+") as dataset:
+        dataset.gcps = (corners(), rasterio.CRS())
+    label(image, polygons=tmp_path / "out.geojson", scores=tmp_path / "scores.tif")
+    for name in ("out.tif", "scores.tif"):
+        with rasterio.open(tmp_path / name) as dataset:
+            points, system = dataset.gcps
+        assert system is None
+        assert [(one.row, one.col, one.x, one.y) for one in points] == [
+            (one.row, one.col, one.x, one.y) for one in corners()
+        ]
+
+
+def corners():
+    return [
+        rasterio.control.GroundControlPoint(row, column, 10 + column / 50, 50 - row / 40)
+        for row in (0, 40)
+        for column in (0, 50)
+    ]
+
+
 @pytest.mark.parametrize(
     ("crs", "numbers"),
     [("EPSG:4326", (1e300, 0, 1e308, 0, -1e300, 0)), ("EPSG:32633", (0.2, 0, 4e12, 0, -0.2, 5e15))],
@@ -238,6 +269,9 @@ def test_sizes_have_limits_that_are_said_before_a_pixel_is_read(label, make, tmp
         (small, {"max_memory": NAN}, "more than the limit of nan"),
         (small, {"scale": -1}, "a number above 0"),
         (small, {"scale": INF}, "a number above 0"),
+        (small, {"scale": NAN}, "a number above 0"),
+        (small, {"scale": 0.0}, "a number above 0"),
+        (small, {"max_memory": -1}, "more than the limit of -1e-09"),
         (small, {"value_range": (0, NAN)}, "the smaller first"),
         (small, {"value_range": (-1e308, 1e308)}, "the smaller first"),
         (small, {"bands": (10**30,)}, "one band or three"),
@@ -303,6 +337,71 @@ def test_an_input_is_never_an_output(label, make, tmp_path):
     assert (tmp_path / "map.tif").read_bytes() == before
     with pytest.raises(UsageError, match="two results"):
         label(image, output=tmp_path / "a.tif", scores=tmp_path / "A.tif")
+
+
+BESIDE = ("map.tif.ovr", "map.tif.msk", "map.tif.aux.xml", "map.tif.OVR", "map.aux", "map.tfw", "map.wld", "map.TAB")
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("role", ["output", "scores"])
+def test_old_files_that_would_be_read_with_a_result_are_refused(label, make, tmp_path, name, role):
+    image, beside = make(), tmp_path / name
+    beside.write_text("old")
+    with pytest.raises(UsageError, match=r"would be read with it: move or delete it, or name another file"):
+        label(image, **{role: tmp_path / "map.tif"}, overwrite=True)
+    assert beside.read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([name, "photo.tif"])
+
+
+def test_old_overviews_never_show_through_a_new_result(label, make, tmp_path):
+    label(make())
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(tmp_path / "out.tif", "r+") as dataset:
+        dataset.build_overviews([2])
+    assert (tmp_path / "out.tif.ovr").exists()
+    with pytest.raises(UsageError, match=r"out\.tif\.ovr stands beside out\.tif"):
+        label(make("other.tif"), overwrite=True)
+
+
+def test_a_world_file_does_not_matter_to_a_result_with_coordinates_of_its_own(label, make, tmp_path):
+    (tmp_path / "out.tfw").write_text("2\n0\n0\n-2\n101\n299\n")
+    transform = rasterio.Affine(3, 0, 7, 0, -3, 9)
+    label(make(transform=transform, crs="EPSG:32633"))
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.transform == transform
+
+
+def test_an_image_that_is_named_as_the_mask_of_its_result_is_refused(label, make, tmp_path):
+    image = make("map.tif.msk")
+    with pytest.raises(UsageError, match="would be read with it"):
+        label(image, output=tmp_path / "map.tif")
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("x" * 250 + ".tif", "cannot be used .* choose another"),
+        ("photo.tif/out.tif", "cannot be used .* choose another"),
+        pytest.param(
+            "/proc/out.tif",
+            "no file can be made there",
+            marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="none"),
+        ),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_places_that_cannot_be_written_are_named_before_the_work(label, make, tmp_path, output, reason):
+    image = make()
+    with pytest.raises(UsageError, match=reason):
+        label(image, output=tmp_path / output)
+    assert [file.name for file in tmp_path.iterdir()] == ["photo.tif"]
+
+
+@pytest.mark.parametrize("other", ["out.tif/scores.tif", "out.tif.unfinished/scores.tif", "out.tif.unfinished/a/b.tif"])
+def test_a_result_never_lies_inside_another(label, make, tmp_path, other):
+    image = make()
+    with pytest.raises(UsageError, match="would lie inside another result"):
+        label(image, scores=tmp_path / other)
+    assert [file.name for file in tmp_path.iterdir()] == ["photo.tif"]
 
 
 def test_a_folder_of_that_name_that_is_not_ours_stays(label, make, tmp_path):

@@ -241,6 +241,8 @@ def stored_state(config: dict[str, Any], *, run: Run, items: Sequence[Item]) -> 
     if not path.exists():
         return None
     state = load_state(path)
+    if state.path(run.output) != path:
+        raise ClearclipError(f"{path} is the state of another run: delete it, or start anew with --overwrite")
     if run.predictions is not None:
         seen = (index for index in range(state.done) if not np.isnan(state.image_scores[:, index]).all())
         wanted = (

@@ -15,7 +15,10 @@ from typing import Any
 from clearclip.benchmarks.evaluation import Evaluation
 from clearclip.benchmarks.published import published_number
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.reading import RefusedError, read_text
 
+RESULTS_BYTES = 1 << 28
+HUGE = 1e15  # no count or percentage of ours, and JSON knows integers that no float holds
 RESULTS_FILE = "results.jsonl"
 Record = dict[str, Any]
 
@@ -90,7 +93,9 @@ def append_results(evaluation: Evaluation, folder: Path) -> Path:
         OSError: It cannot be written.
     """
     path = folder / RESULTS_FILE
-    written = path.read_text(encoding="utf-8") if path.exists() else ""
+    if path.is_symlink():
+        raise RefusedError(f"{path} is a link to a file that may be another's: remove it, or name another output")
+    written = read_text(path, limit=RESULTS_BYTES) if path.exists() else ""
     if f'"run": "{evaluation.facts["run"]}"' in written:
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +124,8 @@ def read_results(paths: Iterable[Path]) -> list[Record]:
     for given in paths:
         path = given / RESULTS_FILE if given.is_dir() else given
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(path, limit=RESULTS_BYTES).splitlines()
+        except OSError as error:
             raise UsageError(f"{path} cannot be read ({error}): name a {RESULTS_FILE} or its folder") from error
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -133,9 +138,28 @@ def read_results(paths: Iterable[Path]) -> list[Record]:
 def _parse(line: str, *, place: str) -> Record:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ClearclipError(f"{place} is no record ({error}): delete that line") from error
     needed = ("benchmark", "model", "method", "miou", "classes")
     if not isinstance(record, dict) or not record.keys() >= set(needed):
         raise ClearclipError(f"{place} is no record of clearclip evaluate: {', '.join(needed)} are needed")
+    if not _is_whole(record):
+        raise ClearclipError(f"{place} is damaged: its names are no texts, or its scores no numbers: delete that line")
     return record
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether all that tables show is of its kind."""
+    published, config = record.get("published") or {}, record.get("config", {})
+    parts = [published, config, record["classes"]]
+    if not all(isinstance(part, dict) for part in parts):
+        return False
+    classes = list(record["classes"].values())
+    if not all(isinstance(scores, dict) for scores in classes):
+        return False
+    numbers = [record.get(name) for name in ("miou", "macc", "aacc", "fwiou", "images")]
+    numbers += [published.get("miou"), published.get("difference"), config.get("threshold")]
+    numbers += [scores.get("iou") for scores in classes]
+    return all(isinstance(record[name], str) for name in ("benchmark", "model", "method")) and all(
+        number is None or (isinstance(number, (int, float)) and abs(number) < HUGE) for number in numbers
+    )

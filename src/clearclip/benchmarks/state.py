@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from clearclip.benchmarks.metrics import Matrix
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write
 
 
@@ -196,7 +197,7 @@ def load_state(path: Path) -> State:
         ClearclipError: The file cannot be read or is none.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as stored:
             values = json.loads(str(stored["values"]))
             shard = Shard.parse(values.pop("shard"))
             values["skipped"] = tuple(values["skipped"])

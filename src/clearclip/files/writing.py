@@ -20,6 +20,7 @@ from clearclip.errors import UsageError
 from clearclip.files.reading import open_regular
 
 PREFIX = ".clearclip-"
+ATTEMPTS = 1000  # others may remove the lock or its folder; but in /proc no file can ever be made
 
 try:
     import fcntl
@@ -60,10 +61,11 @@ def sweep(folder: Path) -> None:
 
 
 def _take(lock: Path) -> int:
-    while True:
+    for _ in range(ATTEMPTS):
         lock.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             return _hold(lock, os.O_RDWR | os.O_CREAT)
+    raise OSError(errno.ENOENT, "no file can be made there")
 
 
 def _hold(file: Path, flags: int) -> int:
