@@ -177,15 +177,16 @@ def _files(items: Sequence[Item]) -> str:
     """Hash of the bytes of all images and label maps; of nothing where they are made, not read."""
     paths = [path for item in items if isinstance(item, Pair) for path in (item.image, item.labels)]
     with ThreadPoolExecutor(4) as pool:
-        return _hash(pool.map(_file, paths))
+        return _hash(pool.map(file_digest, paths))
 
 
-def _file(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file of the data set; `-` if it cannot be read, which is an error when its image's turn comes."""
     try:
         status = path.stat()
         return _bytes(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     except OSError:
-        return "-"  # named when it is read
+        return "-"
 
 
 @lru_cache(1 << 17)

@@ -84,6 +84,11 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
+    @property
+    def suffix(self) -> str:
+        """What it adds to the names of its files."""
+        return f".shard-{self.index}-of-{self.count}" if self.count > 1 else ""
+
 
 WHOLE = Shard()
 
@@ -204,9 +209,8 @@ def state_path(output: Path, config: Mapping[str, Any], *, shard: Shard) -> Path
     Returns:
         The path.
     """
-    part = f".shard-{shard.index}-of-{shard.count}" if shard.count > 1 else ""
     model = file_name(Path(config["model"]).name)[-60:]
-    return output / "state" / f"{config['benchmark']}-{model}-{config_key(config)}{part}.npz"
+    return output / "state" / f"{config['benchmark']}-{model}-{config_key(config)}{shard.suffix}.npz"
 
 
 def load_state(path: Path) -> State:
@@ -243,7 +247,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(stream.getbuffer()) - stream.tell():
         raise ValueError(f"its {name} have another size than they say")
-    return np.ndarray(shape, dtype, stream.getbuffer(), stream.tell(), order="F" if fortran else "C")
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, stream.getbuffer(), stream.tell(), order="F" if fortran else "C")
+    return array
 
 
 def _refuse_constant(name: str) -> Any:

@@ -74,8 +74,15 @@ class Outputs:
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse names that are taken by what is not ours, or that no file can have here, before they are made."""
+        seen: set[str] = set()
         for name in names:
             self._check(name)
+            if name in seen:
+                raise self._twice(name)
+            seen.add(name)
+
+    def _twice(self, name: str) -> UsageError:
+        return UsageError(f"{self.folder / name} would be the name of two results: ask for one of them at a time")
 
     def _check(self, name: str) -> bool:
         """Whether a file of ours has this name."""
@@ -104,7 +111,7 @@ class Outputs:
     def write(self, name: str) -> Iterator[Path]:
         """A path to write a file to, which gets its name, with slashes, when the block ends without an error."""
         if name in self._made:
-            raise UsageError(f"{self.folder / name} would be the name of two results: nothing is replaced")
+            raise self._twice(name)
         self._check(name)
         self._stage.mkdir(exist_ok=True)
         waiting = Path(tempfile.mkdtemp(dir=self._stage))
