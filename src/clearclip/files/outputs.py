@@ -108,9 +108,12 @@ class Outputs:
         return True
 
     @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        """A path to write a file to, which gets its name, with slashes, when the block ends without an error."""
-        if name in self._made:
+    def write(self, name: str, *, again: bool = False) -> Iterator[Path]:
+        """A path to write a file to, which gets its name, with slashes, when the block ends without an error.
+
+        One name twice in a run is refused, but where `again` says that it is the same result in a later state.
+        """
+        if name in self._made and not again:
             raise self._twice(name)
         self._check(name)
         self._stage.mkdir(exist_ok=True)
