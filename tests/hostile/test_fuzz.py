@@ -36,7 +36,7 @@ def test_what_is_planted_is_found_and_reproduced(tmp_path):
         "writes": "changes inputs: input.txt",
         "lies": "a result that lies",
     }
-    ran = fuzz("--cases", 1, "--seed", 5, "--limit", 2, "--only", ",".join(planted), "--findings", tmp_path)
+    ran = fuzz("--cases", 1, "--seed", 5, "--limit", 3, "--only", ",".join(planted), "--findings", tmp_path)
     assert ran.returncode == 1, ran.stderr
     for name, reason in planted.items():
         assert any(reason in line for line in ran.stdout.splitlines() if f"FINDING 5:{name}:0 " in line), ran.stdout

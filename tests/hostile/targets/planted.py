@@ -35,7 +35,7 @@ def spins(case: Case) -> Action:
 @target(seed=seed_nothing, planted=True)
 def allocates(case: Case) -> Action:
     def run() -> None:
-        assert len(b"x" * (2 * MEMORY))
+        assert len(b"x" * (MEMORY + MEMORY // 4))
 
     return run
 
