@@ -105,6 +105,12 @@ def commands(case: Case) -> Action:
 
 
 def _value_of(name: str, kind: str, case: Case) -> str:
+    value = _any_value(name, kind, case)
+    # What a run was asked to write would lie among what it may not leave behind.
+    return str(case.output / value) if name == "output" and value else value
+
+
+def _any_value(name: str, kind: str, case: Case) -> str:
     rng = case.rng
     if name in ("limit", "worst", "workers", "batch_size", "every"):  # larger ones are more work, and meant
         return rng.choice(("-1", "0", "1", "2", "", "x", "1.5"))
