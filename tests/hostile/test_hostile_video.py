@@ -295,9 +295,15 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def opened(path):
+def opened(path, **environment):
     """What reading a file says in a process of its own, and the MiB that it takes there."""
-    done = subprocess.run([sys.executable, "-c", OPEN, path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
     said, size = done.stdout.splitlines() or [done.stderr, "0"]
     return said, int(size)
 
@@ -335,6 +341,24 @@ def test_an_index_that_lies_is_refused_before_it_is_listed(tmp_path, table):
     said, size = opened(path)
     assert "its index claims 60,000,000 frames, more than the limit of 10,000,000" in said
     assert size < 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's way to fill fresh memory")
+def test_a_stream_that_appears_later_ends_nothing(tmp_path):
+    """PyAV asks memory that it never wrote whether it is wanted; filled with ones, that was a traceback."""
+    path = tmp_path / "clip.flv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flv1", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for shade in range(8):
+            picture = np.full((32, 32, 3), 20 * shade, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    sound = b"\x08" + (20).to_bytes(3, "big") + bytes(7) + b"\x2f" + bytes(19)
+    path.write_bytes(path.read_bytes() + 3 * (sound + len(sound).to_bytes(4, "big")))
+    said, _ = opened(path, MALLOC_PERTURB_="85")
+    assert said == "8 None"
 
 
 def test_a_number_of_frames_that_lies_is_told(tmp_path):
