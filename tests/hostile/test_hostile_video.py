@@ -348,17 +348,18 @@ def test_a_stream_that_appears_later_ends_nothing(tmp_path):
     """PyAV asks memory that it never wrote whether it is wanted; filled with ones, that was a traceback."""
     path = tmp_path / "clip.flv"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("flv1", rate=25)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for shade in range(8):
-            picture = np.full((32, 32, 3), 20 * shade, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        stream = container.add_stream("flv1", rate=25, options={"qmin": "1", "qmax": "1", "g": "1"})
+        stream.width = stream.height = 512
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 10**9
+        for seed in range(20):
+            noise = np.random.default_rng(seed).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
         container.mux(stream.encode(None))
+    assert path.stat().st_size > 6_000_000, "FFmpeg looks for streams in the first 5 MB"
     sound = b"\x08" + (20).to_bytes(3, "big") + bytes(7) + b"\x2f" + bytes(19)
     path.write_bytes(path.read_bytes() + 3 * (sound + len(sound).to_bytes(4, "big")))
     said, _ = opened(path, MALLOC_PERTURB_="85")
-    assert said == "8 None"
+    assert said == "20 None"
 
 
 def test_a_number_of_frames_that_lies_is_told(tmp_path):
