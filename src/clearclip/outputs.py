@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +132,13 @@ def save_json(
             stream.write(f"{',' if head or number else ''}\n {json.dumps(key)}: ")
             write_json_array(stream, items)
         stream.write("\n}\n")
+
+
+def verify(file: BinaryIO) -> None:
+    """Compare the checksums of an open label map, and rewind it; Pillow alone takes a damaged end for pixels."""
+    with Image.open(file) as image:
+        image.verify()
+    file.seek(0)
 
 
 def read_settings(path: Path) -> Any:

@@ -29,7 +29,7 @@ from clearclip.files.writing import atomic_write, claim
 from clearclip.frames import Frame, FrameReader, FrameWriter, video_settings
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
-from clearclip.outputs import read_info, read_settings, save_json, save_label_map
+from clearclip.outputs import read_info, read_settings, save_json, save_label_map, verify
 from clearclip.overlay import draw_legend, draw_overlay
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter
@@ -314,10 +314,12 @@ class MaskFolder:
         if any(texts.get(key) != value for key, value in self._texts(frame).items()):
             return None
         try:
-            with open_regular(file) as opened, Image.open(opened) as image:
-                if (image.height, image.width) != frame.image.shape[:2]:
-                    return None
-                label_map = np.asarray(image)
+            with open_regular(file) as opened:
+                verify(opened)
+                with Image.open(opened) as image:
+                    if (image.height, image.width) != frame.image.shape[:2]:
+                        return None
+                    label_map = np.asarray(image)
         except (OSError, SyntaxError, ValueError):
             return None
         return label_map if label_map.max(initial=0) < len(self.classifier.vocabulary.labels) else None

@@ -8,7 +8,6 @@ import sys
 import zlib
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 from videos import write
@@ -17,6 +16,7 @@ from clearclip import ImageError, UsageError
 from clearclip.frames import MAX_STREAMS, FrameReader
 from clearclip.video import segment_video
 
+av = pytest.importorskip("av")
 LABELS = ["sky", "grass"]
 
 

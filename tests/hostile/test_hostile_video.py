@@ -184,7 +184,7 @@ def test_what_a_killed_run_left_goes(segmenter, clip, tmp_path):
     folder = tmp_path / "out-masks"
     folder.mkdir()
     for place in (tmp_path, folder):
-        (place / f"{PREFIX}half.png").write_bytes(b"half")
+        (place / f"{PREFIX}{16 * '0'}-abcdefgh.png").write_bytes(b"half")
     segment_video(segmenter, clip, labels=LABELS, output=tmp_path / "out.mp4", masks=True)
     assert not list(tmp_path.rglob(f"{PREFIX}*"))
 
