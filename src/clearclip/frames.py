@@ -218,6 +218,8 @@ class FrameReader:
                         continue
                     self._corrupt += frame.is_corrupt
                     yield frame.pts, image
+        except IndexError:
+            pass  # PyAV, once all packets of the streams it knows are given, about one that appeared later
         except (av.FFmpegError, OSError, ValueError) as error:
             self._stopped = f" ({_reason(error)})"
 
