@@ -1,7 +1,7 @@
 """A pool of workers on Ray Data: jobs out, answers back as they come, and what a worker's death means for its job.
 
-Belongs here: the cluster, giving jobs out, lost jobs. Does not: what a worker does (`ray_worker`), what a job is
-(`on_ray`, `benchmarks.distributed`).
+Belongs here: giving jobs out, lost jobs. Does not: how Ray is started (`ray_start`), what a worker does (`ray_worker`),
+what a job is (`on_ray`, `benchmarks.distributed`).
 """
 
 from __future__ import annotations
@@ -10,27 +10,19 @@ import logging
 import math
 import os
 import pickle
-import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from clearclip.engine.ray_start import ENVIRONMENT, no_greetings, private_place
 from clearclip.engine.ray_worker import Actor, Answer, Place, Tally, Worker, asked
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.formats import require
 
 Value = TypeVar("Value")
-OBJECT_STORE_BYTES = 512 << 20
 TRIES = 2
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ parts write to standard error
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # and what it has to say of dead workers to standard output
-}
-ON_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on any system: everything listens on loopback alone
 
 
 @dataclass(frozen=True)
@@ -225,7 +217,7 @@ def _packed(jobs: Iterable[Work]) -> list[bytes]:
 def connect(fleet: Fleet) -> Iterator[Pool]:
     """Workers of a cluster: the one at an address, the one that this process is connected to, or one of its own.
 
-    A cluster of its own listens on this machine alone, without dashboard and usage reports, and ends with the block.
+    A cluster of its own is `ray_start.private_place`'s, and ends with the block.
 
     Args:
         fleet: Which workers.
@@ -236,34 +228,24 @@ def connect(fleet: Fleet) -> Iterator[Pool]:
     Raises:
         UsageError: Ray is not installed, there is no cluster at the address, or no worker fits this machine.
     """
-    for name, value in {**ENVIRONMENT, **({} if fleet.address else ON_THIS_MACHINE)}.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray = require("ray", extra="ray", purpose="--engine ray")
     require("ray.data", extra="ray", purpose="--engine ray")
-    ours = not ray.is_initialized()
-    if ours:
-        quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        try:
-            with _no_greetings():
-                if fleet.address is None:
-                    cores = max(os.cpu_count() or 1, math.ceil((fleet.workers or 1) * fleet.cpus))
-                    ray.init(
-                        address="local",
-                        num_cpus=cores,
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE_BYTES,
-                        _node_ip_address="127.0.0.1",  # its own finding of an address asks the network
-                        **quiet,
-                    )
-                else:
-                    ray.init(address=fleet.address, **quiet)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            place = "on this machine" if fleet.address is None else f"at {fleet.address}"
-            raise UsageError(f"there is no Ray cluster {place} ({_told(error)}): ray start --head") from error
-    try:
+    if ray.is_initialized():
         yield Pool(fleet, ray)
-    finally:
-        if ours:
+        return
+    cores = max(os.cpu_count() or 1, math.ceil((fleet.workers or 1) * fleet.cpus))
+    with private_place(cores) if fleet.address is None else nullcontext({"address": fleet.address}) as options:
+        try:
+            try:
+                with no_greetings():
+                    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+            except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+                place = "on this machine" if fleet.address is None else f"at {fleet.address}"
+                raise UsageError(f"there is no Ray cluster {place} ({_told(error)}): ray start --head") from error
+            yield Pool(fleet, ray)
+        finally:
             ray.shutdown()
 
 
@@ -288,17 +270,3 @@ def _told(error: BaseException) -> str:
     """One line of an error; where Ray tells of a worker's, its message comes last."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if len(lines) > 1 and lines[0].startswith("\x1b") else 0][:300]
-
-
-@contextmanager
-def _no_greetings() -> Iterator[None]:
-    """What Ray's C++ parts write while they start, whatever their log level, goes nowhere."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

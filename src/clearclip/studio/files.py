@@ -5,21 +5,17 @@ Belongs here: uploads, results and the gallery as files. Does not: what is in th
 
 from __future__ import annotations
 
-import os
-import shutil
 import stat
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from clearclip.errors import UsageError
 from clearclip.files.reading import RefusedError, regular_inside
-from clearclip.files.writing import PREFIX, claim
+from clearclip.files.temporary import temporary_folder
 
 FOLDER_PREFIX = "clearclip-studio-"
 STORED_FILES = 20_000
@@ -30,22 +26,9 @@ RESULT_SECONDS = 600.0
 """Gradio has copied what it serves by then."""
 
 
-@contextmanager
-def work_folder() -> Iterator[Path]:
+def work_folder() -> AbstractContextManager[Path]:
     """A temporary folder of this process, removed when the block ends; those that killed servers left go first."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        _remove_abandoned(folder)
-    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as name, claim(Path(name)):
-        yield Path(name)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    with suppress(OSError, UsageError):  # somebody is at work there
-        status = folder.lstat()
-        ours = sys.platform == "win32" or status.st_uid == os.getuid()
-        if ours and stat.S_ISDIR(status.st_mode) and (folder / f"{PREFIX}lock").is_file():
-            with claim(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+    return temporary_folder(FOLDER_PREFIX)
 
 
 class Files:
