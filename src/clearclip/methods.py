@@ -5,7 +5,7 @@ Let `x_l` be the unmodified stream of a pre-norm ViT with L blocks and `A_l` the
 
     y = ρ(x_{L-depth}) + alpha · Σ_{l > L-depth} A_l(ln_1(x_{l-1}))
     if ffn: y = y + mlp(ln_2(y))
-    features = proj(ln_post(y)) without the class token
+    features = proj(ln_post(y)) of the patch tokens
 
 `decompose.py` is the only interpreter of these rows.
 """
