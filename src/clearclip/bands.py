@@ -29,6 +29,11 @@ FORMAT = "2"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
+def unfinished(output: Path) -> Path:
+    """The folder that holds the finished bands of an output."""
+    return output.with_name(f"{output.name}.unfinished")
+
+
 @dataclass(frozen=True, eq=False)
 class Band:
     """Some rows of the output.
@@ -82,7 +87,7 @@ class UnfinishedBands:
 
         `UsageError` if a folder of that name is not ours, or was left by other settings and `overwrite` is not given.
         """
-        made = cls(output.with_name(f"{output.name}.unfinished"), {**settings, "bands": FORMAT}, layout)
+        made = cls(unfinished(output), {**settings, "bands": FORMAT}, layout)
         if os.path.lexists(made.folder):
             made._check(overwrite=overwrite)
         return made

@@ -266,8 +266,8 @@ def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report
             with open_ledger(order.output) as ledger:
                 results = Results(order.output, ledger, overwrite=order.overwrite)
                 results.recover()
-                _settle(order, sources, results, writer, report)
                 try:
+                    _settle(order, sources, results, writer, report)
                     _work(order, sources, results, engine, writer, report)
                 finally:
                     results.clean()

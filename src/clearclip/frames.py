@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from clearclip.engine.sources import exists
 from clearclip.errors import ImageError, printable
+from clearclip.files.endings import claimed_samples, what_is_missing
 from clearclip.files.reading import open_regular
 from clearclip.formats import require
 from clearclip.images import MAX_PIXELS
@@ -30,13 +31,23 @@ if TYPE_CHECKING:
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "live_flv", "asf", "ogg", "gif", "ivf",
     "m4v", "mpegvideo", "h264", "hevc", "nut", "mxf", "dv", "apng", "png_pipe", "jpeg_pipe", "webp_pipe", "rm", "swf",
-    "wav", "mp3", "aac", "flac",
+    "mjpeg", "wav", "mp3", "aac", "flac",
 )  # fmt: skip
 """FFmpeg's names of containers that name no other file; a playlist or a script (hls, concat, dash, sdp) does. Those of
 sound alone are opened to say that they have no pictures."""
 ALONE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+LOOK = {**ALONE, "codec_whitelist": "none"}
+"""Opens a file without running a decoder: to learn more of its streams, FFmpeg decodes frames of all, of any size."""
+REORDERING = "h264,hevc,mpeg1video,mpeg2video,mpeg4,vc1,wmv3,rv30,rv40,cavs"
+"""The decoders that may run as a file is opened, within limits: of these alone FFmpeg must know by how many frames the
+pictures are delayed, else it gives them wrong times."""
+MAX_STREAMS = 256
+MAX_SAMPLES = 10_000_000
 MAX_RATE = 1_000
-QUALITY = {"crf": "20", "preset": "veryfast"}
+MAX_GAP = 3_600  # seconds from one frame to the next; also what fits an MP4's 32 bits in any usual time base
+MAX_BACK = 1
+QUALITY = {"crf": "20", "preset": "veryfast", "threads": "4"}
+"""The bytes depend on the number of threads, so it is not the machine's number of cores."""
 BT709 = 1
 """H.273's number of the colours that players take high-definition video to have; said in the file, so none guesses."""
 
@@ -58,11 +69,26 @@ class Frame:
     image: npt.NDArray[np.uint8]
 
 
+class _Patient:
+    """A file for FFmpeg: a place before its beginning, which only a damaged file names, is -1 and no exception."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.name, self.read, self.tell, self._seek = file.name, file.read, file.tell, file.seek
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        try:
+            return self._seek(place, whence)
+        except (OSError, ValueError):
+            return -1
+
+
 class FrameReader:
     """A video's frames in order; what cannot be decoded is left out and noted.
 
     Attributes:
         name: For messages.
+        stamp: Size and time of the last change of the file that is read, whatever has its name by now.
+        expected: How many frames the file says it has; 0: it does not say.
         damage: What could not be read, once all frames were asked for; `None`: nothing.
 
     Args:
@@ -84,12 +110,17 @@ class FrameReader:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(open_regular(path))
-                if not os.fstat(file.fileno()).st_size:
+                self._file = file
+                self.stamp = _stamp(file)
+                if self.stamp.startswith("0 "):
                     raise ImageError(f"{self.name}: the file is empty")
-                self._missing_bytes = missing_bytes(file)
-                self._container = stack.enter_context(
-                    av.open(file, options=dict(ALONE), metadata_errors="backslashreplace")
-                )
+                if (claimed := claimed_samples(file)) > MAX_SAMPLES:
+                    raise ImageError(
+                        f"{self.name}: its index claims {claimed:,} frames, more than the limit of {MAX_SAMPLES:,}: "
+                        "the file is damaged, or made to exhaust the memory"
+                    )
+                self._container = stack.enter_context(self._open(av, file))
+                self._missing = what_is_missing(file, self._container.format.name)
             except (av.FFmpegError, OSError, ValueError) as error:
                 raise ImageError(
                     f"{self.name} is no video that FFmpeg can read ({_reason(error)}): MP4, Matroska, AVI and the like "
@@ -99,23 +130,44 @@ class FrameReader:
             self._close = stack.pop_all().close
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        self.rate: Fraction = rate if 0 < rate <= MAX_RATE else Fraction(25)
+        self.rate: Fraction = rate if Fraction(1, MAX_RATE) <= rate <= MAX_RATE else Fraction(25)
+        self._packets = self._broken = self._cut = self._corrupt = self._jumps = 0
+        self._stopped = ""
+        self.expected = self._indexed()
+
+    def _open(self, av: Any, file: BinaryIO) -> Any:
+        """The container, once a look at it has shown that its streams are neither too many nor too large."""
+        with av.open(_Patient(file), options=dict(LOOK), metadata_errors="backslashreplace") as container:
+            count, pictures = len(container.streams), container.streams.video
+            if count > MAX_STREAMS:
+                raise ImageError(f"{self.name}: it has {count:,} streams, more than the limit of {MAX_STREAMS}")
+            for stream in pictures:
+                if stream.codec_context is not None and stream.width * stream.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"{self.name}: frames of {stream.width}×{stream.height} pixels are more than the limit of "
+                        f"{MAX_PIXELS:,}: make it smaller"
+                    )
+            together = {"codec_whitelist": REORDERING, "max_pixels": f"{MAX_PIXELS // max(1, len(pictures))}"}
+        file.seek(0)
+        return av.open(_Patient(file), options={**ALONE, **together}, metadata_errors="backslashreplace")
 
     def _pictures(self, av: Any) -> VideoStream:
-        """The first stream that is no cover, of frames that are not too large."""
+        """The first stream that is no cover."""
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in self._container.streams.video if not stream.disposition & cover]
         if not streams or streams[0].codec_context is None:
             what = "its pictures cannot be decoded" if streams else "it has no pictures"
             raise ImageError(f"{self.name}: this is no video that can be segmented, {what}")
         stream: VideoStream = streams[0]
-        if stream.width * stream.height > MAX_PIXELS:
-            raise ImageError(
-                f"{self.name}: frames of {stream.width}×{stream.height} pixels are more than the limit of "
-                f"{MAX_PIXELS:,}: make it smaller"
-            )
-        stream.codec_context.options = {"max_pixels": f"{MAX_PIXELS}"}  # also of frames that say so later
+        stream.codec_context.options = {"max_pixels": f"{MAX_PIXELS}"}  # whatever size a frame has in the end
         return stream
+
+    def _indexed(self) -> int:
+        """How many packets the file's own index lists."""
+        kind = self._container.format.name
+        if kind.startswith("mov"):
+            return len(self._stream.index_entries)  # the table has those too that were trimmed, and are not shown
+        return 0 if kind in ("avi", "ivf") else int(self._stream.frames)  # with dropped ones; in any unit of time
 
     def __enter__(self) -> FrameReader:
         return self
@@ -123,61 +175,66 @@ class FrameReader:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    @property
-    def expected(self) -> int:
-        """How many frames the file says it has; 0: it does not say. An AVI counts those that were dropped."""
-        return int(self._stream.frames)
-
     def frames(self) -> Iterator[Frame]:
         """Decode the video once.
 
         Yields:
             Frames of one size, that of the first, with strictly increasing times.
         """
-        step = max(1, round(1 / (self.rate * self.time_base)))
-        index, last, size = 0, -step, None
-        for decoded in self._decoded():
-            size = size or (decoded.width, decoded.height)
-            if (decoded.width, decoded.height) != size:
-                decoded = decoded.reformat(width=size[0], height=size[1])
-            upright = np.rot90(decoded.to_ndarray(format="rgb24"), round(decoded.rotation / 90) % 4)
-            pts = last + step if decoded.pts is None else max(int(decoded.pts), last + 1)
-            if index == 0 and decoded.pts is not None:
-                pts = int(decoded.pts)
-            yield Frame(index, float(pts * self.time_base), pts, np.ascontiguousarray(upright))
+        step, second = (max(1, round(length / self.time_base)) for length in (1 / self.rate, 1))
+        index = last = shift = 0
+        for stated, image in self._decoded():
+            pts = last + step * (index > 0) if stated is None else stated + shift
+            if index and not -MAX_BACK * second <= pts - last <= MAX_GAP * second:
+                shift += last + step - pts
+                pts = last + step
+                self._jumps += 1
+            if index:
+                pts = max(pts, last + 1)
+            yield Frame(index, float(pts * self.time_base), pts, image)
             index, last = index + 1, pts
+        self.damage = self._damage()
 
-    def _decoded(self) -> Iterator[Any]:
+    def _decoded(self) -> Iterator[tuple[int | None, npt.NDArray[np.uint8]]]:
+        """Times as the file states them, and upright pictures of one size."""
         import av
 
-        packets = broken = corrupt = 0
-        stopped = ""
+        first = None
         try:
             for packet in self._container.demux(self._stream):
-                packets += packet.size > 0
+                self._packets += packet.size > 0
+                self._cut += packet.is_corrupt
                 try:
-                    decoded = packet.decode()
+                    decoded: list[Any] = packet.decode()
                 except (av.FFmpegError, ValueError, MemoryError):
-                    broken += 1
+                    self._broken += 1
                     continue
                 for frame in decoded:
-                    corrupt += frame.is_corrupt
-                    yield frame
+                    first = first or frame
+                    try:
+                        image = _upright(frame, like=first)
+                    except (av.FFmpegError, ValueError, MemoryError):
+                        self._corrupt += 1
+                        continue
+                    self._corrupt += frame.is_corrupt
+                    yield frame.pts, image
         except (av.FFmpegError, OSError, ValueError) as error:
-            stopped = _reason(error)
-        expected = 0 if self._container.format.name == "avi" else self.expected
-        notes = []
-        if broken:
-            notes.append(f"{broken} packets could not be decoded")
-        if corrupt:
-            notes.append(f"{corrupt} frames are damaged")
-        if stopped or packets < expected:
-            ends = f"it ends after {packets} of {expected} packets" if packets < expected else "it ends early"
-            notes.append(f"{ends} ({stopped})" if stopped else ends)
-        if self._missing_bytes:
-            notes.append(f"the last {self._missing_bytes:,} bytes of the file are missing")
-        if notes:
-            self.damage = f"{self.name}: {', '.join(notes)}"
+            self._stopped = f" ({_reason(error)})"
+
+    def _damage(self) -> str | None:
+        """What was not read, in one line."""
+        notes = [
+            (self._broken, f"{self._broken} packets could not be decoded"),
+            (self._cut, f"{self._cut} packets are cut"),
+            (self._corrupt, f"{self._corrupt} frames are damaged"),
+            (self._jumps, f"its times jump {self._jumps} times, by more than an hour or back: they were joined"),
+            (self._packets < self.expected, f"it ends after {self._packets} of {self.expected} packets{self._stopped}"),
+            (self._stopped and self._packets >= self.expected, f"it ends early{self._stopped}"),
+            (self._missing, self._missing),
+            (_stamp(self._file) != self.stamp, "it changed while it was read"),
+        ]
+        said = [f"{text}" for holds, text in notes if holds]
+        return f"{self.name}: {', '.join(said)}" if said else None
 
 
 class FrameWriter:
@@ -254,6 +311,18 @@ class FrameWriter:
                 raise OSError(f"{self._target}: the video cannot be written ({_reason(failure)})") from failure
 
 
+def _upright(frame: Any, *, like: Any) -> npt.NDArray[np.uint8]:
+    """`(H, W, 3)` of a decoded frame in the size and the turn of the first."""
+    if (frame.width, frame.height) != (like.width, like.height):
+        frame = frame.reformat(width=like.width, height=like.height)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(like.rotation / 90) % 4))
+
+
+def _stamp(file: BinaryIO) -> str:
+    status = os.fstat(file.fileno())
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def _reason(error: BaseException) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split())
 
@@ -268,58 +337,3 @@ def video_settings(path: Path) -> dict[str, str]:
     except (av.FFmpegError, OSError, ValueError, RecursionError):
         return {}
     return {key: value for key, value in texts.items() if isinstance(value, str)} if isinstance(texts, dict) else {}
-
-
-def missing_bytes(file: BinaryIO) -> int:
-    """How many bytes a file lacks by its own container's word: Matroska, MP4 and AVI say how long their parts are.
-
-    0 where it is whole, or does not say (a live stream). https://www.rfc-editor.org/rfc/rfc8794 (EBML), ISO 14496-12,
-    and Microsoft's RIFF. The file is left at its beginning.
-    """
-    size, at = os.fstat(file.fileno()).st_size, 0
-    walk = {b"\x1a\x45\xdf\xa3": _ebml_element, b"RIFF": _riff_chunk}.get(_peek(file, 0, 4), _mp4_box)
-    for _ in range(10_000):
-        at, is_last = walk(file, at)
-        if at >= size or is_last:
-            break
-    file.seek(0)
-    return max(0, at - size)
-
-
-def _peek(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(at)
-    return file.read(count)
-
-
-def _mp4_box(file: BinaryIO, at: int) -> tuple[int, bool]:
-    """Where the box at a place ends, and whether nothing is known beyond it."""
-    head = _peek(file, at, 16)
-    if len(head) < 8 or not head[4:8].isalnum():
-        return at, True
-    length = int.from_bytes(head[:4], "big")
-    if length == 1:
-        length = int.from_bytes(head[8:16], "big")
-    return at + length, length < 8
-
-
-def _riff_chunk(file: BinaryIO, at: int) -> tuple[int, bool]:
-    head = _peek(file, at, 8)
-    if head[:4] != b"RIFF" or len(head) < 8:
-        return at, True
-    length = int.from_bytes(head[4:8], "little")
-    return at + 8 + length, length in (0, 0xFFFFFFFF)
-
-
-def _ebml_element(file: BinaryIO, at: int) -> tuple[int, bool]:
-    head = _peek(file, at, 12)
-    if not head or not head[0]:
-        return at, True
-    width = 9 - head[0].bit_length()  # of the element's name
-    rest = head[width:]
-    if not rest or not rest[0]:
-        return at, True
-    digits = 9 - rest[0].bit_length()
-    length = int.from_bytes(rest[:digits], "big") & ((1 << 7 * digits) - 1)
-    if length == (1 << 7 * digits) - 1:  # unknown: a live stream
-        return at, True
-    return at + width + digits + length, head[:width] == b"\x18\x53\x80\x67"

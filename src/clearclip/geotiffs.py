@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clearclip.bands import unfinished
 from clearclip.errors import ClearclipError, ImageError, UsageError, printable
 from clearclip.files.gdal import ALONE, from_gdal, gdal_errors, one_line, open_alone
 from clearclip.files.reading import open_regular
@@ -74,8 +75,9 @@ def create_geotiff(
         _writing(path),
     ):
         with rasterio.open(partial, "w", **options) as target:
-            if place.gcps[0]:
-                target.gcps = place.gcps
+            points, system = place.gcps
+            if points:
+                target.gcps = (points, system or rasterio.CRS())
             target.update_tags(**{key: printable(value) for key, value in tags.items()})
             if palette is not None:
                 target.write_colormap(1, {index: tuple(color) for index, color in enumerate(palette.tolist())})
@@ -191,9 +193,34 @@ def check_names(targets: Mapping[str, Path]) -> None:
         allowed = (".geojson", ".json") if role == "polygons" else (".tif", ".tiff")
         if file.suffix.lower() not in allowed:
             raise UsageError(f"{file}: the suffix of the {role} is {allowed[0]}")
+        inside = {part for other in targets.values() for part in (other, unfinished(other))}
+        if inside & set(file.parents):
+            raise UsageError(f"{file} would lie inside another result: name another place")
+        try:
+            unfinished(file).lstat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # names that are too long, folders that are files
+            raise UsageError(f"{file} cannot be used ({error.strerror}): choose another place or name") from error
     # Names that some disks take for one: macOS and Windows see no difference of case or of composed letters.
     if len({unicodedata.normalize("NFC", str(file)).casefold() for file in targets.values()}) < len(targets):
         raise UsageError("one file was named for two results: name a file for each")
+
+
+def check_beside(file: Path, place: Place) -> None:
+    """`UsageError` if GDAL would read a GeoTIFF together with a file that stands beside its place already.
+
+    Of old overviews it would show their pixels, of old masks and coordinates theirs. None is ever ours.
+    """
+    names = {f"{file.name}{suffix}" for suffix in (".ovr", ".msk", ".aux.xml", ".aux")} | {f"{file.stem}.aux"}
+    if place.transform.is_identity:  # else these are not looked at
+        names |= {f"{file.stem}{suffix}" for suffix in (".tfw", ".tifw", ".tiffw", ".wld", ".tab")}
+    known = {name.casefold() for name in names}
+    for other in sorted(file.parent.iterdir()):
+        if other.name.casefold() in known:
+            raise UsageError(
+                f"{other} stands beside {file.name} and would be read with it: move or delete it, or name another file"
+            )
 
 
 def check_no_input(file: Path, inputs: Iterable[str]) -> None:

@@ -33,6 +33,7 @@ from clearclip.engine.sources import stamp
 from clearclip.errors import ClearclipError, UsageError, printable
 from clearclip.files.writing import claim
 from clearclip.geotiffs import (
+    check_beside,
     check_names,
     check_no_input,
     check_places,
@@ -133,6 +134,7 @@ def segment_large(
             check_no_input(file, [str(image), *raster.files])
             stack.enter_context(claim(file, is_file=True))
             check_replaceable(file, overwrite=overwrite)
+            check_beside(file, raster.place)
         if "polygons" in targets:
             check_places(raster.place, raster.size)
         classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from clearclip.errors import printable
-from clearclip.files.reading import open_regular
+from clearclip.files.reading import open_regular, read_text
 from clearclip.files.writing import atomic_write
 
+MAX_SETTINGS = 64 << 20
 JPEG_COMMENT = 65_533  # bytes that one segment of a JPEG holds
 
 
@@ -27,6 +28,7 @@ def save_label_map(
     *,
     palette: npt.NDArray[np.uint8],
     info: Mapping[str, str] | None = None,
+    replace: bool = True,
 ) -> None:
     """Write a PNG whose pixel values are label indices: with a palette up to 256 labels, else 16-bit grey.
 
@@ -35,6 +37,7 @@ def save_label_map(
         path: Where to; `.png` is expected.
         palette: `(n, 3)` uint8.
         info: Texts kept in the file.
+        replace: As `atomic_write`.
 
     Raises:
         OSError: The file cannot be written.
@@ -44,7 +47,7 @@ def save_label_map(
         image.putpalette(palette.tobytes())
     else:
         image = Image.fromarray(label_map.astype(np.uint16))
-    with atomic_write(path) as partial:
+    with atomic_write(path, replace=replace) as partial:
         image.save(partial, format="PNG", pnginfo=_texts(info))
 
 
@@ -131,6 +134,13 @@ def save_json(
         stream.write("\n}\n")
 
 
+def verify(file: BinaryIO) -> None:
+    """Compare the checksums of an open label map, and rewind it; Pillow alone takes a damaged end for pixels."""
+    with Image.open(file) as image:
+        image.verify()
+    file.seek(0)
+
+
 def read_settings(path: Path) -> Any:
     """How an interrupted run made what it left, as `save_json` wrote it under "settings".
 
@@ -141,8 +151,8 @@ def read_settings(path: Path) -> Any:
         The settings; `None` where the file is missing or another one.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads(read_text(path, limit=MAX_SETTINGS))["settings"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

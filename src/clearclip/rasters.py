@@ -39,7 +39,7 @@ class Place(NamedTuple):
         """What an open raster says; `ImageError` where its numbers give no pixel a place."""
         place = cls(dataset.crs, dataset.transform, dataset.gcps)
         a, b, _, d, e, _ = numbers = place.transform[:6]
-        points = [number for point in place.gcps[0] for number in (point.row, point.col, point.x, point.y)]
+        points = [number for point in place.gcps[0] for number in (point.row, point.col, point.x, point.y, point.z)]
         if not np.isfinite([*numbers, *points]).all() or a * e == b * d:
             found = ", ".join(f"{number:g}" for number in numbers)
             raise ImageError(

@@ -168,8 +168,9 @@ def _entry(backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], ca
     return cache_dir / "text" / digest[:2] / f"{digest}.safetensors"
 
 
-def _checksum(embedding: Tensor) -> str:
-    return hashlib.sha256(embedding.contiguous().numpy().tobytes()).hexdigest()
+def _checksum(entry: Path, embedding: Tensor) -> str:
+    """Of an embedding and of what it is of, so that a file under another's name is none."""
+    return hashlib.sha256(entry.stem.encode() + embedding.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _read(entry: Path, embed_dim: int) -> Tensor | None:
@@ -182,7 +183,9 @@ def _read(entry: Path, embed_dim: int) -> Tensor | None:
             checksum = (opened.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
-    intact = embedding.shape == (embed_dim,) and embedding.dtype == torch.float32 and checksum == _checksum(embedding)
+    intact = (
+        embedding.shape == (embed_dim,) and embedding.dtype == torch.float32 and checksum == _checksum(entry, embedding)
+    )
     return embedding if intact else None
 
 
@@ -192,7 +195,7 @@ def _write(entry: Path | None, embedding: Tensor) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(entry) as path:
-            path.write_bytes(save({"embedding": embedding}, metadata={"sha256": _checksum(embedding)}))
+            path.write_bytes(save({"embedding": embedding}, metadata={"sha256": _checksum(entry, embedding)}))
     except OSError as error:
         warnings.warn(
             f"the text cache {entry.parents[1]} cannot be written ({error.strerror}); words are read anew each time",

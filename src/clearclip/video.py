@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 from clearclip.decompose import MethodLike
-from clearclip.engine.sources import stamp
 from clearclip.errors import ImageError, UsageError, printable
+from clearclip.files.reading import RefusedError, check_regular, open_regular
 from clearclip.files.writing import atomic_write, claim
 from clearclip.frames import Frame, FrameReader, FrameWriter, video_settings
 from clearclip.grids import Classifier
 from clearclip.masks import LogitGrid
-from clearclip.outputs import read_info, read_settings, save_json, save_label_map
+from clearclip.outputs import read_info, read_settings, save_json, save_label_map, verify
 from clearclip.overlay import draw_legend, draw_overlay
 from clearclip.progress import progress_bar
 from clearclip.segmenter import Segmenter
@@ -36,6 +37,8 @@ from clearclip.segmenter import Segmenter
 SUFFIXES = (".mp4", ".mkv", ".mov")
 FRAMES_AT_ONCE = 8
 CUT = 30.0
+MAX_CUT = 255
+MAX_EVERY = 1_000_000
 LEAST_LEGEND = 160
 SETTINGS = "labels.json"
 MASK_NAME = re.compile(r"\d{6,}\.png")
@@ -111,24 +114,24 @@ def segment_video(
         UsageError: An argument cannot be used, the video exists, or PyAV is missing.
         OSError: A file cannot be written.
     """
-    if every < 1:
-        raise UsageError(f"every={every!r}: a whole number from 1 is needed")
-    if not 0 <= smooth < 1:
-        raise UsageError(f"smooth={smooth!r}: a weight from 0 (nothing) to below 1 is needed")
-    if not cut > 0:
-        raise UsageError(f"cut={cut!r}: grey levels above 0 are needed")
-    if not 0 <= opacity <= 1:
-        raise UsageError(f"opacity={opacity!r}: a number from 0 to 1 is needed")
+    for name, number, holds, needed in (
+        ("every", every, lambda: 1 <= every <= MAX_EVERY, f"a whole number from 1 to {MAX_EVERY:,}"),
+        ("smooth", smooth, lambda: 0 <= smooth < 1, "a weight from 0 (nothing) to below 1"),
+        ("cut", cut, lambda: 0 < cut <= MAX_CUT, f"a number of grey levels above 0 and up to {MAX_CUT}"),
+        ("opacity", opacity, lambda: 0 <= opacity <= 1, "a number from 0 to 1"),
+    ):
+        if not isinstance(number, Integral if name == "every" else Real) or not holds():  # NaN holds in none
+            raise UsageError(f"{name}={printable(repr(number))}: {needed} is needed")
     source = Path(video)
     target, folder = targets_of(source, Path(output))
     with ExitStack() as held, FrameReader(source) as reader:
         held.enter_context(claim(target, is_file=True))
         if masks:
             held.enter_context(claim(folder))
-        _check_target(target, source, overwrite=overwrite)
+        is_replaced = _check_target(target, source, overwrite=overwrite)
         classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
         settings = {
-            **classifier.info, "source": printable(str(source)), "stamp": stamp(source), "every": f"{every}",
+            **classifier.info, "source": printable(str(source)), "stamp": reader.stamp, "every": f"{every}",
             "smooth": f"{smooth:g}", "cut": f"{cut:g}",
         }  # fmt: skip
         kept = MaskFolder.open(folder, settings, classifier, overwrite=overwrite) if masks else None
@@ -136,7 +139,7 @@ def segment_video(
         size = (0, 0)
         with ExitStack() as stack:
             advance = stack.enter_context(progress_bar("frames", show=segmenter.show_progress))
-            partial = stack.enter_context(atomic_write(target, replace=overwrite))
+            partial = stack.enter_context(atomic_write(target, replace=is_replaced))
             writer = stack.enter_context(FrameWriter(partial, target, settings))
             layout = None
             for frame, label_map in labelled.frames(reader.frames()):
@@ -161,18 +164,7 @@ def segment_video(
 
 
 def targets_of(video: Path, output: Path) -> tuple[Path, Path]:
-    """Where the overlay and the label maps go.
-
-    Args:
-        video: What is read.
-        output: As `segment_video`.
-
-    Returns:
-        A file and a folder.
-
-    Raises:
-        UsageError: The output is a kind of video that is not written.
-    """
+    """The overlay's file and the label maps' folder; `UsageError` for a kind of video that is not written."""
     suffix = output.suffix.lower()
     if suffix in SUFFIXES:
         return output, output.with_name(f"{output.stem}-masks")
@@ -181,16 +173,17 @@ def targets_of(video: Path, output: Path) -> tuple[Path, Path]:
     return output / f"{video.stem}.overlay.mp4", output / f"{video.stem}-masks"
 
 
-def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
-    """Refuse to write over the video itself, over anything, or, with overwrite, over what clearclip did not make."""
+def _check_target(target: Path, source: Path, *, overwrite: bool) -> bool:
+    """Whether a video that clearclip made is replaced; `UsageError` where anything else stands in the way."""
     if not os.path.lexists(target):
-        return
+        return False
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target} is the video itself: name another file")
     if not overwrite:
         raise UsageError(f"{target} is there already: name another file, or give --overwrite (overwrite=)")
     if target.is_symlink() or not video_settings(target).get("software", "").startswith("clearclip"):
         raise UsageError(f"{target} was not made by clearclip: remove it yourself, or name another file")
+    return True
 
 
 class _Labelled:
@@ -276,33 +269,24 @@ class MaskFolder:
         folder: Where they are.
         settings: How they are made.
         classifier: Gives the colours.
+        there: Names of the label maps that were in it at the start, whole or not.
     """
 
     folder: Path
     settings: dict[str, str]
     classifier: Classifier
+    there: frozenset[str]
 
     @classmethod
     def open(cls, folder: Path, settings: dict[str, str], classifier: Classifier, *, overwrite: bool) -> MaskFolder:
-        """Make the folder, or go on with what an earlier run with the same settings left in it.
+        """Go on with the label maps that an earlier run with the same settings left in a folder.
 
-        Args:
-            folder: Where to.
-            settings: How label maps are made.
-            classifier: Gives the colours.
-            overwrite: Remove label maps that were made otherwise.
-
-        Returns:
-            The folder.
-
-        Raises:
-            UsageError: It holds other label maps.
+        `UsageError` where it holds any other file under such a name; with `overwrite` other label maps are removed.
         """
-        made = cls(folder, settings, classifier)
         written = folder / SETTINGS
         others = [file for file in folder.iterdir() if MASK_NAME.fullmatch(file.name)]
         known = read_settings(written)
-        foreign = [file for file in others if file.is_symlink() or not (_is_ours(file) or (known and _is_broken(file)))]
+        foreign = [file for file in others if not (_is_ours(file) or (known and _is_broken(file)))]
         if known is None and os.path.lexists(written):
             foreign.append(written)
         if foreign:
@@ -316,54 +300,39 @@ class MaskFolder:
             for file in others:
                 file.unlink()
         entries = json.loads(settings["labels"])
-        save_json(written, {"settings": settings}, {"labels": entries})
-        return made
+        save_json(written, {"settings": settings}, {"labels": entries}, replace=known is not None)
+        return cls(folder, settings, classifier, frozenset(file.name for file in others))
 
     def file(self, frame: Frame) -> Path:
-        """Where a frame's label map stands.
-
-        Args:
-            frame: The frame.
-
-        Returns:
-            Its path.
-        """
+        """The path of a frame's label map."""
         return self.folder / f"{frame.index:06}.png"
 
     def read(self, frame: Frame) -> npt.NDArray[Any] | None:
-        """A label map that an earlier run left.
-
-        Args:
-            frame: Whose.
-
-        Returns:
-            `(H, W)`, or `None` where there is none of this size.
-        """
+        """A frame's label map `(H, W)` that an earlier run left; `None` where there is none, or none that is whole."""
         file = self.file(frame)
         texts = read_info(file)
         if any(texts.get(key) != value for key, value in self._texts(frame).items()):
             return None
         try:
-            with Image.open(file) as image:
-                if (image.height, image.width) != frame.image.shape[:2]:
-                    return None
-                label_map = np.asarray(image)
+            with open_regular(file) as opened:
+                verify(opened)
+                with Image.open(opened) as image:
+                    if (image.height, image.width) != frame.image.shape[:2]:
+                        return None
+                    label_map = np.asarray(image)
         except (OSError, SyntaxError, ValueError):
             return None
         return label_map if label_map.max(initial=0) < len(self.classifier.vocabulary.labels) else None
 
     def write(self, frame: Frame, label_map: npt.NDArray[Any]) -> None:
-        """Keep a label map.
-
-        Args:
-            frame: Whose.
-            label_map: `(H, W)`.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        palette = self.classifier.vocabulary.palette
-        save_label_map(label_map, self.file(frame), palette=palette, info=self._texts(frame))
+        """Keep a label map `(H, W)`; `UsageError` if a file that is not ours has come to its place meanwhile."""
+        file, palette = self.file(frame), self.classifier.vocabulary.palette
+        if _is_ours(file) or (file.name in self.there and _is_broken(file)):
+            file.unlink(missing_ok=True)
+        try:
+            save_label_map(label_map, file, palette=palette, info=self._texts(frame), replace=False)
+        except FileExistsError as error:
+            raise UsageError(f"{file} was not made by clearclip: move it, or name another output") from error
 
     def _texts(self, frame: Frame) -> dict[str, str]:
         """What a label map says about itself: how it was made, of which video and which frame."""
@@ -371,14 +340,17 @@ class MaskFolder:
 
 
 def _is_ours(file: Path) -> bool:
-    return read_info(file).get("software", "").startswith("clearclip")
+    return not file.is_symlink() and read_info(file).get("software", "").startswith("clearclip")
 
 
 def _is_broken(file: Path) -> bool:
-    """Whether a file is no picture at all, as a label map that was cut or emptied."""
+    """Whether a regular file is no picture at all, as a label map that was cut or emptied."""
     try:
-        with Image.open(file):
+        check_regular(file.lstat())
+        with open_regular(file) as opened, Image.open(opened):
             return False
+    except (RefusedError, FileNotFoundError):
+        return False
     except (OSError, SyntaxError, ValueError):
         return True
 

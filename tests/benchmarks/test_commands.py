@@ -176,7 +176,7 @@ def test_broken_files(run, voc, tmp_path):
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(run, voc, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ClearclipError, match="choose another folder"):
+    with pytest.raises(ClearclipError, match="choose another"):
         run("evaluate", "voc20", "--data", voc, "-o", tmp_path / "file/out")
 
 

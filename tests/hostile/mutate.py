@@ -1,6 +1,5 @@
 """Damage to files: of bytes, of text, of JSON. Everything follows from the random generator that is given."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import copy
@@ -12,9 +11,10 @@ from typing import Any
 NUMBERS = (0, -1, 1, 2**31 - 1, -(2**31), 2**31, 2**32 - 1, 2**63 - 1, -(2**63), 2**64, 10**30, 10**400)
 FLOATS = (0.0, -0.0, 1e-320, 1e308, float("inf"), float("-inf"), float("nan"), -1.5)
 TEXTS = (
-    "", " ", "\0", "\n", "a\nb", "..", "../../x", "/", "/dev/zero", "~", "%s%n", "{}", "{0.__class__}", "'\"`$(id)", "*",
-    "-x", "--", "<script>alert(1)</script>", "[bold]", "[/]", "é", "e\u0301", "\u202e", "\ud800", "\U0001f600", "天", "→",
-    "CON", "a" * 300, "a" * 70_000, "=|@#", "@#ffffff", "#", "nan", "1e9", "None", "true", "NULL", "\x1b[2J", "\ufeff",
+    "", " ", "\0", "\n", "a\nb", "..", "../../x", "/", "/dev/zero", "~", "%s%n", "{}", "{0.__class__}", "'\"`$(id)",
+    "*", "-x", "--", "<script>alert(1)</script>", "[bold]", "[/]", "é", "e\u0301", "\u202e", "\ud800", "\U0001f600",
+    "天", "→", "CON", "a" * 300, "a" * 70_000, "=|@#", "@#ffffff", "#", "nan", "1e9", "None", "true", "NULL",
+    "\x1b[2J", "\ufeff",
 )  # fmt: skip
 
 

@@ -111,6 +111,18 @@ def test_a_claim_holds_against_many_threads(tmp_path):
     assert done > 100
 
 
+@pytest.mark.parametrize(
+    "name", ["foo.png", "settings.json", "lock-mine", "locked", "0123456789abcdef", "0123456789ABCDEF-abcdefgh.png"]
+)
+def test_a_users_file_with_our_prefix_stays(tmp_path, name):
+    mine = tmp_path / f"{PREFIX}{name}"
+    mine.write_bytes(b"mine")
+    with claim(tmp_path), atomic_write(tmp_path / "a.png"):
+        pass
+    sweep(tmp_path)
+    assert mine.read_bytes() == b"mine"
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="choose another"), claim(tmp_path / "file" / "out"):

@@ -372,7 +372,7 @@ def test_what_a_killed_run_left_goes(go, tmp_path):
         (made / "a.png").write_bytes(b"half")
         out.mkdir()
         shutil.move(out.parent / results.STAGES, out / results.STAGES)
-    (out / f"{PREFIX}x.png").write_bytes(b"half")
+    (out / f"{PREFIX}{16 * '0'}-abcdefgh.png").write_bytes(b"half")
     assert go(image, out).done == 1
     assert not leftovers(out)
 

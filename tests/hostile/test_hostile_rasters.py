@@ -1,11 +1,8 @@
 """Rasters as an attacker makes them: files that name others, sizes that lie, outputs that are somebody else's."""
 
 import os
-import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,31 +10,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from clearclip.bands import Band, Layout, UnfinishedBands
 from clearclip.errors import ImageError, UsageError
-from clearclip.files.writing import claim
-from clearclip.large import segment_large
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-WORDS = ["sky", "grass"]
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Writes a GeoTIFF of noise, or of nothing."""
-
-    def call(name="photo.tif", height=40, width=50, *, dtype="uint8", empty=False, tags=None, **options):
-        shape = {"count": 3, "height": height, "width": width, "dtype": dtype, "photometric": "rgb"}
-        with rasterio.open(tmp_path / name, "w", driver="GTiff", **{**shape, **options}) as target:
-            if not empty:
-                values = np.random.default_rng(0).integers(0, 255, (3, height, width))
-                target.write(values.astype(dtype))
-            for namespace, texts in (tags or {}).items():
-                target.update_tags(ns=namespace, **texts)
-        return tmp_path / name
-
-    return call
 
 
 @pytest.fixture
@@ -60,14 +36,6 @@ def server():
         threading.Thread(target=answer, daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
         listening.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
-def label(segmenter, tmp_path):
-    def call(image, **options):
-        return segment_large(segmenter, image, **{"labels": WORDS, "output": tmp_path / "out.tif", **options})
-
-    return call
 
 
 @pytest.fixture
@@ -204,6 +172,37 @@ def test_coordinates_that_are_no_place_are_refused(label, make, tmp_path, number
     assert [file.name for file in tmp_path.iterdir()] == ["photo.tif"]
 
 
+@pytest.mark.parametrize("place", ["row", "col", "x", "y", "z"])
+@pytest.mark.parametrize("number", [NAN, INF, -INF])
+def test_ground_control_points_that_are_no_place_are_refused(label, make, place, number):
+    points = corners()
+    setattr(points[2], place, number)
+    with pytest.raises(ImageError, match=r"its coordinates .* are no numbers"):
+        label(make(gcps=points, crs="EPSG:4326"))
+
+
+def test_ground_control_points_without_a_system_are_kept(label, make, tmp_path):
+    image = make()
+    with rasterio.open(image, "r+") as dataset:
+        dataset.gcps = (corners(), rasterio.CRS())
+    label(image, polygons=tmp_path / "out.geojson", scores=tmp_path / "scores.tif")
+    for name in ("out.tif", "scores.tif"):
+        with rasterio.open(tmp_path / name) as dataset:
+            points, system = dataset.gcps
+        assert system is None
+        assert [(one.row, one.col, one.x, one.y) for one in points] == [
+            (one.row, one.col, one.x, one.y) for one in corners()
+        ]
+
+
+def corners():
+    return [
+        rasterio.control.GroundControlPoint(row, column, 10 + column / 50, 50 - row / 40)
+        for row in (0, 40)
+        for column in (0, 50)
+    ]
+
+
 @pytest.mark.parametrize(
     ("crs", "numbers"),
     [("EPSG:4326", (1e300, 0, 1e308, 0, -1e300, 0)), ("EPSG:32633", (0.2, 0, 4e12, 0, -0.2, 5e15))],
@@ -238,6 +237,9 @@ def test_sizes_have_limits_that_are_said_before_a_pixel_is_read(label, make, tmp
         (small, {"max_memory": NAN}, "more than the limit of nan"),
         (small, {"scale": -1}, "a number above 0"),
         (small, {"scale": INF}, "a number above 0"),
+        (small, {"scale": NAN}, "a number above 0"),
+        (small, {"scale": 0.0}, "a number above 0"),
+        (small, {"max_memory": -1}, "more than the limit of -1e-09"),
         (small, {"value_range": (0, NAN)}, "the smaller first"),
         (small, {"value_range": (-1e308, 1e308)}, "the smaller first"),
         (small, {"bands": (10**30,)}, "one band or three"),
@@ -266,192 +268,6 @@ def test_any_damage_of_a_raster_is_one_line(complaint, make):
             damaged[place if rng.random() < 0.5 else place % 400] = rng.integers(256)
         image.write_bytes(damaged)
         assert complaint(image).isprintable()
-
-
-def test_two_runs_never_write_one_file(label, make, tmp_path):
-    image, targets = make(), {"output": "out.tif", "scores": "scores.tif", "polygons": "out.geojson"}
-    for held in targets.values():
-        with claim(tmp_path / held, is_file=True), pytest.raises(UsageError, match="another run is at work there"):
-            label(image, **{role: tmp_path / name for role, name in targets.items()})
-    assert [file.name for file in tmp_path.iterdir()] == ["photo.tif"]
-
-
-@pytest.mark.parametrize("role", ["output", "scores", "polygons"])
-def test_what_is_not_ours_is_never_replaced(label, make, tmp_path, role):
-    image = make()
-    foreign = tmp_path / ("other.geojson" if role == "polygons" else "other.tif")
-    contents = [b"", b"precious", make("theirs.tif").read_bytes(), b'{"info": {"software": "mine"},\n "features": []}']
-    for content in (*contents, b"[" * 100_000):
-        foreign.write_bytes(content)
-        with pytest.raises(UsageError, match=r"was not made by clearclip: name another file, or delete that one"):
-            label(image, **{role: foreign}, overwrite=True)
-        assert foreign.read_bytes() == content
-    foreign.unlink()
-    label(image, **{role: foreign})
-    label(image, **{role: foreign}, overwrite=True)
-
-
-def test_an_input_is_never_an_output(label, make, tmp_path):
-    image = make()
-    label(image, output=tmp_path / "map.tif")  # one of ours, which `overwrite` would replace
-    before = (tmp_path / "map.tif").read_bytes()
-    (tmp_path / "link.tif").symlink_to(tmp_path / "map.tif")
-    (tmp_path / "hard.tif").hardlink_to(tmp_path / "map.tif")
-    for name in ("map.tif", "link.tif", "hard.tif", "../" + tmp_path.name + "/map.tif"):
-        with pytest.raises(UsageError, match="is the image itself"):
-            label(tmp_path / "map.tif", output=tmp_path / name, bands=(1,), overwrite=True)
-    assert (tmp_path / "map.tif").read_bytes() == before
-    with pytest.raises(UsageError, match="two results"):
-        label(image, output=tmp_path / "a.tif", scores=tmp_path / "A.tif")
-
-
-def test_a_folder_of_that_name_that_is_not_ours_stays(label, make, tmp_path):
-    image, folder = make(), tmp_path / "out.tif.unfinished"
-    folder.mkdir()
-    for name, content in (("notes.txt", "mine"), ("settings.json", "{"), ("settings.json", "[" * 100_000)):
-        (folder / name).write_text(content)
-        with pytest.raises(UsageError, match="not made by clearclip, or is damaged: move or delete it"):
-            label(image, overwrite=True)
-    assert (folder / "notes.txt").read_text() == "mine"
-    shutil.rmtree(folder)
-    folder.symlink_to(tmp_path)
-    with pytest.raises(UsageError, match="is no folder"):
-        label(image, overwrite=True)
-
-
-LAYOUT = Layout(width=30, dtype="uint8", labels=3, nodata=255, scores=True, windows=(4, 5))
-
-
-@pytest.fixture
-def kept(tmp_path):
-    return UnfinishedBands.open(tmp_path / "out.tif", {"model": "m"}, LAYOUT, overwrite=False)
-
-
-def band(rows=20, **changed):
-    labels = np.random.default_rng(0).integers(0, 3, (rows, 30)).astype(np.uint8)
-    arrays = {"labels": labels, "scores": labels / np.float32(3), "encoded": np.array([[0, 5]])}
-    return Band(**{**arrays, **changed})
-
-
-def test_bands_that_do_not_fit_are_made_again(kept):
-    kept.write(0, band())
-    file = kept.folder / "000000000.band"
-    np.testing.assert_array_equal(kept.read(0, 20).labels, band().labels)
-    assert kept.read(0, 19) is None
-    assert kept.read(20, 20) is None
-    shutil.copy(file, kept.folder / "000000020.band")
-    assert kept.read(20, 20) is None  # another band's place
-    whole = file.read_bytes()
-    for cut in range(0, len(whole), 7):
-        file.write_bytes(whole[:cut])
-        assert kept.read(0, 20) is None
-        file.write_bytes(whole[:cut] + bytes([whole[cut] ^ 1]) + whole[cut + 1 :])
-        assert kept.read(0, 20) is None
-    file.unlink()
-    (kept.folder / "000000000.band").mkdir()
-    assert kept.read(0, 20) is None
-
-
-def test_forged_bands_are_made_again(kept):
-    forged = [
-        band(labels=np.full((20, 30), 3, np.uint8)),  # no such label
-        band(labels=np.full((20, 30), 255, np.uint8)),  # nodata with scores
-        band(scores=np.full((20, 30), np.nan, np.float32)),
-        band(encoded=np.array([[0, 6]])),
-        band(encoded=np.array([[-1, 1]])),
-        band(encoded=np.zeros(3, np.int64)),
-        band(rows=19),
-        band(labels=np.zeros((50_000, 3000), np.uint8)),  # a bomb: 150 MB in 150 kB
-    ]
-    for one in forged:
-        kept.write(0, one)
-        assert kept.read(0, 20) is None
-
-
-def test_bands_of_other_settings_are_refused_by_name(kept, tmp_path):
-    kept.write(0, band())
-    with pytest.raises(
-        UsageError, match=re.escape("(model: m there, n here; weights: none there, 1 here): start with")
-    ):
-        UnfinishedBands.open(tmp_path / "out.tif", {"model": "n", "weights": "1"}, LAYOUT, overwrite=False)
-    UnfinishedBands.open(tmp_path / "out.tif", {"model": "m"}, LAYOUT, overwrite=False)
-    UnfinishedBands.open(tmp_path / "out.tif", {"model": "n"}, LAYOUT, overwrite=True)
-    assert not kept.folder.exists()
-
-
-def test_an_image_that_changed_does_not_go_on_with_old_bands(label, make, tmp_path, monkeypatch):
-    image = make(height=100)
-    monkeypatch.setattr("clearclip.large._Work._band", interrupt_after(1))
-    with pytest.raises(KeyboardInterrupt):
-        label(image, block=32)
-    monkeypatch.undo()
-    os.utime(image, ns=(1, 1))
-    with pytest.raises(UsageError, match=r"\(stamp: \d+ \d+, mask none there, \d+ 1, mask none here\)"):
-        label(image, block=32)
-
-
-def interrupt_after(count):
-    from clearclip.large import _Work
-
-    made, original = [], _Work._band
-
-    def call(self, top, **options):
-        if len(made) == count:
-            raise KeyboardInterrupt
-        made.append(top)
-        return original(self, top, **options)
-
-    return call
-
-
-KILLS = """
-import os, signal, sys, warnings
-from pathlib import Path
-warnings.simplefilter("ignore")
-import torch
-torch.set_num_threads(1)
-import clearclip
-from clearclip.large import segment_large
-
-folder = Path(sys.argv[1])
-segmenter = clearclip.load("tiny")
-names = {"output": "out.tif", "scores": "scores.tif", "polygons": "out.geojson"}
-
-def run(name):
-    targets = {role: folder / name / file for role, file in names.items()}
-    segment_large(segmenter, folder / "photo.tif", labels=["sky", "grass"], block=32, overwrite=True, **targets)
-    return [file.read_bytes() for file in targets.values()]
-
-whole = run("whole")
-rename = Path.replace
-for moment in range(9):
-    child = os.fork()
-    if child == 0:
-        calls = []
-        def kill(self, target):
-            calls.append(target)
-            if len(calls) == moment + 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return rename(self, target)
-        Path.replace = kill
-        run("killed")
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    print("killed" if os.WIFSIGNALED(status) else "ended", len(list((folder / "killed").rglob("*"))))
-assert run("killed") == whole
-print(sorted(file.name for file in (folder / "killed").iterdir()))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_killed_at_any_moment_and_started_again_gives_the_same_bytes(make, tmp_path):
-    make(height=100, crs="EPSG:4326", transform=rasterio.Affine(0.1, 0, 5, 0, -0.1, 50))
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, tmp_path], capture_output=True, text=True, check=False, env={**os.environ}
-    )
-    *moments, left = done.stdout.splitlines() or [done.stderr]
-    assert left == "['out.geojson', 'out.tif', 'scores.tif']", done.stderr
-    assert [line.split()[0] for line in moments].count("killed") >= 6
 
 
 @pytest.mark.parametrize("name", ["http.tif", "wms.tif", "passwd.vrt"])

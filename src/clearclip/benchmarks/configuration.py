@@ -8,17 +8,21 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clearclip
 from clearclip.benchmarks.check import count_warnings
-from clearclip.benchmarks.readers import Dataset
+from clearclip.benchmarks.readers import Dataset, Item, Pair
 from clearclip.benchmarks.state import State, config_key
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import UsageError
+from clearclip.files.writing import Written
 from clearclip.methods import Method
 from clearclip.protocol import Protocol, get_protocol
 
@@ -86,6 +90,7 @@ def configuration(
         "benchmark": dataset.benchmark.name,
         "model": segmenter.backbone.name,
         "checkpoint": segmenter.backbone.checkpoint_hash,
+        "weights": segmenter.backbone.fingerprint,
         "methods": sorted(thresholds),
         "thresholds": dict(sorted(thresholds.items())),
         "protocol": _numbers(segmenter.protocol, segmenter),
@@ -93,7 +98,11 @@ def configuration(
         "dtype": str(segmenter.backbone.dtype).removeprefix("torch."),
         "labels": [[label.name, *label.synonyms] for label in vocabulary.labels],
         "background": vocabulary.background,
-        "split": {"images": len(dataset.items), "ids": _hash(item.id for item in dataset.items)},
+        "split": {
+            "images": len(dataset.items),
+            "ids": _hash(item.id for item in dataset.items),
+            "files": _files(dataset.items[:limit]),
+        },
         "limit": limit,
         "seed": seed,
     }
@@ -162,3 +171,25 @@ def _numbers(protocol: Protocol, segmenter: Segmenter) -> dict[str, Any]:
 
 def _hash(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _files(items: Sequence[Item]) -> str:
+    """Hash of the bytes of all images and label maps; of nothing where they are made, not read."""
+    paths = [path for item in items if isinstance(item, Pair) for path in (item.image, item.labels)]
+    with ThreadPoolExecutor(4) as pool:
+        return _hash(pool.map(file_digest, paths))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file of the data set; `-` if it cannot be read, which is an error when its image's turn comes."""
+    try:
+        status = path.stat()
+        return _bytes(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    except OSError:
+        return "-"
+
+
+@lru_cache(1 << 17)
+def _bytes(path: Path, *identity: int) -> str:
+    """Hash of a file, read once by this process as long as its identity is the same."""
+    return Written.of(path).digest

@@ -7,6 +7,7 @@ Belongs here: what a job of an evaluation is. Does not: the loop over images (`e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ import numpy as np
 
 from clearclip.benchmarks.configuration import configuration, thresholds_for
 from clearclip.benchmarks.evaluation import Advanced, Evaluation, Run, measure, outcome, stored_state
+from clearclip.benchmarks.predictions import hold_predictions
 from clearclip.benchmarks.readers import Dataset
 from clearclip.benchmarks.state import WHOLE, Shard, State, state_path, sum_of
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.writing import claim
 from clearclip.methods import Method, parse_methods
 
 if TYPE_CHECKING:
@@ -68,9 +71,11 @@ def evaluate_on_ray(
     items = run.select(dataset.items)
     count = min(SHARDS, len(items))
     measuring = _Measuring(load, dataset, tuple(rows), thresholds, run)
-    with connect(fleet) as pool:
+    with connect(fleet) as pool, ExitStack() as held:
         config = pool.ask(measuring.configuration)
-        state = stored_state(config, run=run, items=items)
+        held.enter_context(claim(state_path(run.output, config, shard=WHOLE), is_file=True))
+        predictions = held.enter_context(hold_predictions(run.predictions, dataset, config, shard=WHOLE))
+        state = stored_state(config, run=run, items=items, predictions=predictions)
         if state is not None and state.complete:
             return outcome(state, order=order)
         states: list[State] = []
@@ -80,11 +85,11 @@ def evaluate_on_ray(
                 matrices = np.sum([one.matrices for one in states], axis=0)
                 by_method = dict(zip(config["methods"], matrices, strict=True))
                 on_image(sum(one.total for one in states), len(items), by_method)
-    whole = sum_of(sorted(states, key=lambda one: one.shard.index))
-    whole.save(run.output)
-    for one in states:
-        state_path(run.output, config, shard=one.shard).unlink(missing_ok=True)
-    return outcome(whole, order=order)
+        whole = sum_of(sorted(states, key=lambda one: one.shard.index))
+        whole.save(run.output)
+        for one in states:
+            state_path(run.output, config, shard=one.shard).unlink(missing_ok=True)
+        return outcome(whole, order=order)
 
 
 @dataclass(frozen=True)

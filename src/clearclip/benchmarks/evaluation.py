@@ -5,9 +5,10 @@ Belongs here: the loop. Does not: files (`readers`, `state`), counting (`metrics
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,21 +19,22 @@ import numpy.typing as npt
 from clearclip.benchmarks.check import broken_items, refuse
 from clearclip.benchmarks.configuration import configuration, facts, thresholds_for, warnings_of
 from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
+from clearclip.benchmarks.predictions import Predictions, hold_predictions
 from clearclip.benchmarks.readers import Dataset, Item, Sample, read_ahead
 from clearclip.benchmarks.state import (
     WHOLE,
     Shard,
     State,
     add_shards,
+    config_key,
     empty_state,
-    file_name,
     load_state,
+    refuse_earlier,
     state_path,
 )
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.writing import claim
 from clearclip.methods import Method, parse_method, parse_methods
-from clearclip.outputs import save_label_map
 
 if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
@@ -187,8 +189,11 @@ def measure(
     items = run.select(dataset.items)
     config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
     state_file = None if run.output is None else state_path(run.output, config, shard=run.shard)
-    with nullcontext() if state_file is None else claim(state_file, is_file=True):
-        state = stored_state(config, run=run, items=items)
+    with ExitStack() as held:
+        if state_file is not None:
+            held.enter_context(claim(state_file, is_file=True))
+        predictions = held.enter_context(hold_predictions(run.predictions, dataset, config, shard=run.shard))
+        state = stored_state(config, run=run, items=items, predictions=predictions)
         if state is None:
             state = empty_state(
                 config,
@@ -203,7 +208,7 @@ def measure(
             refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken)
         elif dataset.missing:
             state = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
-        return _advance(state, segmenter, dataset, items, run=run, on_image=on_image)
+        return _advance(state, segmenter, dataset, items, run=run, predictions=predictions, on_image=on_image)
 
 
 def merge(folders: Iterable[Path]) -> list[Evaluation]:
@@ -221,50 +226,33 @@ def merge(folders: Iterable[Path]) -> list[Evaluation]:
     return [outcome(state, order=state.config["methods"]) for state in add_shards(folders)]
 
 
-def stored_state(config: dict[str, Any], *, run: Run, items: Sequence[Item]) -> State | None:
-    """The saved state to go on from.
+def stored_state(
+    config: dict[str, Any], *, run: Run, items: Sequence[Item], predictions: Predictions | None
+) -> State | None:
+    """The saved state to go on from; `None` where there is none, or where it lacks predictions that are asked for.
 
-    Args:
-        config: As `State`.
-        run: Gives the folder and the shard.
-        items: The shard's.
-
-    Returns:
-        The state; `None` where there is none, or where it lacks predictions that are asked for.
-
-    Raises:
-        ClearclipError: The file is no state.
+    `UsageError` if the file is no state of this run, `run.overwrite` or not: it is not ours then, or damaged. The same
+    for predictions.
     """
-    if run.output is None or run.overwrite:
+    if predictions is not None:
+        predictions.check(items, overwrite=run.overwrite)
+    if run.output is None:
         return None
     path = state_path(run.output, config, shard=run.shard)
-    if not path.exists():
+    if not os.path.lexists(path):
+        if not run.overwrite:
+            refuse_earlier(run.output, config)
         return None
     state = load_state(path)
-    if run.predictions is not None:
-        seen = (index for index in range(state.done) if not np.isnan(state.image_scores[:, index]).all())
-        wanted = (
-            prediction_path(run.predictions, method=method, item=items[index])
-            for index in seen
-            for method in config["methods"]
-        )
-        if not all(path.exists() for path in wanted):
-            return None
+    if (config_key(state.config), state.shard, state.total) != (config_key(config), run.shard, len(items)):
+        raise UsageError(f"{path} is the state of another run than its name says: move or delete it, and start again")
+    seen = (index for index in range(state.done) if not np.isnan(state.image_scores[:, index]).all())
+    if run.overwrite or (
+        predictions is not None
+        and not all(predictions.stand(method, items[index]) for index in seen for method in config["methods"])
+    ):
+        return None
     return state
-
-
-def prediction_path(folder: Path, *, method: str, item: Item) -> Path:
-    """Where the prediction of a method for an image is kept.
-
-    Args:
-        folder: `Run.predictions`.
-        method: The method's spelling.
-        item: The image.
-
-    Returns:
-        The path of a PNG.
-    """
-    return folder / file_name(method) / f"{item.id}.png"
 
 
 def _advance(
@@ -274,6 +262,7 @@ def _advance(
     items: Sequence[Item],
     *,
     run: Run,
+    predictions: Predictions | None,
     on_image: Advanced | None,
 ) -> State:
     """Go through the images that are left; every state on the way is whole, so that any may be saved."""
@@ -292,7 +281,11 @@ def _advance(
             column = np.full((len(methods), 1), np.nan, dtype=np.float32)
             state = replace(state, skipped=(*state.skipped, str(sample)))
         else:
-            counted = _measure(sample, segmenter, dataset, item, state=state, predictions=run.predictions)
+            label_maps = predict(sample, segmenter, dataset, config=state.config)
+            if predictions is not None:
+                predictions.save(label_maps, item)
+            classes = len(dataset.vocabulary.labels)
+            counted = np.stack([confusion(sample.truth, one, classes=classes) for one in label_maps.values()])
             column = np.array([[scores(matrix).miou] for matrix in counted], dtype=np.float32)
             state = replace(state, matrices=state.matrices + counted, evaluated=state.evaluated + 1)
         now = time.monotonic()
@@ -311,26 +304,6 @@ def _advance(
     if run.output is not None:
         state.save(run.output)
     return state
-
-
-def _measure(
-    sample: Sample,
-    segmenter: Segmenter,
-    dataset: Dataset,
-    item: Item,
-    *,
-    state: State,
-    predictions: Path | None,
-) -> Matrix:
-    """`(M, C, C)`: the confusion matrices of one image."""
-    label_maps = predict(sample, segmenter, dataset, config=state.config)
-    for method, label_map in label_maps.items():
-        if predictions is not None:
-            path = prediction_path(predictions, method=method, item=item)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_label_map(label_map, path, palette=dataset.vocabulary.palette)
-    classes = len(dataset.vocabulary.labels)
-    return np.stack([confusion(sample.truth, label_map, classes=classes) for label_map in label_maps.values()])
 
 
 def predict(

@@ -19,11 +19,14 @@ from PIL import Image, UnidentifiedImageError
 from clearclip.benchmarks.decoding import LabelForm, indices
 from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
 from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.files.reading import open_regular, read_text
+from clearclip.outputs import verify
 from clearclip.vocabulary import Vocabulary
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 READ_AHEAD = 8
+SPLIT_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +135,15 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
         ImageError: The file cannot be read, or is a colour picture.
     """
     try:
-        with Image.open(path) as opened:
-            if opened.mode not in INDEX_MODES:
-                raise ImageError(
-                    f"{path} is a colour picture (mode {opened.mode}), no map of class indices: one channel is needed"
-                )
-            values = np.asarray(opened)
+        with open_regular(path) as file:
+            verify(file)
+            with Image.open(file) as opened:
+                if opened.mode not in INDEX_MODES:
+                    raise ImageError(
+                        f"{path} is a colour picture (mode {opened.mode}), no map of class indices: one channel is "
+                        "needed"
+                    )
+                values = np.asarray(opened)
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no image that Pillow can read: an index PNG is needed") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -282,10 +288,10 @@ def _pair_up(layout: Layout, images: Path, labels: Path, root: Path) -> tuple[li
 
 def _read_split(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, limit=SPLIT_BYTES).splitlines()
     except FileNotFoundError:
         raise ClearclipError(f"{path}: the list of the split is missing; it holds one image id a line") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ClearclipError(f"{path}: the list of the split cannot be read ({error})") from error
     ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
     if not ids:

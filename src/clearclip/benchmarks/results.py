@@ -5,6 +5,7 @@ Belongs here: records, and writing and reading them. Does not: laying them out (
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -14,9 +15,12 @@ from typing import Any
 
 from clearclip.benchmarks.evaluation import Evaluation
 from clearclip.benchmarks.published import published_number
-from clearclip.errors import ClearclipError, UsageError
+from clearclip.errors import ClearclipError, UsageError, printable
+from clearclip.files.reading import check_regular, read_bytes
+from clearclip.files.writing import atomic_write
 
 RESULTS_FILE = "results.jsonl"
+RESULTS_LIMIT = 1 << 28
 Record = dict[str, Any]
 
 
@@ -76,29 +80,38 @@ def _percent(fraction: float) -> float | None:
     return None if math.isnan(fraction) else round(100 * float(fraction), 4)
 
 
-def append_results(evaluation: Evaluation, folder: Path) -> Path:
-    """Append a run's records to the folder's `results.jsonl`, unless they stand there already.
+def check_results(folder: Path) -> tuple[bytes, list[Record]]:
+    """The bytes and the records of a folder's `results.jsonl`; nothing where there is none.
 
-    Args:
-        evaluation: The outcome.
-        folder: The output folder.
-
-    Returns:
-        The file.
-
-    Raises:
-        OSError: It cannot be written.
+    `UsageError` if something else has that name: nothing could be appended.
     """
     path = folder / RESULTS_FILE
-    written = path.read_text(encoding="utf-8") if path.exists() else ""
-    if f'"run": "{evaluation.facts["run"]}"' in written:
+    try:
+        check_regular(path.lstat())  # a link is refused, as it would be replaced
+        data = read_bytes(path, limit=RESULTS_LIMIT)
+        return data, _parse(data, path)
+    except FileNotFoundError:
+        return b"", []
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be appended to ({error.strerror or error}): move it, or choose another folder"
+        ) from error
+
+
+def append_results(evaluation: Evaluation, folder: Path) -> Path:
+    """Append a run's records to `results.jsonl` of a folder that is claimed, unless they stand there already.
+
+    What stands there stays byte for byte; `UsageError` if it is something else than records.
+    """
+    path = folder / RESULTS_FILE
+    written, known = check_results(folder)
+    if any(record.get("run") == evaluation.facts["run"] for record in known):
         return path
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records(evaluation))
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + lines if written and not written.endswith("\n") else lines)
-        file.flush()
-        os.fsync(file.fileno())
+    end = b"\n" if written and not written.endswith(b"\n") else b""
+    with atomic_write(path, replace=os.path.lexists(path)) as partial:
+        partial.write_bytes(written + end + printable(lines).encode())
     return path
 
 
@@ -119,23 +132,48 @@ def read_results(paths: Iterable[Path]) -> list[Record]:
     for given in paths:
         path = given / RESULTS_FILE if given.is_dir() else given
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} cannot be read ({error}): name a {RESULTS_FILE} or its folder") from error
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                found.append(_parse(line, place=f"{path}, line {number}"))
+            data = read_bytes(path, limit=RESULTS_LIMIT)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"{path} cannot be read ({reason}): name a {RESULTS_FILE} or its folder") from error
+        found += _parse(data, path)
     if not found:
         raise ClearclipError("there are no results in these files: run clearclip evaluate first")
     return found
 
 
-def _parse(line: str, *, place: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ClearclipError(f"{place} is no record ({error}): delete that line") from error
+def _parse(data: bytes, path: Path) -> list[Record]:
+    found = []
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            if line.strip():
+                found.append(_checked(json.loads(line, parse_constant=_refuse_constant)))
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{path}, line {number} is no record ({error}): delete that line, or move the file"
+            ) from error
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _checked(record: Any) -> Record:
+    """`ValueError` if something lacks what tables show, or has it of another kind."""
     needed = ("benchmark", "model", "method", "miou", "classes")
     if not isinstance(record, dict) or not record.keys() >= set(needed):
-        raise ClearclipError(f"{place} is no record of clearclip evaluate: {', '.join(needed)} are needed")
+        raise ValueError(f"{', '.join(needed)} are needed")
+    printed, config, classes = record.get("published") or {}, record.get("config", {}), record["classes"]
+    if not all(isinstance(one, dict) for one in (printed, config, classes)):
+        raise ValueError("its parts are of another kind than ours")
+    if not all(isinstance(one, dict) for one in classes.values()):
+        raise ValueError("its classes are of another kind than ours")
+    numbers = [record.get(key) for key in ("miou", "macc", "aacc", "fwiou", "images")]
+    numbers += [printed.get(key) for key in ("miou", "difference")] + [config.get("threshold")]
+    numbers += [one.get("iou") for one in classes.values()]
+    if not all(one is None or (type(one) in (int, float) and abs(one) < 1e15) for one in numbers):
+        raise ValueError("a number of it is none")
+    if not all(isinstance(record[key], str) for key in ("benchmark", "model", "method")):
+        raise ValueError("a name of it is no text")
     return record

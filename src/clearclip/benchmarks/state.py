@@ -5,8 +5,12 @@ Belongs here: saving, loading, finding and adding up states. Does not: the loop 
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import io
 import json
+import math
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +23,27 @@ import numpy.typing as npt
 
 from clearclip.benchmarks.metrics import Matrix
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write
+
+MAX_SHARDS = 100_000
+STATE_LIMIT = 1 << 30
+"""Bytes of a state; 24 methods and 171 classes take 6 MB."""
+_Kinds = Mapping[str, tuple[type, ...]]
+_TEXT, _WHOLE, _MAYBE, _DICT, _LIST = (str,), (int,), (int, type(None)), (dict,), (list,)
+_CONFIG: _Kinds = {
+    "clearclip": _TEXT, "benchmark": _TEXT, "model": _TEXT, "checkpoint": _TEXT, "weights": _TEXT, "methods": _LIST,
+    "thresholds": _DICT, "protocol": _DICT, "templates": _DICT, "dtype": _TEXT, "labels": _LIST,
+    "background": (str, type(None)), "split": _DICT, "limit": _MAYBE, "seed": _WHOLE,
+}  # fmt: skip
+_FACTS: _Kinds = {
+    "run": _TEXT, "began": _TEXT, "data": _TEXT, "device": _TEXT, "versions": _DICT, "paper_model": _TEXT,
+    "official": _DICT,
+}  # fmt: skip
+_VALUES: _Kinds = {
+    "config": _DICT, "facts": _DICT, "shard": _TEXT, "total": _WHOLE, "done": _WHOLE, "evaluated": _WHOLE,
+    "skipped": _LIST, "seconds": (float, int),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,8 @@ class Shard:
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
             raise UsageError(f"shard {self.index}/{self.count}: shards count from 1, as in 1/{max(self.count, 1)}")
+        if self.count > MAX_SHARDS:
+            raise UsageError(f"shard {self.index}/{self.count}: at most {MAX_SHARDS:,} parts are allowed")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -50,13 +76,18 @@ class Shard:
         Raises:
             UsageError: The text is not of that form, or out of range.
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if match is None:
-            raise UsageError(f"shard {text!r}: write part/parts, as in 1/4")
+            raise UsageError(f"shard {text[:40]!r}: write part/parts, as in 1/4")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the names of its files."""
+        return f".shard-{self.index}-of-{self.count}" if self.count > 1 else ""
 
 
 WHOLE = Shard()
@@ -178,73 +209,145 @@ def state_path(output: Path, config: Mapping[str, Any], *, shard: Shard) -> Path
     Returns:
         The path.
     """
-    part = f".shard-{shard.index}-of-{shard.count}" if shard.count > 1 else ""
     model = file_name(Path(config["model"]).name)[-60:]
-    return output / "state" / f"{config['benchmark']}-{model}-{config_key(config)}{part}.npz"
+    return output / "state" / f"{config['benchmark']}-{model}-{config_key(config)}{shard.suffix}.npz"
 
 
 def load_state(path: Path) -> State:
-    """Read a state.
-
-    Args:
-        path: A file that `State.save` wrote.
-
-    Returns:
-        The state.
-
-    Raises:
-        ClearclipError: The file cannot be read or is none.
-    """
+    """Read a state that `State.save` wrote; `UsageError` if the file is none, contradicts itself or is of old times."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            values = json.loads(str(stored["values"]))
-            shard = Shard.parse(values.pop("shard"))
-            values["skipped"] = tuple(values["skipped"])
-            return State(**values, shard=shard, matrices=stored["matrices"], image_scores=stored["image_scores"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ClearclipError(
-            f"{path} is no state of a run ({error}): delete it, or start anew with --overwrite"
-        ) from error
+        with open_regular(path, limit=STATE_LIMIT) as file, zipfile.ZipFile(file) as archive:
+            values = json.loads(str(_array(archive, "values")), parse_constant=_refuse_constant)
+            matrices, image_scores = _array(archive, "matrices"), _array(archive, "image_scores")
+        _check_keys(values, _VALUES, "content")
+        if values["config"] and ("weights" not in values["config"] or "files" not in values["config"]["split"]):
+            raise UsageError(
+                f"{path} was written by an earlier version of clearclip, which did not keep with which weights and on "
+                "which images it was measured: choose another output folder, or remove that file"
+            )
+        shard, skipped = Shard.parse(values.pop("shard")), tuple(values.pop("skipped"))
+        state = State(**values, shard=shard, skipped=skipped, matrices=matrices, image_scores=image_scores)
+        _check(state)
+    except UsageError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, NotImplementedError, RuntimeError,
+            zipfile.BadZipFile) as error:  # fmt: skip
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise UsageError(f"{path} is no state of a run ({reason}): move or delete it, and start again") from error
+    return state
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """One array of an `.npz` that nothing compressed, so that it takes no more memory than the file has bytes."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > STATE_LIMIT:
+        raise ValueError(f"its {name} are compressed")
+    stream = io.BytesIO(archive.read(info))
+    np.lib.format.read_magic(stream)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(stream.getbuffer()) - stream.tell():
+        raise ValueError(f"its {name} have another size than they say")
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, stream.getbuffer(), stream.tell(), order="F" if fortran else "C")
+    return array
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_keys(values: Any, kinds: _Kinds, what: str) -> None:
+    if type(values) is not dict or values.keys() != kinds.keys():
+        raise ValueError(f"its {what} has other keys than ours")
+    wrong = next((key for key, allowed in kinds.items() if type(values[key]) not in allowed), None)
+    if wrong is not None:
+        raise ValueError(f"its {what} has a wrong {wrong}")
+
+
+def _check(state: State) -> None:
+    """`ValueError` if the parts of a state are not what `evaluate` makes, or contradict each other."""
+    config = state.config
+    _check_keys(config, _CONFIG, "configuration")
+    _check_keys(state.facts, _FACTS, "facts")
+    _check_keys(state.facts["official"], {"images": _MAYBE, "protocol": _DICT, "thresholds": _DICT}, "benchmark")
+    methods, labels = config["methods"], config["labels"]
+    if not methods or not all(type(name) is str for name in methods) or methods != sorted(config["thresholds"]):
+        raise ValueError("its methods and their thresholds differ")
+    for value in config["thresholds"].values():
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
+            raise ValueError("it has a threshold that is no probability")
+    if not all(type(words) is list and words and all(type(word) is str for word in words) for words in labels):
+        raise ValueError("its labels are no lists of words")
+    if not all(type(sentence) is str for sentence in state.skipped):
+        raise ValueError("what it left out is no text")
+    if not 0 <= state.evaluated <= state.done <= state.total:
+        raise ValueError(f"{state.evaluated:,} of {state.done:,} of {state.total:,} images cannot have been counted")
+    if not 0 <= state.seconds < math.inf:
+        raise ValueError(f"it took {state.seconds} seconds")
+    for array, dtype, shape in (
+        (state.matrices, np.int64, (len(methods), len(labels), len(labels))),
+        (state.image_scores, np.float32, (len(methods), state.done)),
+    ):
+        if array.dtype != dtype or array.shape != shape:
+            raise ValueError(f"it has an array {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}")
+    if (state.matrices < 0).any() or state.matrices.sum(dtype=np.float64) >= 2**62:
+        raise ValueError("it counts fewer than 0 pixels, or more than there can be")
+    if ((state.image_scores < 0) | (state.image_scores > 1)).any():  # not those that are NaN
+        raise ValueError("it has a score that is no share")
+    if not state.evaluated and state.matrices.any():
+        raise ValueError("it counts pixels of no image")
+
+
+def refuse_earlier(output: Path, config: Mapping[str, Any]) -> None:
+    """`UsageError` if the folder has a state of this model and benchmark from before weights and images were kept."""
+    stem = state_path(output, config, shard=WHOLE).stem.removesuffix(config_key(config))
+    for path in sorted((output / "state").glob(f"{glob.escape(stem)}*.npz")):
+        try:
+            load_state(path)
+        except UsageError as error:
+            if "earlier version" in str(error):
+                raise
 
 
 def add_shards(folders: Iterable[Path]) -> list[State]:
     """Add up the finished shards that lie below output folders.
 
-    Args:
-        folders: Output folders; shards of one run may lie in different ones.
-
-    Returns:
-        One complete state for each configuration, as an undivided run would have left it.
-
-    Raises:
-        ClearclipError: There is no shard, one is missing or unfinished, or two divide one run differently.
+    Shards of one run may lie in different folders. Returns one complete state for each configuration, as an undivided
+    run would have left it; `UsageError` if there is no shard, one is missing, unfinished, damaged or there twice, or
+    they do not fit together.
     """
     places = [folder / "state" for folder in folders]
-    paths = sorted(path for place in places for path in place.glob("*.shard-*-of-*.npz"))
+    found = (path for place in places for path in place.glob("*.shard-*-of-*.npz"))
+    paths = sorted({os.path.realpath(path): path for path in found}.values())
     if not paths:
-        raise ClearclipError(f"there are no shards in {' or '.join(map(str, places))}: run with --shard i/n first")
+        raise UsageError(f"there are no shards in {' or '.join(map(str, places))}: run with --shard i/n first")
     runs: dict[str, dict[Shard, tuple[Path, State]]] = {}
     for path in paths:
         state = load_state(path)
         if not state.complete:
             raise ClearclipError(f"{path} is unfinished ({state.done} of {state.total} images): run that shard again")
-        runs.setdefault(config_key(state.config), {})[state.shard] = (path, state)
-    return [_add(list(parts.values())) for parts in runs.values()]
+        parts = runs.setdefault(config_key(state.config), {})
+        if state.shard in parts:
+            raise UsageError(f"{parts[state.shard][0]} and {path} are the same shard {state.shard}: remove one")
+        parts[state.shard] = (path, state)
+    return [_add(sorted(parts.values(), key=lambda part: part[1].shard.index)) for parts in runs.values()]
 
 
-def _add(parts: list[tuple[Path, State]]) -> State:
-    states = sorted((state for _, state in parts), key=lambda state: state.shard.index)
-    counts = {state.shard.count for state in states}
+def _add(parts: Sequence[tuple[Path, State]]) -> State:
+    first, states = parts[0][0], [state for _, state in parts]
+    counts = sorted({state.shard.count for state in states})
     if len(counts) > 1:
-        raise ClearclipError(
-            f"{parts[0][0].parent} holds shards of one run cut into {' and '.join(map(str, sorted(counts)))} parts: "
-            "delete one set"
+        raise UsageError(
+            f"{first.parent} holds shards of one run cut into {' and '.join(map(str, counts))} parts: delete one set"
         )
-    count = counts.pop()
+    count = counts[0]
     absent = sorted(set(range(1, count + 1)) - {state.shard.index for state in states})
     if absent:
-        missing = ", ".join(f"{index}/{count}" for index in absent)
-        raise ClearclipError(f"shards are missing beside {parts[0][0]}: run --shard {missing} and merge again")
+        missing = ", ".join(f"{index}/{count}" for index in absent[:10]) + (" …" if absent[10:] else "")
+        raise ClearclipError(f"shards are missing beside {first}: run --shard {missing} and merge again")
+    total = sum(state.total for state in states)
+    for path, state in parts:
+        if state.total != len(range(state.shard.index - 1, total, count)):
+            raise UsageError(f"{path} has {state.total:,} of {total:,} images, which is not 1 of {count}: delete it")
     return sum_of(states)
 
 

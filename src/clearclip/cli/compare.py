@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import ClearclipError
-from clearclip.files.writing import claim
+from clearclip.errors import UsageError
+from clearclip.files.outputs import hold
 from clearclip.methods import parse_methods
 
 Methods = Annotated[str, typer.Option("--methods", "--method", help="A comma list, as `clearclip methods` lists them.")]
@@ -69,17 +69,20 @@ def compare(
     for row, run in zip(rows, fitted, strict=True):
         if row != run:
             typer.echo(f"{row.spelling}: {model} has {blocks} blocks, so it is run as {run.spelling}", err=True)
-    sheet = []
-    for path in paths:
-        found = segmenter.classify(segmenter.encode(load_image(path)), vocabulary, method=fitted, threshold=threshold)
-        shown = next(iter(found.values()))
-        sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))
-        vocabulary = shown.vocabulary
-    titles = {run.spelling: row.name.upper() for row, run in zip(rows, fitted, strict=True) if row != run}
     place = output if output.suffix.lower() in (".png", ".svg", ".pdf") else output / "compare.png"
+    titles = {run.spelling: row.name.upper() for row, run in zip(rows, fitted, strict=True) if row != run}
     try:
-        with claim(place, is_file=True):
-            save(draw_sheet(sheet, vocabulary, titles=titles), place)
+        with hold(place.parent) as outputs:
+            outputs.check([place.name])
+            sheet = []
+            for path in paths:
+                encoded = segmenter.encode(load_image(path))
+                found = segmenter.classify(encoded, vocabulary, method=fitted, threshold=threshold)
+                shown = next(iter(found.values()))
+                sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))
+                vocabulary = shown.vocabulary
+            with outputs.write(place.name) as partial:
+                save(draw_sheet(sheet, vocabulary, titles=titles), partial)
     except OSError as error:
-        raise ClearclipError(f"{place}: {error.strerror or error} (choose another folder with --output)") from error
+        raise UsageError(f"{place}: {error.strerror or error} (choose another folder with --output)") from error
     typer.echo(str(place))

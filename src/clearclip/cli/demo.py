@@ -26,7 +26,7 @@ def demo(
     model: o.Model = "tiny",
     method: Annotated[str, typer.Option(help="Comma list of methods.")] = "vanilla,maskclip,sclip,gem,clearclip",
     device: o.Device = "auto",
-    limit: Annotated[int, typer.Option(min=1, help="How many scenes are made.")] = 8,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many scenes are made.")] = 8,
     as_json: o.AsJson = False,
 ) -> None:
     """Make a few scenes, segment them by several methods and compare: offline, in seconds.

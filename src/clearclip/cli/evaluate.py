@@ -14,7 +14,8 @@ import typer
 from clearclip.cli import benchmarks as b
 from clearclip.cli import options as o
 from clearclip.cli.results import Formats, check_formats, emit
-from clearclip.errors import ClearclipError, UsageError
+from clearclip.errors import UsageError
+from clearclip.files.outputs import hold
 from clearclip.methods import Method, parse_method, parse_methods
 
 if TYPE_CHECKING:
@@ -47,11 +48,16 @@ Predictions = Annotated[
     Path | None,
     typer.Option("--save-predictions", help="Folder for every prediction as a palette PNG, a folder for each method."),
 ]
-Worst = Annotated[int, typer.Option(min=0, help="Draw a sheet of the N worst and N best images of each method.")]
+Worst = Annotated[
+    int, typer.Option(min=0, max=100, help="Draw a sheet of the N worst and N best images of each method.")
+]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="A preset's name; default: the benchmark's own.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Set before the first image and recorded; nothing random is drawn.")
 ]
+
+PATIENCE = 60.0
+"""Seconds for which an evaluation waits for others that have just ended in the same folder."""
 
 
 def register(app: typer.Typer) -> None:
@@ -107,9 +113,12 @@ def evaluate(
     checked = check_formats(formats, as_json=as_json)
     from clearclip.benchmarks import Run, Shard
     from clearclip.benchmarks import merge as add_up
+    from clearclip.benchmarks.results import check_results
 
     with _writing():
         if merge:
+            with hold(output, patience=PATIENCE):
+                check_results(output)
             _report(add_up([Path(folder) for folder in target or ()] or [output]), output=output, formats=checked)
             return
         run = Run(
@@ -140,7 +149,8 @@ def evaluate(
             crop_size=crop_size,
             stride=stride,
         )
-        output.mkdir(parents=True, exist_ok=True)
+        with hold(output, patience=PATIENCE):
+            check_results(output)
         found = _run(load, dataset, rows, fleet=fleet, thresholds=thresholds, run=run, worst=worst)
         _report([found], output=output, formats=checked)
 
@@ -157,7 +167,7 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        raise ClearclipError(f"{place}{error.strerror or error} (choose another folder with --output)") from error
+        raise UsageError(f"{place}{error.strerror or error} (choose another folder with --output)") from error
 
 
 def _thresholds(given: list[str] | None, rows: Sequence[Method], dataset: Dataset) -> dict[str, float] | float | None:
@@ -201,8 +211,16 @@ def _run(
 ) -> Evaluation:
     from clearclip.benchmarks import evaluate as measure
     from clearclip.benchmarks import evaluate_on_ray
+    from clearclip.benchmarks.pictures import sheets
+    from clearclip.benchmarks.state import file_name
 
     segmenter = load() if fleet is None or worst else None
+    names: dict[str, str] = {}
+    if worst and segmenter is not None and run.output is not None:
+        stem = f"worst-{dataset.benchmark.name}-{Path(segmenter.backbone.name).name}"
+        names = {row.spelling: file_name(f"{stem}-{row.spelling}") + f"{run.shard.suffix}.png" for row in rows}
+        with hold(run.output, patience=PATIENCE) as outputs:
+            outputs.check(names.values())
     with b.measuring_bar(dataset.benchmark.name) as advance:
         if fleet is not None:
             found = evaluate_on_ray(
@@ -210,14 +228,13 @@ def _run(
             )
         elif segmenter is not None:
             found = measure(segmenter, dataset, methods=rows, thresholds=thresholds, run=run, on_image=advance)
-    if worst and segmenter is not None and run.output is not None:
-        from clearclip.benchmarks.pictures import sheets
-        from clearclip.benchmarks.state import file_name
-
-        for method, sheet in sheets(found, segmenter, dataset, run=run, count=worst).items():
-            name = file_name(f"worst-{dataset.benchmark.name}-{Path(segmenter.backbone.name).name}-{method}")
-            sheet.save(run.output / f"{name}.png")
-            _say(f"worst and best images of {method}: {run.output / name}.png")
+    if names and segmenter is not None and run.output is not None:
+        drawn = sheets(found, segmenter, dataset, run=run, count=worst)
+        with hold(run.output, patience=PATIENCE) as outputs:
+            for method, sheet in drawn.items():
+                with outputs.write(names[method]) as partial:
+                    sheet.save(partial)
+                _say(f"worst and best images of {method}: {run.output / names[method]}")
     return found
 
 
@@ -234,7 +251,8 @@ def _report(found: Sequence[Evaluation], *, output: Path, formats: Sequence[str]
         for sentence in evaluation.skipped:
             typer.echo(f"left out: {sentence}", err=True)
         if evaluation.shard.count == 1:
-            _say(f"recorded in {append_results(evaluation, output)}")
+            with hold(output, patience=PATIENCE):
+                _say(f"recorded in {append_results(evaluation, output)}")
         else:
             _say(f"shard {evaluation.shard} is finished; when all are: clearclip evaluate --merge -o {output}")
     emit(everything, table(everything), formats=formats, title="Results in percent")

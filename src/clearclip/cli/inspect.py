@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import ClearclipError
-from clearclip.files.writing import claim
+from clearclip.errors import UsageError
+from clearclip.files.outputs import hold
 
 Method = Annotated[
     str, typer.Option("--method", help="Whose attention and residual; the default is the model as it is.")
@@ -45,18 +45,19 @@ def inspect(
     from clearclip.paper.figure2 import features_page
     from clearclip.paper.measure import Lab
     from clearclip.paper.models import Model
-    from clearclip.paper.page import about
+    from clearclip.paper.page import REPORT_NAME, about
 
     paths = find_images(images)[:limit]
     segmenter = o.load_segmenter(model, method="clearclip", device=device, dtype=dtype, protocol=protocol)
-    seen = [inspect_image(segmenter, path, method=method, name=path.stem) for path in paths]
-    page = features_page(seen, name="inspect", title="What flows through the model")
     lab = Lab(output=output, device=device, dtype=dtype)
     try:
-        with claim(output):
-            report = page.write(output, about=about(lab, [Model(model)]))
+        with hold(output) as outputs:
+            outputs.check([f"inspect/{name}" for name in (REPORT_NAME, "numbers.json")])
+            seen = [inspect_image(segmenter, path, method=method, name=path.stem) for path in paths]
+            page = features_page(seen, name="inspect", title="What flows through the model")
+            report = page.write(outputs, about=about(lab, [Model(model)]))
     except OSError as error:
-        raise ClearclipError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
+        raise UsageError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
     if as_json:
         typer.echo(json.dumps({"findings": page.findings, "statistics": page.numbers}, indent=2, ensure_ascii=False))
         return

@@ -9,8 +9,7 @@ import typer
 
 from clearclip.cli import benchmarks as b
 from clearclip.cli import options as o
-from clearclip.errors import ClearclipError, UsageError, nearest
-from clearclip.files.writing import claim
+from clearclip.errors import UsageError, nearest
 
 TargetName = Annotated[
     str, typer.Argument(metavar="TARGET", help="figure1, table1, table2, figure2, figure3, figure4, or all.")
@@ -94,10 +93,9 @@ def reproduce(
         progress=b.measuring_bar,
     )
     try:
-        with claim(output):
-            reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
+        reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
     except OSError as error:
-        raise ClearclipError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
+        raise UsageError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
     typer.echo(str(reports[-1]))
 
 

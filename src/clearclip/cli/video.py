@@ -32,7 +32,8 @@ def video(
     background: o.Background = None,
     threshold: o.Threshold = None,
     every: Annotated[
-        int, typer.Option(min=1, help="Give the model each N-th frame; those between show the last labels.")
+        int,
+        typer.Option(min=1, max=1_000_000, help="Give the model each N-th frame; those between show the last labels."),
     ] = 1,
     smooth: Annotated[
         float, typer.Option(help="Weight of the past, from 0 to below 1: labels flicker less and follow later.")

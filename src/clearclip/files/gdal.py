@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -77,7 +78,7 @@ def gdal_errors(name: str) -> Iterator[None]:
     from rasterio.errors import NotGeoreferencedWarning
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_log():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except ClearclipError:
@@ -90,6 +91,22 @@ def gdal_errors(name: str) -> Iterator[None]:
                 "opened with --driver NAME (driver=), for instance VRT"
             )
         raise ImageError(f"{name}: the image cannot be read ({reason})") from error
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Hide the traceback that rasterio's log prints, and goes on, where GDAL quotes bytes that are no UTF-8."""
+    told = sys.unraisablehook
+
+    def tell(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+            told(unraisable)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = told
 
 
 def one_line(error: BaseException) -> str:

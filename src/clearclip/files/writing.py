@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import secrets
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -20,6 +22,9 @@ from clearclip.errors import UsageError
 from clearclip.files.reading import open_regular
 
 PREFIX = ".clearclip-"
+ATTEMPTS = 1000  # others may remove the lock or its folder; but in /proc no file can ever be made
+OURS = re.compile(re.escape(PREFIX) + r"(lock(-[0-9a-f]{16})?|[0-9a-f]{16}-[a-z0-9_]{8}(\..*)?)", re.DOTALL)
+"""Names of our locks and unfinished files: long and random, so that no file of a user's has one by chance."""
 
 try:
     import fcntl
@@ -54,16 +59,17 @@ def claim(target: Path, *, is_file: bool = False) -> Iterator[None]:
 def sweep(folder: Path) -> None:
     """Remove the unfinished files that killed processes left in a folder, not below it; those of live ones are held."""
     for file in folder.glob(f"{PREFIX}*"):
-        if file.is_file() and not file.is_symlink():
+        if OURS.fullmatch(file.name) and file.is_file() and not file.is_symlink():
             with suppress(OSError):
                 _remove(file, _hold(file, os.O_RDONLY))
 
 
 def _take(lock: Path) -> int:
-    while True:
+    for _ in range(ATTEMPTS):
         lock.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             return _hold(lock, os.O_RDWR | os.O_CREAT)
+    raise OSError(errno.ENOENT, "no file can be made there")
 
 
 def _hold(file: Path, flags: int) -> int:
@@ -107,7 +113,8 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
     With `replace=False` a file that stands there by then stays, and `FileExistsError` is raised.
     """
-    handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.suffix, dir=path.parent)
+    prefix = f"{PREFIX}{secrets.token_hex(8)}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     partial = Path(name)
     try:
         if fcntl is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from clearclip.benchmarks.state import file_name
 from clearclip.benchmarks.tables import Table
+from clearclip.errors import UsageError
 from clearclip.paper.features import PARTS, Inspection, findings, mean_channel_table
 from clearclip.paper.page import Page, long_table
 from clearclip.paper.rows import TARGETS
@@ -216,6 +217,8 @@ def features_page(inspections: Sequence[Inspection], *, name: str = "figure2", t
     ]
     for seen in inspections:
         stem = file_name(seen.name)
+        if f"maps-{stem}.png" in page.pictures:
+            raise UsageError(f"two images are called {stem}: rename one, or show them one by one")
         page.pictures[f"maps-{stem}.png"] = (
             draw_feature_maps(seen),
             f"{seen.name}: magnitudes in the last block by patch and channel, and the peak channel as a map. Each row "

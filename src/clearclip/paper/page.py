@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import clearclip
 from clearclip.benchmarks.tables import Table
-from clearclip.files.writing import atomic_write
+from clearclip.errors import printable
+from clearclip.files.outputs import Outputs
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
 from clearclip.paper.rows import methods_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+REPORT_NAME = "report.md"
 
 
 @dataclass
@@ -54,28 +56,18 @@ class Page:
     numbers: list[Row] = field(default_factory=list)
     extra_tables: dict[str, Table] = field(default_factory=dict)
 
-    def write(self, output: Path, *, about: Mapping[str, Any]) -> Path:
-        """Write everything into a folder of the page's own.
+    def write(self, outputs: Outputs, *, about: Mapping[str, Any]) -> Path:
+        """Write everything into a folder of the page's own and return the path of `report.md`.
 
-        Args:
-            output: Where that folder stands.
-            about: How the numbers were made, for JSON and the page's end.
-
-        Returns:
-            The path of `report.md`.
-
-        Raises:
-            OSError: It cannot be written.
+        Files of an earlier page that this one lacks are removed.
         """
-        folder = output / self.name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = f"{self.name}/"
         for name, (figure, _) in self.pictures.items():
-            save(figure, folder / name)
+            with outputs.write(folder + name) as partial:
+                save(figure, partial)
         tables = {**self.extra_tables}
         if self.numbers:
             tables["numbers"] = long_table(self.numbers)
-        for name, content in tables.items():
-            _write(folder / f"{name}.csv", content.csv())
         document = {
             "target": self.name,
             "about": about,
@@ -83,10 +75,14 @@ class Page:
             "notes": self.notes,
             "numbers": self.numbers,
         }
-        _write(folder / "numbers.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-        report = folder / "report.md"
-        _write(report, self._markdown(sorted(tables), about=about))
-        return report
+        texts = {f"{name}.csv": content.csv() for name, content in tables.items()}
+        texts["numbers.json"] = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        texts[REPORT_NAME] = self._markdown(sorted(tables), about=about)
+        for name, text in texts.items():
+            with outputs.write(folder + name) as partial:
+                partial.write_text(printable(text), encoding="utf-8")
+        outputs.drop_rest(folder)
+        return outputs.folder / folder / REPORT_NAME
 
     def _markdown(self, files: Sequence[str], *, about: Mapping[str, Any]) -> str:
         parts = [f"# {self.title}", *self.lead]
@@ -102,11 +98,6 @@ class Page:
         made = f"clearclip {about['versions']['clearclip']}, {about['made']}"
         parts.append(f"Numbers: {links + ', ' if links else ''}[numbers.json](numbers.json). Made with {made}.")
         return "\n\n".join(parts) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def _bullets(sentences: Iterable[str]) -> str:

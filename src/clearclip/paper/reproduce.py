@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.benchmarks import Dataset
+from clearclip.benchmarks.results import check_results
 from clearclip.benchmarks.state import file_name
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.writing import atomic_write
+from clearclip.files.outputs import Outputs, hold
 from clearclip.images import load_image
 from clearclip.methods import Method, parse_methods
 from clearclip.paper.features import inspect_image
@@ -23,7 +24,7 @@ from clearclip.paper.figure1 import figure1_page
 from clearclip.paper.figure2 import features_page
 from clearclip.paper.measure import Lab, fit_depth, paper_thresholds
 from clearclip.paper.models import Model, models_named
-from clearclip.paper.page import Page, about
+from clearclip.paper.page import REPORT_NAME, Page, about
 from clearclip.paper.rows import ALL_EIGHT, SHEET_METHODS, Target, methods_of, unique
 from clearclip.paper.sheets import SheetRow, draw_sheet, same_colors
 from clearclip.paper.table1 import table1_page
@@ -77,6 +78,8 @@ class Request:
 def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print) -> list[Path]:
     """Make the pages of targets in `lab.output`; what earlier runs measured there is not measured again.
 
+    The folder is held meanwhile; pages of earlier runs are replaced, other files never.
+
     Args:
         request: Targets, models, benchmarks, images.
         lab: Where data, weights and results are.
@@ -89,8 +92,15 @@ def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print)
         ClearclipError: A benchmark's file is broken and `lab.skip_broken` is off; an image is unknown.
         OSError: The output folder cannot be written.
     """
+    with hold(lab.output) as outputs:
+        names = [f"{target.name}/{name}" for target in request.targets for name in (REPORT_NAME, "numbers.json")]
+        outputs.check([*names, *([REPORT_NAME] if len(request.targets) > 1 else [])])
+        check_results(lab.output)
+        return _reproduce(request, lab, outputs, say=say)
+
+
+def _reproduce(request: Request, lab: Lab, outputs: Outputs, *, say: Callable[[str], None]) -> list[Path]:
     has_data = lab.data is not None or bool(lab.places)
-    lab.output.mkdir(parents=True, exist_ok=True)
     for model, benchmark, methods in _needs(request, has_data=has_data):
         lab.measure(model, benchmark, methods)
         reasons = {lab.cell(model.name, benchmark, row).reason for row in methods} - {""}
@@ -103,11 +113,11 @@ def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print)
             page = TABLES[target.name](lab, models, benchmarks)
         else:
             page = _pictures(target, request, lab, models=models, benchmarks=benchmarks)
-        reports.append(page.write(lab.output, about=about(lab, models)))
+        reports.append(page.write(outputs, about=about(lab, models)))
         pages.append(page)
         say(f"{target.name}: {reports[-1]}")
     if len(pages) > 1:
-        reports.append(_index(pages, lab.output))
+        reports.append(_index(pages, outputs))
     return reports
 
 
@@ -275,13 +285,12 @@ def sheet_rows(
     return rows
 
 
-def _index(pages: Sequence[Page], output: Path) -> Path:
+def _index(pages: Sequence[Page], outputs: Outputs) -> Path:
     """One page that links the others and repeats what was found."""
     parts = ["# The paper's tables and figures, reproduced"]
     for page in pages:
         sentences = "\n".join(f"- {sentence}" for sentence in page.findings)
         parts.append(f"## [{page.title}]({file_name(page.name)}/report.md)" + (f"\n\n{sentences}" if sentences else ""))
-    path = output / "report.md"
-    with atomic_write(path) as partial:
+    with outputs.write(REPORT_NAME) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+    return outputs.folder / REPORT_NAME

@@ -17,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clearclip.files.outputs import hold
+
 from .captions import caption
 from .classes import STUFF
 from .generate import make_scene, visible_phrases
 
+FILES = (IMAGES_NAME, INSTANCES_NAME, INDEX_NAME) = ("images.u8", "instances.u8", "album.json")
 TRIES = 6
 _CHUNK = 250
 
@@ -87,31 +90,34 @@ def render_album(
         The album.
     """
     wanted = {"pictures": pictures, "size": list(size), "portraits": portraits}
-    index_file = folder / "album.json"
     shape = (pictures, *size)
-    if not index_file.is_file() or json.loads(index_file.read_text())["made"] != wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        index_file.unlink(missing_ok=True)
-        rows: list[tuple[list[str], str]] = []
-        chunks = [range(start, min(start + _CHUNK, pictures)) for start in range(0, pictures, _CHUNK)]
-        render = partial(_render, size=size, portraits=portraits)
-        with (
-            ProcessPoolExecutor(workers) as pool,
-            (folder / "images.u8").open("wb") as images,
-            (folder / "instances.u8").open("wb") as maps,
-        ):
-            for chunk in pool.map(render, chunks) if workers > 1 else map(render, chunks):
-                for image, instances, phrases, time in chunk:
-                    images.write(image)
-                    maps.write(instances)
-                    rows.append((phrases, time))
-                if progress is not None:
-                    progress(len(rows))
-        index_file.write_text(json.dumps({"made": wanted, "rows": rows}))
-    stored = json.loads(index_file.read_text())["rows"]
+    with hold(folder) as outputs:
+        outputs.check(FILES)
+        if not all(map(outputs.stands, FILES)) or json.loads((folder / INDEX_NAME).read_text())["made"] != wanted:
+            (folder / INDEX_NAME).unlink(missing_ok=True)  # it is ours, and no index may stand beside other pictures
+            rows: list[tuple[list[str], str]] = []
+            chunks = [range(start, min(start + _CHUNK, pictures)) for start in range(0, pictures, _CHUNK)]
+            render = partial(_render, size=size, portraits=portraits)
+            with (
+                outputs.write(IMAGES_NAME) as image_file,
+                outputs.write(INSTANCES_NAME) as instance_file,
+                ProcessPoolExecutor(workers) as pool,
+                image_file.open("wb") as images,
+                instance_file.open("wb") as maps,
+            ):
+                for chunk in pool.map(render, chunks) if workers > 1 else map(render, chunks):
+                    for image, instances, phrases, time in chunk:
+                        images.write(image)
+                        maps.write(instances)
+                        rows.append((phrases, time))
+                    if progress is not None:
+                        progress(len(rows))
+            with outputs.write(INDEX_NAME) as index_file:
+                index_file.write_text(json.dumps({"made": wanted, "rows": rows}))
+    stored = json.loads((folder / INDEX_NAME).read_text())["rows"]
     return Album(
-        np.memmap(folder / "images.u8", np.uint8, "r", shape=(*shape, 3)),
-        np.memmap(folder / "instances.u8", np.uint8, "r", shape=shape),
+        np.memmap(folder / IMAGES_NAME, np.uint8, "r", shape=(*shape, 3)),
+        np.memmap(folder / INSTANCES_NAME, np.uint8, "r", shape=shape),
         [tuple(phrases) for phrases, _ in stored],
         [time for _, time in stored],
     )

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from clearclip.benchmarks.metrics import confusion, scores
-from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.writing import atomic_write, claim
+from clearclip.errors import UsageError
+from clearclip.files.outputs import Outputs, hold
 from clearclip.methods import parse_methods
 from clearclip.outputs import save_image
 from clearclip.overlay import draw_legend, draw_overlay
@@ -32,6 +32,8 @@ from .score import fit_depth
 
 DEMO_METHODS = ("vanilla", "maskclip", "sclip", "gem", "clearclip")
 COMPARISON_NAME = "comparison.png"
+RECORD_NAME = "demo.json"
+MOST_PICTURES = 500
 _TITLES = {"vanilla": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "gem": "GEM", "clearclip": "ClearCLIP"}
 _TILE = (256, 205)
 _GAP = 8
@@ -64,7 +66,7 @@ def run_demo(
     """Make scenes, segment them by several methods, and write overlays and one side-by-side picture.
 
     Args:
-        output: Folder; made where it is missing. Its files of the same names are replaced.
+        output: Folder; made where it is missing. Files of an earlier demo are replaced, others never.
         model: As `clearclip.load`.
         methods: Spellings; GEM over half of the blocks of a model with fewer than six.
         pictures: How many scenes are segmented and scored.
@@ -78,24 +80,40 @@ def run_demo(
         UsageError: A method is unknown, or there are no pictures.
         ClearclipError: The model cannot be used, or the folder cannot be written.
     """
-    if pictures < 1 or drawn < 1:
-        raise UsageError(f"pictures={pictures} and drawn={drawn}: both must be 1 or more")
+    if not 1 <= pictures <= MOST_PICTURES or drawn < 1:
+        raise UsageError(
+            f"pictures={pictures} and drawn={drawn}: both must be 1 or more, and at most {MOST_PICTURES} pictures"
+        )
     parse_methods(methods)
     segmenter = load(model, device=device)
     spellings = [fit_depth(method, len(segmenter.backbone.blocks)) for method in methods]
-    scenes = [make_scene(index) for index in range(pictures)]
-    label_maps = _segment(segmenter, scenes, spellings)
-    miou = {method: _miou(scenes, [maps[place] for maps in label_maps]) for place, method in enumerate(spellings)}
-    titles = [f"{_TITLES.get(method, name)}  {miou[name]:.1f}" for method, name in zip(methods, spellings, strict=True)]
+    stems = [f"scene-{index}" for index in range(pictures)]
+    names = [COMPARISON_NAME, RECORD_NAME, *(f"{stem}.png" for stem in stems)]
+    names += [_overlay_name(stem, kind) for stem in stems for kind in ("truth", *methods)]
     try:
-        with claim(output):
+        with hold(output) as outputs:
+            outputs.check(names)
+            scenes = [make_scene(index) for index in range(pictures)]
+            label_maps = _segment(segmenter, scenes, spellings)
+            miou = {name: _miou(scenes, [maps[place] for maps in label_maps]) for place, name in enumerate(spellings)}
+            titles = [
+                f"{_TITLES.get(method, name)}  {miou[name]:.1f}"
+                for method, name in zip(methods, spellings, strict=True)
+            ]
             sheet = draw_comparison(scenes[:drawn], label_maps[:drawn], titles=titles)
-            files = [_write(sheet, output / COMPARISON_NAME)]
-            for scene, maps in zip(scenes, label_maps, strict=True):
-                files.extend(_write_scene(output, scene, dict(zip(methods, maps, strict=True))))
-            files.append(_write_record(output / "demo.json", segmenter, miou))
+            files = [_write(sheet, outputs, COMPARISON_NAME)]
+            for stem, scene, maps in zip(stems, scenes, label_maps, strict=True):
+                files.append(_write(Image.fromarray(scene.image), outputs, f"{stem}.png"))
+                named: dict[str, NDArray[Any]] = {"truth": scene.label_map, **dict(zip(methods, maps, strict=True))}
+                for name, label_map in named.items():
+                    overlay = draw_overlay(scene.image, label_map, PALETTE, names=CLASSES)
+                    files.append(_write(overlay, outputs, _overlay_name(stem, name)))
+            with outputs.write(RECORD_NAME) as partial:
+                partial.write_text(_record(segmenter, miou), encoding="utf-8")
+            files.append(output / RECORD_NAME)
+            outputs.drop_rest("scene-")
     except OSError as error:
-        raise ClearclipError(f"{output} cannot be written ({error})") from error
+        raise UsageError(f"{output} cannot be written ({error.strerror or error}): choose another folder") from error
     return DemoReport(miou, tuple(files))
 
 
@@ -159,19 +177,14 @@ def _rgb(index: int) -> tuple[int, int, int]:
     return (red, green, blue)
 
 
-def _write(picture: Image.Image, path: Path) -> Path:
-    save_image(picture, path)
-    return path
+def _write(picture: Image.Image, outputs: Outputs, name: str) -> Path:
+    with outputs.write(name) as partial:
+        save_image(picture, partial)
+    return outputs.folder / name
 
 
-def _write_scene(output: Path, scene: Scene, label_maps: dict[str, NDArray[np.int32]]) -> list[Path]:
-    stem = f"scene-{scene.index}"
-    files = [_write(Image.fromarray(scene.image), output / f"{stem}.png")]
-    named: dict[str, NDArray[Any]] = {"truth": scene.label_map, **label_maps}
-    for name, label_map in named.items():
-        overlay = draw_overlay(scene.image, label_map, PALETTE, names=CLASSES)
-        files.append(_write(overlay, output / f"{stem}.{_plain(name)}.overlay.jpg"))
-    return files
+def _overlay_name(stem: str, kind: str) -> str:
+    return f"{stem}.{_plain(kind)}.overlay.jpg"
 
 
 def _plain(method: str) -> str:
@@ -179,9 +192,7 @@ def _plain(method: str) -> str:
     return re.sub(r"[^\w+.=-]+", "-", method).strip("-")
 
 
-def _write_record(path: Path, segmenter: Segmenter, miou: dict[str, float]) -> Path:
+def _record(segmenter: Segmenter, miou: dict[str, float]) -> str:
     settings = segmenter.describe(segmenter.method)
     settings.pop("method")
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps({"miou": miou, "settings": settings}, indent=2) + "\n", encoding="utf-8")
-    return path
+    return json.dumps({"miou": miou, "settings": settings}, indent=2) + "\n"

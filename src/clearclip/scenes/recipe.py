@@ -6,15 +6,19 @@ Belongs here: numbers, and the model's configuration as open_clip reads it. Does
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from clearclip.files.outputs import Outputs
 
 from .classes import CLASSES, COLOURS
 from .words import CONTEXT_LENGTH, save_tokenizer
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
+TOKENIZER_NAME = "tokenizer.json"
 WORDS_NAME = "known_words.txt"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -119,15 +123,19 @@ class Recipe:
         }
 
 
-def write_model_folder(folder: Path, recipe: Recipe) -> None:
+def write_model_folder(outputs: Outputs, recipe: Recipe) -> None:
     """Write configuration, tokenizer and the words worth asking for: all of an open_clip folder but the weights.
 
-    Args:
-        folder: It is made where it is missing.
-        recipe: Describes the model.
+    A tokenizer that lies there is kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = save_tokenizer(folder)
-    words = sorted({*CLASSES, *COLOURS})
-    (folder / WORDS_NAME).write_text("\n".join(words) + "\n", encoding="utf-8")
-    (folder / CONFIG_NAME).write_text(json.dumps(recipe.model_config(vocabulary), indent=2) + "\n", encoding="utf-8")
+    outputs.check([WORDS_NAME, CONFIG_NAME, WEIGHTS_NAME])
+    with tempfile.TemporaryDirectory() as name:
+        is_there = (outputs.folder / TOKENIZER_NAME).is_file()
+        vocabulary = save_tokenizer(outputs.folder if is_there else Path(name))
+        texts = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(name).iterdir())}
+    texts[WORDS_NAME] = "\n".join(sorted({*CLASSES, *COLOURS})) + "\n"
+    texts[CONFIG_NAME] = json.dumps(recipe.model_config(vocabulary), indent=2) + "\n"
+    outputs.check(texts)
+    for file, text in texts.items():
+        with outputs.write(file) as partial:
+            partial.write_text(text, encoding="utf-8")

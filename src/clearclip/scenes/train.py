@@ -24,6 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.outputs import Outputs
+from clearclip.files.writing import claim
+
 from .crops import Album, draw_batch, render_album
 from .recipe import CLIP_MEAN, CLIP_STD, WEIGHTS_NAME, Recipe, write_model_folder
 
@@ -134,48 +138,55 @@ class Trainer:
         device: Where to compute.
 
     Raises:
-        ValueError: The folder's checkpoint is of another recipe.
+        UsageError: The folder's checkpoint is of another recipe, or a file there is none of ours.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, *, album: Album, device: str = "cpu") -> None:
         self.folder, self.recipe, self.album = folder, recipe, album
         self.device = torch.device(device)
-        write_model_folder(folder, recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.outputs = Outputs(folder)
+        self.outputs.check([CHECKPOINT_NAME, LOG_NAME])
+        write_model_folder(self.outputs, recipe)
         self.model = build_model(folder, recipe).to(self.device)
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         self.optimizer = make_optimizer(self.model, recipe)
         self.step = 0
         self.seconds = 0.0
+        self.log: list[str] = []
         self._resume()
 
     def _resume(self) -> None:
         file = self.folder / CHECKPOINT_NAME
-        if not file.is_file():
+        if not self.outputs.stands(CHECKPOINT_NAME):
             return
         saved = torch.load(file, map_location=self.device, weights_only=True)
         mine = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
         changed = [name for name in sorted(mine) if saved["recipe"].get(name) != mine[name] and name != "steps"]
         if changed:
-            raise ValueError(f"{file} was made with other values of {', '.join(changed)}: use them, or another folder")
+            raise UsageError(f"{file} was made with other values of {', '.join(changed)}: use them, or another folder")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.seconds = saved["step"], saved["seconds"]
+        if self.outputs.stands(LOG_NAME):
+            lines = (self.folder / LOG_NAME).read_text(encoding="utf-8").splitlines()
+            self.log = [line for line in lines if json.loads(line)["step"] <= self.step]
 
     def save(self) -> None:
-        """Write the checkpoint; the old one stays until the new one is complete."""
+        """Write the checkpoint and the log; the old ones stay until the new ones are complete."""
         recipe = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "recipe": recipe}
-        partial = self.folder / f"{CHECKPOINT_NAME}.partial"
-        torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
-        partial.replace(self.folder / CHECKPOINT_NAME)
+        with self.outputs.write(LOG_NAME, again=True) as partial:
+            partial.write_text("".join(f"{line}\n" for line in self.log), encoding="utf-8")
+        with self.outputs.write(CHECKPOINT_NAME, again=True) as partial:
+            torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
 
     def export(self) -> None:
         """Write the weights in float16 beside the configuration, as open_clip reads them."""
         scaled = scale_queries(self.model.state_dict(), recipe=self.recipe)
         weights = {name: value.detach().cpu().half().contiguous() for name, value in scaled.items()}
-        partial = self.folder / f"{WEIGHTS_NAME}.partial"
-        save_file(weights, partial, metadata={"format": "pt"})
-        partial.replace(self.folder / WEIGHTS_NAME)
+        with self.outputs.write(WEIGHTS_NAME, again=True) as partial:
+            save_file(weights, partial, metadata={"format": "pt"})
 
     def _batch(self) -> tuple[Views, Tensor]:
         recipe = self.recipe
@@ -242,17 +253,15 @@ class Trainer:
             The number of steps done and the last one's loss.
         """
         last = min(until or self.recipe.steps, self.recipe.steps)
-        with (self.folder / LOG_NAME).open("a", encoding="utf-8") as log:
-            while self.step < last:
-                loss = self.train_step()
-                if self.step % 10 == 0 or self.step == last:
-                    row = {"step": self.step, "loss": round(loss, 4), "seconds": round(self.seconds, 1)}
-                    log.write(json.dumps(row) + "\n")
-                    log.flush()
-                if self.step % save_every == 0 or self.step == last:
-                    self.save()
-                    self.export()
-                yield self.step, loss
+        while self.step < last:
+            loss = self.train_step()
+            if self.step % 10 == 0 or self.step == last:
+                row = {"step": self.step, "loss": round(loss, 4), "seconds": round(self.seconds, 1)}
+                self.log.append(json.dumps(row))
+            if self.step % save_every == 0 or self.step == last:
+                self.save()
+                self.export()
+            yield self.step, loss
 
 
 def scale_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
@@ -371,20 +380,24 @@ def train(
         if name not in {field.name for field in dataclasses.fields(Recipe)} or not value:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE of the recipe: {recipe}")
         recipe = dataclasses.replace(recipe, **{name: type(getattr(recipe, name))(json.loads(value))})
-    with _bar() as bar:
-        drawing = bar.add_task("Rendering scenes", total=recipe.pictures)
-        album = render_album(
-            output / "album",
-            pictures=recipe.pictures,
-            size=recipe.picture_size,
-            portraits=recipe.portraits,
-            progress=lambda done: bar.update(drawing, completed=done),
-        )
-        bar.update(drawing, completed=recipe.pictures)
-        trainer = Trainer(output, recipe, album=album, device=device)
-        task = bar.add_task("Training", total=recipe.steps, completed=trainer.step)
-        for step, loss in trainer.run(save_every=save_every):
-            bar.update(task, completed=step, description=f"Training, loss {loss:.3f}")
+    try:
+        with claim(output), _bar() as bar:
+            drawing = bar.add_task("Rendering scenes", total=recipe.pictures)
+            album = render_album(
+                output / "album",
+                pictures=recipe.pictures,
+                size=recipe.picture_size,
+                portraits=recipe.portraits,
+                progress=lambda done: bar.update(drawing, completed=done),
+            )
+            bar.update(drawing, completed=recipe.pictures)
+            trainer = Trainer(output, recipe, album=album, device=device)
+            task = bar.add_task("Training", total=recipe.steps, completed=trainer.step)
+            for step, loss in trainer.run(save_every=save_every):
+                bar.update(task, completed=step, description=f"Training, loss {loss:.3f}")
+    except ClearclipError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
     console.print(f"{trainer.step} steps, {trainer.seconds / 60:.0f} minutes; the model is in {output}")
 
 

@@ -1,0 +1,107 @@
+"""Images, and the tars and Parquet files that hold them."""
+
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tests.hostile.cases import Action, Case, target
+from tests.hostile.mutate import TEXTS, damage
+from tests.hostile.targets.common import ASKED, command, encoded, formatted, picture, wrong_maps
+
+SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".gif", ".bmp", ".ppm", ".pgm", ".jp2")
+
+
+def seed_images(place: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "text"
+    grey = Image.fromarray(np.asarray(picture(3).convert("L"), dtype=np.uint16) * 257)
+    made = {
+        "rgb.png": (picture(1), {}), "palette.png": (picture(2).quantize(16), {"transparency": 3}),
+        "deep.png": (grey, {}), "alpha.png": (picture(4).convert("RGBA"), {}),
+        "photo.jpg": (picture(5), {"exif": exif}), "cmyk.jpg": (picture(6).convert("CMYK"), {}),
+        "progressive.jpg": (picture(7), {"progressive": True}), "photo.webp": (picture(8), {"exif": exif}),
+        "lossless.webp": (picture(9), {"lossless": True}), "plain.tif": (picture(10), {}),
+        "lzw.tif": (picture(11), {"compression": "tiff_lzw"}), "deflate.tif": (grey, {"compression": "tiff_deflate"}),
+        "jpeg.tif": (picture(12), {"compression": "jpeg"}), "photo.gif": (picture(13), {}),
+        "float.tif": (Image.fromarray(np.eye(40, 56, dtype="f")), {}), "photo.bmp": (picture(14), {}),
+        "photo.ppm": (picture(15), {}), "bits.pgm": (picture(16).convert("L"), {}), "photo.jp2": (picture(17), {}),
+    }  # fmt: skip
+    for name, (image, options) in made.items():
+        with suppress(OSError):  # a codec that this Pillow lacks
+            image.save(place / name, **options)
+
+
+def check_images(case: Case, code: int) -> str | None:
+    if code == 2:
+        return "a damaged image ends the whole run"
+    if not case.expected["png"]:
+        return None
+    if not (case.output / "good.png").exists():
+        return "the good image was lost"
+    if (case.output / "bad.png").exists() == bool(code):
+        return f"exit code {code}, but the damaged image's result is{'' if code else ' not'} there"
+    return wrong_maps(case.output.glob("*.png"))
+
+
+@target(seed=seed_images, check=check_images)
+def images(case: Case) -> Action:
+    """One of two is damaged; the other must come out right whatever becomes of the first."""
+    files = sorted(file for file in case.seeds.iterdir() if file.suffix in SUFFIXES)
+    file, other = case.rng.choice(files), case.rng.choice(files)
+    suffix = file.suffix if case.rng.random() < 0.9 else other.suffix
+    case.write(f"bad{suffix}", damage(file.read_bytes(), case.rng, other=other.read_bytes()))
+    case.write("good.png", encoded(0))
+    formats = case.rng.sample(["png", "preview", "overlay", "npz", "coco", "geojson", "yolo", "cvat"], 2)
+    case.expected["png"] = "png" in formats
+    return command("segment", case.inputs, *ASKED, "-o", case.output, *formatted(formats), "--max-pixels", "1000000")
+
+
+def seed_containers(place: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    with tarfile.open(place / "images.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for index, name in enumerate(("a.png", "b/c.jpg", "b/long" + "x" * 120 + ".png", "é.webp", "a.json")):
+            data = b"{}" if name.endswith("json") else encoded(index, "JPEG" if name.endswith("jpg") else "PNG")
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    rows = [*({"bytes": encoded(index), "path": f"{index}.png"} for index in range(3)), None]
+    table = pyarrow.table({"image": rows, "label": [1] * len(rows)})
+    parquet.write_table(table, place / "rows.parquet", row_group_size=2)
+
+
+def check_containers(case: Case, code: int) -> str | None:
+    return wrong_maps(case.output.glob("*.png"))
+
+
+@target(seed=seed_containers, check=check_containers)
+def tars(case: Case) -> Action:
+    data = (case.seeds / "images.tar").read_bytes()
+    data = _damage_header(data, case.rng) if case.rng.random() < 0.5 else damage(data, case.rng)
+    return command("segment", case.write("images.tar", data), *ASKED, "-o", case.output)
+
+
+def _damage_header(data: bytes, rng: random.Random) -> bytes:
+    """Change a field of a member's header and mend its checksum, so that it counts."""
+    changed = bytearray(data)
+    at = rng.choice([at for at in range(0, len(data) - 512, 512) if data[at + 257 : at + 262] == b"ustar"])
+    offset, length = rng.choice([(0, 100), (124, 12), (156, 1), (157, 100), (345, 155)])
+    text = rng.choice((*TEXTS, "77777777777", "00000000000", "-1", "\x80" + "\xff" * 11, "S", "2", "1", "K", "x", "g"))
+    changed[at + offset : at + offset + length] = text.encode("utf-8", "surrogatepass").ljust(155, b"\0")[:length]
+    changed[at + 148 : at + 156] = b" " * 8
+    changed[at + 148 : at + 156] = b"%06o\0 " % sum(changed[at : at + 512])
+    return bytes(changed)
+
+
+@target(seed=seed_containers, check=check_containers)
+def parquets(case: Case) -> Action:
+    file = case.write("rows.parquet", damage((case.seeds / "rows.parquet").read_bytes(), case.rng))
+    return command("segment", file, *ASKED, "-o", case.output)

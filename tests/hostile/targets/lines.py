@@ -1,0 +1,153 @@
+"""What people type and send: label files, command lines, examples of the studio."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tests.hostile.cases import Action, Case, target
+from tests.hostile.mutate import FLOATS, NUMBERS, TEXTS, damage, damage_json
+from tests.hostile.targets.common import ASKED, TINY, command, encoded, wrong_maps
+from tests.hostile.targets.containers import seed_images
+from tests.hostile.targets.rasters import seed_rasters
+from tests.hostile.targets.videos import seed_videos
+
+
+def seed_labels(place: Path) -> None:
+    (place / "labels.txt").write_text(
+        "# what there is\nsky @#87ceeb\nperson=man|woman|child\ngrass\ntree=bush @#00ff00\n"
+    )
+
+
+def check_labels(case: Case, code: int) -> str | None:
+    if code:
+        return None
+    legend = json.loads((case.output / "labels.json").read_text(encoding="utf-8"))
+    return wrong_maps([case.output / "p.png"], labels=len(legend.get("labels", legend)))
+
+
+@target(seed=seed_labels, check=check_labels)
+def labels(case: Case) -> Action:
+    rng = case.rng
+    text = (case.seeds / "labels.txt").read_bytes()
+    kind = rng.randrange(8)
+    if kind < 4:
+        data = damage(text, rng, other=b"|=@#\xff\xfe\0\x85\xe2\x80\xa8" * 20)
+    elif kind == 4:
+        data = text.decode().encode(rng.choice(("utf-16", "utf-16-le", "utf-32", "latin-1", "utf-8-sig", "cp037")))
+    elif kind == 5:
+        data = "\n".join(rng.choice(TEXTS) for _ in range(rng.randrange(1, 12))).encode("utf-8", "surrogatepass")
+    elif kind == 6:
+        count = rng.choice((255, 256, 257, 1000, 70_000, 300_000))
+        data = "\n".join(f"label {index}" for index in range(count)).encode()
+    else:
+        length = rng.choice((1000, 100_000, 5_000_000))
+        data = rng.choice((b"a" * length, b"a=" + b"b|" * (length // 2) + b"c", b"a b " * (length // 4), b"#" * length))
+    file = case.write("labels.txt", data)
+    photo = case.write("p.png", encoded(1))
+    return command("segment", photo, "--labels", file, *TINY, "-o", case.output)
+
+
+def seed_commands(place: Path) -> None:
+    seed_images(place)
+    seed_videos(place)
+    seed_rasters(place)
+
+
+def check_commands(case: Case, code: int) -> str | None:
+    return None if code else wrong_maps(case.output.glob("p.png"), labels=255)
+
+
+UNHURRIED = ("app", "reproduce")  # a server that stays, and hours of work
+WORDY = (
+    *TEXTS[:40], "tiny", "clearclip", "png", "cpu", "meta", "cuda:99", "mps", "privateuseone", "float16", "paper",
+    "scenes", "clearclip[residual=beta:1e999]", "clearclip[alpha=nan]", "gem[depth=99999999999999999999]",
+    "vanilla[attention=qq+" + "kk+" * 500 + "vv]", "1/4", "0/0", "9" * 5000 + "/1", "1,2,3", "0,0", "nan,nan", "a.mp4",
+    "local-dir:/", "local-dir:", "hf-hub:", "ViT-B-16/nothing", "nobody/nothing", "/proc/self/mem", "/dev/null",
+)  # fmt: skip
+
+
+@target(seed=seed_commands, check=check_commands)
+def commands(case: Case) -> Action:
+    """Every command and option that there is, with values that nobody means."""
+    import typer.main
+
+    from clearclip.cli import app
+
+    rng, case.may_add = case.rng, True
+    names = {"p.png": "rgb.png", "v.mkv": "a.mkv", "r.tif": "rgb.tif"}
+    photo, video, raster = (case.write(name, (case.seeds / source).read_bytes()) for name, source in names.items())
+    known: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+    name = rng.choice([one for one in known if one not in UNHURRIED])
+    usual: dict[str, list[Any]] = {
+        "segment": [photo, *ASKED, "-o", case.output],
+        "large": [raster, *ASKED, "-o", case.output / "l.tif"],
+        "video": [video, *ASKED, "-o", case.output / "o.mp4"],
+        "compare": [photo, *ASKED, "-o", case.output],
+        "inspect": [photo, "--model", "tiny", "--device", "cpu", "-o", case.output],
+        "evaluate": ["scenes", "--limit", "1", *TINY, "-o", case.output],
+        "results": [case.inputs],
+        "demo": ["--limit", "1", "--method", "clearclip", "-o", case.output],
+    }
+    line = usual.get(name, []) if rng.random() < 0.9 else []
+    kinds = get_type_hints(known[name].callback)
+    options = [one for one in known[name].params if one.param_type_name == "option" and one.name != "overwrite"]
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        if rng.random() < 0.1 or not options:
+            line = [*line, rng.choice(WORDY)]
+            continue
+        option = rng.choice(options)
+        value = [] if kinds[option.name] is bool else [_value_of(option.name, str(kinds[option.name]), case)]
+        line = [*line, rng.choice(option.opts), *value]
+    # Systems pass no zero bytes, and bytes that are no text as the surrogates from dc80 to dcff.
+    return command(name, *(str(part).replace("\0", "").replace("\ud800", "\udcff") for part in line))
+
+
+def _value_of(name: str, kind: str, case: Case) -> str:
+    rng = case.rng
+    if name in ("limit", "worst", "workers", "batch_size", "every"):  # larger ones are more work, and meant
+        return rng.choice(("-1", "0", "1", "2", "", "x", "1.5"))
+    if name == "engine":
+        return rng.choice(("local", "", "rays"))
+    if "int" in kind or "float" in kind or rng.random() < 0.2:
+        return str(rng.choice((*NUMBERS[:-1], *FLOATS, "1e9", "0x10", "1_000", "٣", "", "-0", "1e-9", "0.5")))
+    if "Path" in kind:
+        places = (case.inputs / "p.png", case.inputs, case.output / "x" / "y", case.output, case.inputs / "no")
+        return str(rng.choice((*places, case.output / ("x" * 300), case.output / "é\n.tif", "")))
+    return rng.choice(WORDY)
+
+
+def seed_examples(place: Path) -> None:
+    from clearclip.studio.export import example
+    from clearclip.studio.request import Limits, read_request
+
+    (place / "p.png").write_bytes(encoded(1))
+    settings = {"labels": ["sky", "tree=bush @#00ff00"], "model": "tiny", "method": "clearclip", "threshold": 0.2}
+    request = read_request(**settings, limits=Limits())
+    text = example(settings, request=request, image=place / "p.png", limits=Limits())
+    (place / "example.json").write_text(text, encoding="utf-8")
+
+
+@target(seed=seed_examples)
+def examples(case: Case) -> Action:
+    """Examples of the studio, read as its server reads them."""
+    document = json.loads((case.seeds / "example.json").read_text(encoding="utf-8"))
+    as_bytes = case.rng.random() < 0.2
+    file = case.write(
+        "e.json", damage(json.dumps(document).encode(), case.rng) if as_bytes else damage_json(document, case.rng)
+    )
+
+    def run() -> None:
+        from clearclip.images import load_image
+        from clearclip.studio.export import read_example
+        from clearclip.studio.request import Limits, read_request
+
+        state, name, data = read_example(file, limits=Limits())
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
+            raise AssertionError(f"{name!r} is no plain name")
+        known = {key: state[key] for key in ("model", "method", "threshold", "background", "templates") if key in state}
+        load_image(data)
+        read_request(state.get("labels"), limits=Limits(), **{"model": "tiny", **known})
+
+    return run
