@@ -45,7 +45,7 @@ def test_the_same_numbers(cluster, dataset, load, tmp_path):
         dataset,
         methods=METHODS,
         fleet=Fleet(2, gpus=0),
-        run=Run(output=tmp_path / "ray"),
+        run=Run(output=tmp_path / "ray", predictions=tmp_path / "said"),
         on_image=lambda done, total, matrices: seen.append((done, total, matrices["vanilla"].sum())),
     )
     expected = evaluate(load(), dataset, methods=METHODS, run=Run(output=tmp_path / "local"))
@@ -58,7 +58,8 @@ def test_the_same_numbers(cluster, dataset, load, tmp_path):
     assert [file.name for file in (tmp_path / "ray" / "state").iterdir()] == [
         file.name for file in (tmp_path / "local" / "state").iterdir()
     ]
-    again = evaluate(load(), dataset, methods=METHODS, run=Run(output=tmp_path / "ray"), on_image=pytest.fail)
+    run = Run(output=tmp_path / "ray", predictions=tmp_path / "said")  # whose files its workers have written
+    again = evaluate(load(), dataset, methods=METHODS, run=run, on_image=pytest.fail)
     assert again.facts == found.facts
 
 

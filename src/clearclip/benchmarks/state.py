@@ -220,20 +220,20 @@ def load_state(path: Path) -> State:
             values = json.loads(str(_array(archive, "values")), parse_constant=_refuse_constant)
             matrices, image_scores = _array(archive, "matrices"), _array(archive, "image_scores")
         _check_keys(values, _VALUES, "content")
-        if values["config"] and ("weights" not in values["config"] or "files" not in values["config"]["split"]):
-            raise UsageError(
-                f"{path} was written by an earlier version of clearclip, which did not keep with which weights and on "
-                "which images it was measured: choose another output folder, or remove that file"
-            )
         shard, skipped = Shard.parse(values.pop("shard")), tuple(values.pop("skipped"))
         state = State(**values, shard=shard, skipped=skipped, matrices=matrices, image_scores=image_scores)
-        _check(state)
-    except UsageError:
-        raise
+        is_earlier = "weights" not in state.config and "checkpoint" in state.config
+        if not is_earlier:
+            _check(state)
     except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, NotImplementedError, RuntimeError,
             zipfile.BadZipFile) as error:  # fmt: skip
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise UsageError(f"{path} is no state of a run ({reason}): move or delete it, and start again") from error
+    if is_earlier:
+        raise UsageError(
+            f"{path} was written by an earlier version of clearclip, which did not keep with which weights and on "
+            "which images it was measured: choose another output folder, or remove that file"
+        )
     return state
 
 
@@ -279,9 +279,15 @@ def _check(state: State) -> None:
         raise ValueError("its labels are no lists of words")
     if not all(type(sentence) is str for sentence in state.skipped):
         raise ValueError("what it left out is no text")
+    split, limit = config["split"].get("images"), config["limit"]
+    if type(split) is not int or not 0 <= split < 10**9 or type(config["split"].get("files")) is not str:
+        raise ValueError("it does not say on which images it was measured")
+    total = len(range(split)[:limit][state.shard.index - 1 :: state.shard.count])
+    if state.total != total:
+        raise ValueError(f"it has {state.total:,} images, and shard {state.shard} has {total:,}")
     if not 0 <= state.evaluated <= state.done <= state.total:
         raise ValueError(f"{state.evaluated:,} of {state.done:,} of {state.total:,} images cannot have been counted")
-    if not 0 <= state.seconds < math.inf:
+    if not 0 <= state.seconds < 1e12:
         raise ValueError(f"it took {state.seconds} seconds")
     for array, dtype, shape in (
         (state.matrices, np.int64, (len(methods), len(labels), len(labels))),
@@ -344,10 +350,6 @@ def _add(parts: Sequence[tuple[Path, State]]) -> State:
     if absent:
         missing = ", ".join(f"{index}/{count}" for index in absent[:10]) + (" …" if absent[10:] else "")
         raise ClearclipError(f"shards are missing beside {first}: run --shard {missing} and merge again")
-    total = sum(state.total for state in states)
-    for path, state in parts:
-        if state.total != len(range(state.shard.index - 1, total, count)):
-            raise UsageError(f"{path} has {state.total:,} of {total:,} images, which is not 1 of {count}: delete it")
     return sum_of(states)
 
 

@@ -62,9 +62,6 @@ class Page:
         Files of an earlier page that this one lacks are removed.
         """
         folder = f"{self.name}/"
-        for name, (figure, _) in self.pictures.items():
-            with outputs.write(folder + name) as partial:
-                save(figure, partial)
         tables = {**self.extra_tables}
         if self.numbers:
             tables["numbers"] = long_table(self.numbers)
@@ -78,6 +75,10 @@ class Page:
         texts = {f"{name}.csv": content.csv() for name, content in tables.items()}
         texts["numbers.json"] = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         texts[REPORT_NAME] = self._markdown(sorted(tables), about=about)
+        outputs.check(folder + name for name in (*self.pictures, *texts))
+        for name, (figure, _) in self.pictures.items():
+            with outputs.write(folder + name) as partial:
+                save(figure, partial)
         for name, text in texts.items():
             with outputs.write(folder + name) as partial:
                 partial.write_text(printable(text), encoding="utf-8")
