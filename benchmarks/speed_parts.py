@@ -21,7 +21,7 @@ from torch import Tensor
 
 import speed_model
 from clearclip.backbones.devices import has_bfloat16_units
-from clearclip.decompose import rewrite, trunk
+from clearclip.decompose import rewrite, trunk, wanted_blocks
 from clearclip.grids import Classifier
 from clearclip.images import resize, resized_size
 from clearclip.masks import LogitGrid
@@ -105,9 +105,9 @@ def profile(
         windows = plan.cut(classifier.normalize(resize(image, size)))
         marks.append(clock())
         how = backbone.table_kind(plan.grid_size, method.positions)
-        stream = trunk(backbone, windows.to(backbone.dtype), positions=how, depth=method.depth)
+        inputs = trunk(backbone, windows.to(backbone.dtype), positions=how, wanted=wanted_blocks(backbone, [method]))
         marks.append(clock())
-        features = rewrite(backbone, stream, [method], grid_size=plan.grid_size)[method.spelling].features
+        features = rewrite(backbone, inputs, [method], grid_size=plan.grid_size)[method].features
         features = F.normalize(features.float(), dim=-1)
         marks.append(clock())
         grid = LogitGrid.from_features(features, classifier.text, plan=plan, size=image.shape[:2])

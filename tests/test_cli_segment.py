@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import clearclip
+from clearclip.methods import AXES
 import tiny_models
 
 
@@ -114,21 +115,11 @@ def test_a_cache_that_cannot_be_written_is_one_warning(segment, photo, tmp_path,
 def test_methods_lists_every_axis(run):
     ran = run("methods")
     assert ran.code == 0
-    for word in (
-        *clearclip.METHODS,
-        "attention",
-        "combine",
-        "normalize",
-        "residual",
-        "alpha",
-        "ffn",
-        "positions",
-        "depth",
-    ):
+    for word in (*clearclip.METHODS, *(axis.name for axis in AXES)):
         assert word in ran.out, word
     document = json.loads(run("methods", "--json").out)
-    assert {row["name"] for row in document["methods"]} == set(clearclip.METHODS)
-    assert len(document["axes"]) == 8
+    assert [row["name"] for row in document["methods"]] == list(clearclip.METHODS)
+    assert [axis["name"] for axis in document["axes"]] == [axis.name for axis in AXES]
 
 
 def test_models_lists_licences(run):

@@ -212,7 +212,7 @@ def test_depth_adds_the_last_blocks(backbone):
     with torch.no_grad():
         stream = [backbone.embed(images, "model")]
         for block in backbone.blocks[:-1]:
-            stream.append(block.forward(stream[-1]))
+            stream.append(block.forward(stream[-1], (4, 4)))
     for depth, parts in depths.items():
         torch.testing.assert_close(parts.residual.flatten(1, 2), stream[8 - depth][:, 1:])
         torch.testing.assert_close(parts.sum, parts.residual + parts.attn_out)

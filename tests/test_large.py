@@ -93,10 +93,11 @@ def test_a_resize_in_bands_is_the_resize(length, out_length, step):
 
 @pytest.mark.parametrize("out_length", [101, 57, 333])
 @pytest.mark.parametrize(
-    ("crop_size", "stride", "square"), [(32, 16, False), (30, 13, False), (30, 30, True), (500, 9, False)]
+    ("crop_size", "stride", "fit"),
+    [(32, 16, "pad"), (30, 13, "pad"), (30, 13, "drop"), (0, 9, "drop"), (30, 30, "resize"), (500, 9, "pad")],
 )
-def test_a_part_of_an_axis_is_those_rows_of_its_matrix(out_length, crop_size, stride, square):
-    axis = plan_windows((101, 1), crop_size=crop_size, stride=stride, patch_size=8, square=square).y
+def test_a_part_of_an_axis_is_those_rows_of_its_matrix(out_length, crop_size, stride, fit):
+    axis = plan_windows((101, 1), crop_size=crop_size, stride=stride, patch_size=8, fit=fit).y
     whole = axis.matrix(out_length)
     for start in range(0, out_length, 9):
         part = part_of(axis, out_length, start, min(start + 9, out_length))

@@ -19,19 +19,17 @@ def plain_logits(features, text, plan, size):
     places = [(y, x) for y in plan.y.starts for x in plan.x.starts]
     for window, (y, x) in zip(features, places, strict=True):
         cosines = torch.einsum("qe,hwe->qhw", text, window)
-        if plan.y.padding is None:
-            inner = F.interpolate(cosines[None], size=(plan.y.window, plan.x.window), mode="bilinear")[0]
-        else:
-            encoded = F.interpolate(cosines[None], size=(plan.y.encoded, plan.x.encoded), mode="bilinear")[0]
-            top, left = plan.y.padding, plan.x.padding
-            inner = encoded[:, top : top + plan.y.window, left : left + plan.x.window]
+        size_of = [axis.encoded if axis.fit == "pad" else axis.window for axis in (plan.y, plan.x)]
+        encoded = F.interpolate(cosines[None], size=size_of, mode="bilinear")[0]
+        top, left = plan.y.padding, plan.x.padding
+        inner = encoded[:, top : top + plan.y.window, left : left + plan.x.window]
         total[:, y : y + plan.y.window, x : x + plan.x.window] += inner
         count[:, y : y + plan.y.window, x : x + plan.x.window] += 1
     return F.interpolate((total / count)[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def make(size, out, *, queries=5, crop=48, stride=24, patch=16, square=False, seed=0):
-    plan = plan_windows(size, crop_size=crop, stride=stride, patch_size=patch, square=square)
+def make(size, out, *, queries=5, crop=48, stride=24, patch=16, fit="pad", seed=0):
+    plan = plan_windows(size, crop_size=crop, stride=stride, patch_size=patch, fit=fit)
     generator = torch.Generator().manual_seed(seed)
     features = F.normalize(torch.randn(plan.count, *plan.grid_size, 12, generator=generator), dim=-1)
     text = F.normalize(torch.randn(queries, 12, generator=generator), dim=-1)
@@ -57,10 +55,10 @@ def check(grid, plain):
     torch.testing.assert_close(grid.ranking(y, x, logit_scale=50), probabilities[:, y, x], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("fit", ["pad", "drop", "resize"])
 @pytest.mark.parametrize("queries", [1, 2, 17, 128, 379])
-def test_many_queries(queries, square):
-    check(*make((60, 75), (41, 53), queries=queries, square=square))
+def test_many_queries(queries, fit):
+    check(*make((60, 75), (41, 53), queries=queries, fit=fit))
 
 
 @pytest.mark.parametrize(
@@ -74,9 +72,9 @@ def test_many_queries(queries, square):
         ((200, 20), (150, 15)),
     ],
 )
-@pytest.mark.parametrize("square", [False, True])
-def test_sizes_that_fit_neither_tile_nor_patch(size, out, square):
-    check(*make(size, out, square=square))
+@pytest.mark.parametrize("fit", ["pad", "drop", "resize"])
+def test_sizes_that_fit_neither_tile_nor_patch(size, out, fit):
+    check(*make(size, out, fit=fit))
 
 
 @settings(max_examples=60)
@@ -85,11 +83,11 @@ def test_sizes_that_fit_neither_tile_nor_patch(size, out, square):
     out=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     crop=st.integers(5, 64),
     patch=st.integers(1, 20),
-    square=st.booleans(),
+    fit=st.sampled_from(["pad", "drop", "resize"]),
     queries=st.integers(1, 9),
     data=st.data(),
 )
-def test_equal_to_the_plain_protocol(size, out, crop, patch, square, queries, data):
+def test_equal_to_the_plain_protocol(size, out, crop, patch, fit, queries, data):
     stride = data.draw(st.integers(max(1, crop // 3), crop))
     small_tiles = data.draw(st.booleans())
     with pytest.MonkeyPatch.context() as patched:
@@ -97,7 +95,7 @@ def test_equal_to_the_plain_protocol(size, out, crop, patch, square, queries, da
             patched.setattr(winners, "CORNERS", 64)
             patched.setattr(winners, "PIXELS", 40)
             patched.setattr(winners, "BLOCK", 2)
-        check(*make(size, out, queries=queries, crop=crop, stride=stride, patch=max(patch, crop // 12), square=square))
+        check(*make(size, out, queries=queries, crop=crop, stride=stride, patch=max(patch, crop // 12), fit=fit))
 
 
 def test_tiles_are_disjoint_and_cover_the_output():

@@ -21,7 +21,7 @@ def plans(draw, longest=90):
         "crop_size": crop,
         "stride": draw(st.integers(1, crop)),
         "patch_size": draw(st.integers(1, 20)),
-        "square": draw(st.booleans()),
+        "fit": draw(st.sampled_from(["pad", "drop", "resize"])),
     }
     return size, numbers
 
@@ -51,7 +51,7 @@ def test_windows_are_cut_where_the_plan_says(drawn):
     patch = numbers["patch_size"]
     gh, gw = plan.grid_size
     assert windows.shape == (plan.count, 3, gh * patch, gw * patch)
-    if numbers["square"]:
+    if numbers["fit"] == "resize":
         side = -(-numbers["crop_size"] // patch) * patch
         assert windows.shape[2:] == (side, side)
         return
@@ -59,9 +59,14 @@ def test_windows_are_cut_where_the_plan_says(drawn):
     for window, (y, x) in zip(windows, places, strict=True):
         top, left = plan.y.padding, plan.x.padding
         inner = window[:, top : top + plan.y.window, left : left + plan.x.window]
-        assert torch.equal(inner, image[:, y : y + plan.y.window, x : x + plan.x.window])
+        assert torch.equal(inner, image[:, y : y + inner.shape[1], x : x + inner.shape[2]])
         assert window.count_nonzero() == inner.count_nonzero()  # the rest is zero
-        assert 0 <= (gh * patch - plan.y.window - top) - top <= 1  # the smaller half is at the top
+        for axis, seen in ((plan.y, inner.shape[1]), (plan.x, inner.shape[2])):
+            if axis.fit == "pad":
+                assert seen == axis.window
+                assert 0 <= (axis.encoded - seen - axis.padding) - axis.padding <= 1  # the smaller half comes first
+            else:
+                assert 0 <= axis.window - seen < patch
 
 
 @given(plans(), st.integers(1, 120), st.integers(1, 120), st.floats(-5, 5, width=32))
@@ -99,7 +104,7 @@ def test_starts_of_the_paper(length, crop, stride, starts):
 
 def test_blip_windows_are_resized_to_squares():
     image = torch.randn(3, 50, 70)
-    plan = plan_windows((50, 70), crop_size=64, stride=32, patch_size=16, square=True)
+    plan = plan_windows((50, 70), crop_size=64, stride=32, patch_size=16, fit="resize")
     windows = plan.cut(image)
     assert plan.grid_size == (4, 4)
     for window, x in zip(windows, plan.x.starts, strict=True):
@@ -126,3 +131,13 @@ def test_some_windows_are_cut_as_all_are():
     plan = plan_windows((50, 70), crop_size=32, stride=16, patch_size=16)
     assert plan.count > 4
     assert torch.equal(plan.cut(image, start=1, stop=4), plan.cut(image)[1:4])
+
+
+def test_the_whole_image_can_be_one_window():
+    plan = plan_windows((50, 70), crop_size=0, stride=16, patch_size=16, fit="drop")
+    assert (plan.count, plan.grid_size) == (1, (3, 4))
+    image = torch.randn(3, 50, 70)
+    assert torch.equal(plan.cut(image)[0], image[:, :48, :64])
+    cells = torch.randn(1, 1, 3, 4)
+    expected = F.interpolate(cells, size=(50, 70), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(plan.y.matrix(50) @ cells[0, 0] @ plan.x.matrix(70).T, expected[0, 0])

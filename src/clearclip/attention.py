@@ -1,17 +1,23 @@
-"""The attention kinds of the rewritten block: pure tensor functions of q, k and v. No model library.
+"""The attention kinds of the rewritten block: small functions from a site to what attention takes.
 
-Shapes: `q`, `k`, `v` are `(B, heads, N, head_dim)`; N counts the class token and the patch tokens.
+A new kind is one function under `@kind`, and its name in `methods.KINDS`. Shapes: `q`, `k`, `v` are
+`(B, heads, N, head_dim)`; N counts the prefix tokens and the patch tokens.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from clearclip.backbones.base import Block
+from clearclip.methods import Method
 
 _switch = threading.Lock()
 _users = 0
@@ -50,65 +56,160 @@ def fused_attention(tokens: Tensor) -> Iterator[None]:
                 torch.backends.mha.set_fastpath_enabled(_before)
 
 
-def needed(kind: str) -> frozenset[str]:
-    """Which of q, k and v a kind reads.
+@dataclass(eq=False)
+class Site:
+    """One block with the tokens that enter it: what a kind may read, each part computed once and shared by all rows."""
 
-    Args:
-        kind: `"qk"`, `"qq"`, `"kk"`, `"vv"` or `"identity"`.
+    block: Block
+    tokens: Tensor
+    heads: int
+    num_prefix_tokens: int
+    grid_size: tuple[int, int]
 
-    Returns:
-        A subset of `{"q", "k", "v"}`; v is always in it.
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return int(self.tokens.shape[-1]) // self.heads
+
+    @cached_property
+    def normed(self) -> Tensor:
+        """`ln_1` of the tokens, `(B, N, C)`."""
+        return self.block.ln_1(self.tokens)
+
+    @cached_property
+    def q(self) -> Tensor:
+        """The tokens' queries."""
+        return self._project("q")
+
+    @cached_property
+    def k(self) -> Tensor:
+        """The tokens' keys."""
+        return self._project("k")
+
+    @cached_property
+    def v(self) -> Tensor:
+        """The tokens' values."""
+        return self._project("v")
+
+    def _project(self, name: str) -> Tensor:
+        return self.block.project(name, self.normed, heads=self.heads, grid_size=self.grid_size)
+
+    def prior(self, row: Method) -> Tensor | None:
+        """The row's prior between tokens, `(N, N)` in the tokens' number format; 0 for prefix tokens."""
+        if row.sigma is None:
+            return None
+        patches = gaussian_prior(self.grid_size, row.sigma).to(self.tokens.device, self.tokens.dtype)
+        return F.pad(patches, (self.num_prefix_tokens, 0, self.num_prefix_tokens, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """`softmax(scale · query keyᵀ + bias)`, as `scaled_dot_product_attention` takes it; without a query, of the bias.
+
+    The scale is `1 / sqrt(head_dim)` where it is `None`.
     """
-    return frozenset("v") if kind == "identity" else frozenset(kind) | {"v"}
+
+    query: Tensor | None = None
+    key: Tensor | None = None
+    scale: float | None = None
+    bias: Tensor | None = None
+
+    def apply(self, v: Tensor) -> Tensor:
+        """The attention times v, `(B, heads, N, head_dim)`; it is only written out where there is no query."""
+        if self.query is None or self.key is None:
+            return self.weights() @ v
+        attended: Tensor = F.scaled_dot_product_attention(
+            self.query, self.key, v, attn_mask=self.bias, scale=self.scale
+        )
+        return attended
+
+    def weights(self) -> Tensor:
+        """The attention itself; `(B, heads, N, N)`, or what broadcasts to it."""
+        logits = torch.zeros(()) if self.bias is None else self.bias
+        if self.query is not None and self.key is not None:
+            scale = self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
+            logits = self.query @ self.key.mT * scale + logits
+        return logits.softmax(dim=-1)
 
 
-def attend(kind: str, qkv: Mapping[str, Tensor]) -> Tensor:
-    """One attention kind applied to v: `softmax(a bᵀ / sqrt(head_dim)) v`, or v itself for `identity`.
+Kind = Callable[[Site, Method], Term | None]
+"""`None` leaves each token its own value."""
+KINDS: dict[str, Kind] = {}
 
-    Args:
-        kind: As `needed`.
-        qkv: The tensors that `needed(kind)` names.
 
-    Returns:
-        `(B, heads, N, head_dim)`.
+def kind(name: str) -> Callable[[Kind], Kind]:
+    """Register a kind under its name, one of `methods.KINDS`."""
+
+    def register(function: Kind) -> Kind:
+        KINDS[name] = function
+        return function
+
+    return register
+
+
+@kind("identity")
+def identity(site: Site, row: Method) -> Term | None:
+    """MaskCLIP: each token reads its own value."""
+    return None
+
+
+@kind("qk")
+def query_key(site: Site, row: Method) -> Term:
+    """The model's own attention."""
+    return Term(site.q, site.k, bias=site.prior(row))
+
+
+@kind("qq")
+def query_query(site: Site, row: Method) -> Term:
+    """Queries among themselves."""
+    return _among_themselves(site, row, site.q)
+
+
+@kind("kk")
+def key_key(site: Site, row: Method) -> Term:
+    """Keys among themselves."""
+    return _among_themselves(site, row, site.k)
+
+
+@kind("vv")
+def value_value(site: Site, row: Method) -> Term:
+    """Values among themselves."""
+    return _among_themselves(site, row, site.v)
+
+
+@kind("uniform")
+def uniform(site: Site, row: Method) -> Term:
+    """NACLIP's prior alone, times the mean of |q_i| |k_j| / sqrt(head_dim) over heads and token pairs of an image."""
+    norms = [torch.linalg.vector_norm(part, dim=-1).mean(dim=-1) for part in (site.q, site.k)]  # (B, heads) each
+    strength = (norms[0] * norms[1]).mean(dim=1) * site.head_dim**-0.5
+    prior = site.prior(row)
+    assert prior is not None  # `Method` refuses it
+    return Term(bias=strength.view(-1, 1, 1, 1) * prior)
+
+
+def _among_themselves(site: Site, row: Method, tokens: Tensor) -> Term:
+    """`softmax(s sᵀ)`, or GEM's iteration (protocol: "GEM in full") where the row normalises.
+
+    `s ← s/|s|; s ← softmax(τ s sᵀ) s; s ← s/|s|; A = softmax(τ s sᵀ)`, τ the mean norm of an image's tokens over
+    `sqrt(head_dim)`.
     """
-    if kind == "identity":
-        return qkv["v"]
-    attended: Tensor = F.scaled_dot_product_attention(qkv[kind[0]], qkv[kind[1]], qkv["v"])
-    return attended
+    if not row.normalize:
+        return Term(tokens, tokens, bias=site.prior(row))
+    temperature = torch.linalg.vector_norm(site.normed.float(), dim=-1).mean(dim=1) / site.head_dim**0.5
+    scale = temperature.to(tokens.dtype).view(-1, 1, 1, 1)
+    unit = F.normalize(tokens, dim=-1)
+    unit = F.normalize(Term(unit * scale, unit, scale=1.0).apply(unit), dim=-1)
+    return Term(unit * scale, unit, scale=1.0)
 
 
-def attend_iterated(kind: str, qkv: Mapping[str, Tensor], temperature: Tensor) -> Tensor:
-    """GEM's self-self attention of one projection s, applied to the original v (protocol: "GEM in full").
+def gaussian_prior(grid_size: tuple[int, int], sigma: float) -> Tensor:
+    """`exp(-d² / 2σ²)` between all pairs of patches, d and σ in patches (NACLIP, WACV 2025).
 
-    `s ← s/|s|; s ← softmax(τ s sᵀ) s; s ← s/|s|; A = softmax(τ s sᵀ)`.
+    >>> gaussian_prior((1, 3), 1.0)[0].tolist()
+    [1.0, 0.6065306663513184, 0.1353352814912796]
 
-    Args:
-        kind: `"qq"`, `"kk"` or `"vv"`.
-        qkv: The tensors that `needed(kind)` names.
-        temperature: τ, one an image, `(B,)`.
-
-    Returns:
-        `(B, heads, N, head_dim)`.
+    Returns `(gh · gw, gh · gw)` float32.
     """
-    scale = temperature.to(qkv["v"].dtype).view(-1, 1, 1, 1)
-    tokens = F.normalize(qkv[kind[0]], dim=-1)
-    refined = F.scaled_dot_product_attention(tokens * scale, tokens, tokens, scale=1.0)
-    tokens = F.normalize(refined, dim=-1)
-    attended: Tensor = F.scaled_dot_product_attention(tokens * scale, tokens, qkv["v"], scale=1.0)
-    return attended
-
-
-def gem_temperature(normed: Tensor, head_dim: int) -> Tensor:
-    """GEM's τ: the mean norm of an image's tokens over `sqrt(head_dim)`.
-
-    Args:
-        normed: `ln_1(x)`, `(B, N, C)`.
-        head_dim: Channels of one head.
-
-    Returns:
-        `(B,)`.
-    """
-    norms: Tensor = torch.linalg.vector_norm(normed.float(), dim=-1)
-    temperature: Tensor = norms.mean(dim=1) / head_dim**0.5
-    return temperature
+    rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid_size)
+    along_y, along_x = (torch.exp((places[:, None] - places).square() / (-2 * sigma**2)) for places in (rows, columns))
+    return torch.kron(along_y, along_x)

@@ -1,32 +1,35 @@
 """The one interpreter of `Method`: dense features of a backbone's last blocks, rewritten. See `methods.py`.
 
 All methods with the same position table share one pass of the unmodified trunk; each adds only its own rewritten
-attention, and methods that share an attention output share that too.
+attention, and methods that share an attention, or its projected output, share that too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearclip.attention import attend, attend_iterated, fused_attention, gem_temperature, needed
-from clearclip.backbones.base import Backbone, Block
+from clearclip.attention import KINDS, Site, fused_attention
+from clearclip.backbones.base import Backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_methods
 
 MethodLike = str | Method
+_AFTER_ATTENTION = {"name", "residual", "alpha", "ffn"}
+_NOT_READ_BY_KINDS = _AFTER_ATTENTION | {"attention", "combine", "positions", "depth"}
+"""All other axes are in the caches' keys, also those that are still to come."""
 Several = list[MethodLike] | list[str] | list[Method] | tuple[MethodLike, ...]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """One method's features with what they are made of (paper section 3.2), all without the class token.
+    """One method's features with what they are made of (paper section 3.2), all of the patch tokens alone.
 
     Attributes:
         features: `(B, gh, gw, E)`, projected and not normalised.
@@ -82,17 +85,29 @@ def dense_features(
     methods = parse_methods([method] if isinstance(method, (str, Method)) else method)
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
-    for row in methods:
-        check_depth(backbone, row)
-    results: dict[str, Parts] = {}
-    for how, group in group_by_table(backbone, methods, grid_size).items():
-        stream = trunk(backbone, padded, positions=how, depth=max(row.depth for row in group))
-        results |= rewrite(backbone, stream, group, grid_size=grid_size)
+    results = read(backbone, padded, methods, grid_size=grid_size)
     if parts:
-        return results[methods[0].spelling] if single else {row.spelling: results[row.spelling] for row in methods}
+        return results[methods[0]] if single else {row.spelling: results[row] for row in methods}
     if single:
-        return results[methods[0].spelling].features
-    return {row.spelling: results[row.spelling].features for row in methods}
+        return results[methods[0]].features
+    return {row.spelling: results[row].features for row in methods}
+
+
+def read(
+    backbone: Backbone, images: Tensor, methods: Iterable[Method], *, grid_size: tuple[int, int]
+) -> dict[Method, Parts]:
+    """The whole formula for images of whole patches, the trunk running once for each position table.
+
+    `UsageError` if a row does not fit the model.
+    """
+    rows = list(methods)
+    for row in rows:
+        check_depth(backbone, row)
+    results: dict[Method, Parts] = {}
+    for how, group in group_by_table(backbone, rows, grid_size).items():
+        inputs = trunk(backbone, images, positions=how, wanted=wanted_blocks(backbone, group))
+        results |= rewrite(backbone, inputs, group, grid_size=grid_size)
+    return results
 
 
 def pad_to_patches(images: Tensor, patch_size: int) -> tuple[Tensor, tuple[int, int]]:
@@ -149,64 +164,93 @@ def check_depth(backbone: Backbone, method: Method) -> None:
         )
 
 
-def trunk(backbone: Backbone, images: Tensor, *, positions: str, depth: int) -> list[Tensor]:
-    """Run the unmodified blocks, as the library runs them, up to the last one's input.
+def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> range:
+    """Which blocks' inputs the rows read, counted from 0."""
+    count = len(backbone.blocks)
+    return range(count - max(row.depth for row in methods), count)
+
+
+def trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Iterable[int]) -> dict[int, Tensor]:
+    """Run the unmodified blocks, as the library runs them, and keep the inputs of the wanted ones.
 
     Args:
         backbone: The model.
         images: `(B, 3, H, W)`; the sides are multiples of the patch size.
         positions: As a method's axis.
-        depth: How many last blocks' inputs are wanted; see `check_depth`.
+        wanted: Blocks, counted from 0; none behind the last of them is run.
 
     Returns:
-        The inputs of the last `depth` blocks, `(B, 1 + gh · gw, C)` each, first to last.
+        By block `(B, num_prefix_tokens + gh · gw, C)`.
     """
-    count = len(backbone.blocks)
+    kept = set(wanted)
+    grid_size = (images.shape[2] // backbone.patch_size, images.shape[3] // backbone.patch_size)
     tokens = backbone.embed(images, positions)
-    inputs = [tokens] if count - depth == 0 else []
+    inputs = {}
     with fused_attention(tokens):
-        for index, block in enumerate(backbone.blocks[:-1], start=1):
-            tokens = block.forward(tokens)
-            if index >= count - depth:
-                inputs.append(tokens)
+        for index, block in enumerate(backbone.blocks):
+            if index in kept:
+                inputs[index] = tokens
+            if index == max(kept):
+                break
+            tokens = block.forward(tokens, grid_size)
     return inputs
 
 
 def rewrite(
-    backbone: Backbone, stream: Sequence[Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
-) -> dict[str, Parts]:
-    """Apply methods to the trunk's stream: the formula of `methods.py`.
+    backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
+) -> dict[Method, Parts]:
+    """Apply methods to the trunk's streams: the formula of `methods.py`.
 
     Args:
         backbone: The model.
-        stream: What `trunk` returned, for at least the methods' depth.
-        methods: Rows with the stream's position table.
+        inputs: What `trunk` returned, at least for the methods' `wanted_blocks`.
+        methods: Rows with the streams' position table.
         grid_size: `(gh, gw)` in patches.
 
     Returns:
-        By spelling, the method's parts.
+        By row, its parts.
     """
-    heads, head_dim = backbone.heads, backbone.width // backbone.heads
-    rows = list(methods)
-    blocks = [
-        _RewrittenBlock(block, tokens, heads, head_dim)
-        for block, tokens in zip(backbone.blocks[-len(stream) :], stream, strict=True)
-    ]
+    count, prefix = len(backbone.blocks), backbone.num_prefix_tokens
+    sites = {
+        index: Site(backbone.blocks[index], tokens, backbone.heads, prefix, grid_size)
+        for index, tokens in inputs.items()
+    }
     last = backbone.blocks[-1]
-    sums: dict[tuple[object, ...], Tensor] = {}
+    attended: dict[object, Tensor] = {}
+    sums: dict[object, Tensor] = {}
     results = {}
-    for method in rows:
-        key = (method.attention, method.combine, method.normalize, method.depth)
+    for method in methods:
+        key = _key(method, _AFTER_ATTENTION)
         if key not in sums:
-            sums[key] = torch.stack([block.attn_out(method) for block in blocks[-method.depth :]]).sum(dim=0)
-        attn_out, residual = sums[key], stream[-method.depth][:, 1:]
+            outputs = [_attn_out(sites[index], method, attended) for index in range(count - method.depth, count)]
+            sums[key] = torch.stack(outputs).sum(dim=0)
+        attn_out, residual = sums[key], inputs[count - method.depth][:, prefix:]
         total = add_residual(method, residual, attn_out)
         tokens = total + last.mlp(last.ln_2(total)) if method.ffn else total
         features, *others = (
             part.unflatten(1, grid_size) for part in (backbone.head(tokens), residual, attn_out, total)
         )
-        results[method.spelling] = Parts(features, *others)
+        results[method] = Parts(features, *others)
     return results
+
+
+def _key(method: Method, without: set[str]) -> tuple[object, ...]:
+    return tuple(getattr(method, axis.name) for axis in fields(method) if axis.name not in without)
+
+
+def _attn_out(site: Site, method: Method, attended: dict[object, Tensor]) -> Tensor:
+    """`(B, gh · gw, C)`: the method's attention in one block, projected; what kinds answer is kept in `attended`."""
+    outputs = []
+    for kind in method.attention:
+        key = (id(site), kind, _key(method, _NOT_READ_BY_KINDS))
+        if key not in attended:
+            term = KINDS[kind](site, method)
+            attended[key] = site.v if term is None else term.apply(site.v)
+        outputs.append(attended[key])
+    total = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(dim=0)
+    if method.combine == "mean":
+        total = total / len(outputs)
+    return site.block.out_proj(total.transpose(1, 2).flatten(2)[:, site.num_prefix_tokens :])
 
 
 def add_residual(method: Method, residual: Tensor, attn_out: Tensor) -> Tensor:
@@ -246,45 +290,3 @@ def rank_channels(residual: Tensor, *, signed: bool) -> Tensor:
     """
     values = residual.float() if signed else residual.float().abs()
     return values.mean(dim=1).argsort(dim=-1, descending=True, stable=True)
-
-
-@dataclass
-class _RewrittenBlock:
-    """One rewritten block on one stream; every projection and attention is computed once and shared by the methods."""
-
-    block: Block
-    tokens: Tensor
-    heads: int
-    head_dim: int
-    _normed: Tensor | None = None
-    _qkv: dict[str, Tensor] = field(default_factory=dict)
-    _attended: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
-
-    def attn_out(self, method: Method) -> Tensor:
-        """`(B, gh · gw, C)`: the method's attention, projected."""
-        outputs = [self._attend(kind, method.normalize) for kind in method.attention]
-        total = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(dim=0)
-        if method.combine == "mean":
-            total = total / len(outputs)
-        return self.block.out_proj(total.transpose(1, 2).flatten(2)[:, 1:])
-
-    def _attend(self, kind: str, iterated: bool) -> Tensor:
-        if (kind, iterated) not in self._attended:
-            qkv = self._project(needed(kind))
-            if iterated:
-                temperature = gem_temperature(self._norm(), self.head_dim)
-                self._attended[kind, iterated] = attend_iterated(kind, qkv, temperature)
-            else:
-                self._attended[kind, iterated] = attend(kind, qkv)
-        return self._attended[kind, iterated]
-
-    def _project(self, names: frozenset[str]) -> dict[str, Tensor]:
-        missing = sorted(names - self._qkv.keys())
-        if missing:
-            self._qkv |= self.block.project_qkv(self._norm(), names=missing, heads=self.heads)
-        return self._qkv
-
-    def _norm(self) -> Tensor:
-        if self._normed is None:
-            self._normed = self.block.ln_1(self.tokens)
-        return self._normed

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
-from clearclip.decompose import check_depth, group_by_table, rewrite, trunk
+from clearclip.decompose import check_depth, group_by_table, read, rewrite, trunk, wanted_blocks
 from clearclip.errors import CheckpointError
 from clearclip.images import normalize, resize, resized_size
 from clearclip.masks import LogitGrid
@@ -44,8 +44,8 @@ class Encoded:
     image: npt.NDArray[np.uint8]
     plan: Plan
     prepared: Tensor = field(repr=False)
-    _streams: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
-    _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _inputs: dict[str, dict[int, Tensor]] = field(default_factory=dict, repr=False)
+    _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def windows(self) -> Tensor:
@@ -61,7 +61,7 @@ class Encoded:
         Returns:
             `(count, gh, gw, E)` float32, unit length.
         """
-        return self._features[method.spelling]
+        return self._features[method]
 
 
 def plan_of(backbone: Backbone, size: tuple[int, int], protocol: Protocol) -> Plan:
@@ -80,7 +80,7 @@ def plan_of(backbone: Backbone, size: tuple[int, int], protocol: Protocol) -> Pl
         crop_size=int(protocol.crop_size),
         stride=int(protocol.stride),
         patch_size=backbone.patch_size,
-        square=backbone.square_windows,
+        fit="resize" if backbone.square_windows else protocol.remainder,
     )
 
 
@@ -121,18 +121,23 @@ def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) 
     for row in methods:
         check_depth(backbone, row)
     grid_size = image.plan.grid_size
-    lacking = [row for row in methods if row.spelling not in image._features]
+    lacking = [row for row in methods if row not in image._features]
     for how, rows in group_by_table(backbone, lacking, grid_size).items():
-        depth = max(row.depth for row in rows)
-        if len(image._streams.get(how, ())) < depth:
-            parts = [_read(backbone, windows, positions=how, depth=depth) for windows in _batches(backbone, [image])]
-            image._streams[how] = [torch.cat(level) for level in zip(*parts, strict=True)]
-        found: dict[str, list[Tensor]] = {row.spelling: [] for row in rows}
+        wanted = wanted_blocks(backbone, rows)
+        if not image._inputs.get(how, {}).keys() >= set(wanted):
+            parts = [
+                trunk(backbone, windows.to(backbone.device, backbone.dtype), positions=how, wanted=wanted)
+                for windows in _batches(backbone, [image])
+            ]
+            image._inputs[how] = {index: torch.cat([part[index] for part in parts]) for index in wanted}
+        kept = image._inputs[how]
+        found: dict[Method, list[Tensor]] = {row: [] for row in rows}
         at_once = windows_at_once(backbone)
-        for streams in zip(*(level.split(at_once) for level in image._streams[how]), strict=True):
-            for spelling, features in _rewritten(backbone, streams, rows, grid_size=grid_size).items():
-                found[spelling].append(features)
-        image._features |= {spelling: torch.cat(features) for spelling, features in found.items()}
+        for tokens in zip(*(stream.split(at_once) for stream in kept.values()), strict=True):
+            parts_of = rewrite(backbone, dict(zip(kept, tokens, strict=True)), rows, grid_size=grid_size)
+            for row in rows:
+                found[row].append(unit_features(backbone, parts_of[row].features))
+        image._features |= {row: torch.cat(features) for row, features in found.items()}
 
 
 @inference
@@ -160,26 +165,13 @@ def logit_grids(backbone: Backbone, images: Sequence[Encoded], method: Method, t
         by_grid.setdefault((image.plan.y.encoded, image.plan.x.encoded), []).append(index)
     for group in by_grid.values():
         grid_size = images[group[0]].plan.grid_size
-        how = backbone.table_kind(grid_size, method.positions)
         places = chain.from_iterable(grids[index].windows() for index in group)
         for windows in _batches(backbone, [images[index] for index in group]):
-            streams = _read(backbone, windows, positions=how, depth=method.depth)
-            found = _rewritten(backbone, streams, [method], grid_size=grid_size)[method.spelling]
+            encoded = windows.to(backbone.device, backbone.dtype)
+            found = unit_features(backbone, read(backbone, encoded, [method], grid_size=grid_size)[method].features)
             for features, place in zip(found, places, strict=False):  # `found` first: it ends before a place is taken
                 place.copy_(features @ text.T)
     return grids
-
-
-def _read(backbone: Backbone, windows: Tensor, *, positions: str, depth: int) -> list[Tensor]:
-    return trunk(backbone, windows.to(backbone.device, backbone.dtype), positions=positions, depth=depth)
-
-
-def _rewritten(
-    backbone: Backbone, streams: Sequence[Tensor], rows: Sequence[Method], *, grid_size: tuple[int, int]
-) -> dict[str, Tensor]:
-    """Unit features by the method's spelling."""
-    results = rewrite(backbone, list(streams), rows, grid_size=grid_size)
-    return {spelling: unit_features(backbone, parts.features) for spelling, parts in results.items()}
 
 
 def unit_features(backbone: Backbone, features: Tensor) -> Tensor:

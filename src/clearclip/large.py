@@ -167,6 +167,8 @@ def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: i
     height, width = raster.size
     protocol, patch = classifier.protocol, classifier.segmenter.backbone.patch_size
     crop, stride = int(protocol.crop_size), int(protocol.stride)
+    if not crop:
+        raise UsageError("crop_size=0, the whole image as one window, is for small images: give a --crop-size")
     columns, rows = (side * scale / stride + 1 for side in (width, height))
     if columns * rows > MAX_WINDOWS:
         raise UsageError(

@@ -5,7 +5,7 @@ Let `x_l` be the unmodified stream of a pre-norm ViT with L blocks and `A_l` the
 
     y = ρ(x_{L-depth}) + alpha · Σ_{l > L-depth} A_l(ln_1(x_{l-1}))
     if ffn: y = y + mlp(ln_2(y))
-    features = proj(ln_post(y)) without the class token
+    features = proj(ln_post(y)) of the patch tokens
 
 `decompose.py` is the only interpreter of these rows.
 """
@@ -19,7 +19,8 @@ from dataclasses import dataclass, fields, replace
 
 from clearclip.errors import UsageError, nearest
 
-ATTENTION_KINDS = ("qk", "qq", "kk", "vv", "identity")
+KINDS = ("qk", "qq", "kk", "vv", "identity", "uniform")
+"""Names of the attention kinds; `attention.py` has their functions."""
 SELF_KINDS = ("qq", "kk", "vv")
 COMBINE = ("sum", "mean")
 RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta")
@@ -39,8 +40,13 @@ class Axis:
 AXES = (
     Axis(
         "attention",
-        "qk | qq | kk | vv | identity, or several joined by +",
-        "who attends to whom in the block",
+        "qk | qq | kk | vv | identity | uniform, or several joined by +",
+        "who attends to whom in the block; uniform: all alike, but for the prior",
+    ),
+    Axis(
+        "prior",
+        "none | gaussian:σ",
+        "what the attention's logits gain: exp(-d²/2σ²) between patches at distance d, d and σ in patches (NACLIP)",
     ),
     Axis("combine", "sum | mean", "how several attention kinds are put together"),
     Axis(
@@ -73,7 +79,8 @@ class Method:
     Attributes:
         name: The named method this row starts from, or a name of your own.
         attention: Attention kinds: `"qk"` is the original, `"qq"`, `"kk"`, `"vv"` are self-self,
-            `"identity"` lets each token read its own value.
+            `"identity"` lets each token read its own value, `"uniform"` is NACLIP's prior alone.
+        prior: `"none"`, or `"gaussian:σ"` with σ in patches: added to the attention's logits between patches.
         combine: Sum (SCLIP) or mean (GEM) of the kinds.
         normalize: GEM's normalised, once-iterated self-self attention.
         residual: `"keep"`, `"drop"`, `"normalize"`, `"beta:P"` or `"signed-beta:P"` with P in percent. The
@@ -90,6 +97,7 @@ class Method:
 
     name: str
     attention: tuple[str, ...] = ("qk",)
+    prior: str = "none"
     combine: str = "sum"
     normalize: bool = False
     residual: str = "keep"
@@ -105,6 +113,8 @@ class Method:
         _check_combination(self)
         if self.residual_kind.endswith("beta"):
             object.__setattr__(self, "residual", f"{self.residual_kind}:{_number(self.beta)}")
+        if self.sigma is not None:
+            object.__setattr__(self, "prior", f"gaussian:{_number(self.sigma)}")
         object.__setattr__(self, "alpha", float(self.alpha))
 
     @property
@@ -117,6 +127,12 @@ class Method:
         """Percent of the residual's channels that are dropped (0 unless the residual is a beta row)."""
         _, _, percent = self.residual.partition(":")
         return float(percent) if percent else 0.0
+
+    @property
+    def sigma(self) -> float | None:
+        """Width of the Gaussian prior in patches; `None` without one."""
+        _, _, sigma = self.prior.partition(":")
+        return float(sigma) if sigma else None
 
     @property
     def spelling(self) -> str:
@@ -157,11 +173,15 @@ def _check_choice(axis: str, value: str, options: Iterable[str]) -> None:
 
 def _check_values(method: Method) -> None:
     if not method.attention:
-        raise UsageError("attention is empty: give at least one of " + ", ".join(ATTENTION_KINDS))
+        raise UsageError("attention is empty: give at least one of " + ", ".join(KINDS))
     for kind in method.attention:
-        _check_choice("attention", kind, ATTENTION_KINDS)
+        _check_choice("attention", kind, KINDS)
     if len(set(method.attention)) < len(method.attention):
         raise UsageError(f"attention={'+'.join(method.attention)} names a kind twice: name each once")
+    kind, colon, sigma = method.prior.partition(":")
+    _check_choice("prior", kind, ("none", "gaussian"))
+    if (kind == "none") == bool(colon) or (colon and not (_is_number(sigma) and 0.01 <= float(sigma) <= 10_000)):
+        raise UsageError(f"prior={method.prior!r}: write none, or the width in patches (0.01–10,000), as in gaussian:5")
     _check_choice("combine", method.combine, COMBINE)
     _check_choice("positions", method.positions, POSITIONS)
     _check_choice("residual", method.residual_kind, RESIDUALS)
@@ -187,6 +207,11 @@ def _check_combination(method: Method) -> None:
                 f"normalize=yes with attention={'+'.join(others)} makes no sense: GEM's iteration is defined for "
                 "self-self attention only (qq, kk, vv)"
             )
+    if method.sigma is None and "uniform" in method.attention:
+        raise UsageError("attention=uniform without a prior makes all patches alike: add prior=gaussian:5")
+    if method.sigma is not None and (method.normalize or method.attention == ("identity",)):
+        what = "normalize=yes" if method.normalize else "attention=identity"
+        raise UsageError(f"prior={method.prior} with {what} has no effect: it is added to the logits of one attention")
     if method.depth > 1 and method.ffn:
         raise UsageError(
             f"depth={method.depth} with ffn=keep makes no sense: the stream beside the unmodified one has no "
@@ -220,6 +245,7 @@ METHODS: dict[str, Method] = {
             positions="antialias",
             depth=6,
         ),
+        Method("naclip", attention=("kk",), prior="gaussian:5", residual="drop", ffn=False),
         Method("clearclip", attention=("qq",), residual="drop", ffn=False),
         Method("maskclip+clearclip", attention=("identity",), residual="drop", ffn=False),
         Method("sclip+clearclip", attention=("qq", "kk"), residual="drop", ffn=False),
@@ -240,6 +266,7 @@ ABOUT = {
     "maskclip": "MaskCLIP (ECCV 2022): each token reads its own value",
     "sclip": "SCLIP (ECCV 2024): q-q plus k-k attention",
     "gem": "GEM (CVPR 2024): normalised self-self attention of the last six blocks, beside the unmodified stream",
+    "naclip": "NACLIP (WACV 2025): k-k attention with a Gaussian prior on near patches, no residual, no FFN",
     "clearclip": "ClearCLIP (ECCV 2024): q-q attention, no residual, no FFN",
     "maskclip+clearclip": "MaskCLIP's attention, no residual, no FFN",
     "sclip+clearclip": "SCLIP's attention, no residual, no FFN",

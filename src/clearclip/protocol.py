@@ -19,6 +19,9 @@ LONGEST = 16_384
 """Of an image's short side or a window, in pixels; one of that size takes 3 GB before anything is computed."""
 
 
+CHOICES = {"units": ("pixels", "native"), "remainder": ("pad", "drop"), "normalization": ("clip", "model")}
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Resize, windows and post-processing of one run.
@@ -26,9 +29,11 @@ class Protocol:
     Attributes:
         short_side: Length the image's short side is resized to; the ratio is kept.
         long_side: Upper bound of the resized long side; it wins over `short_side`.
-        crop_size: Side of a sliding window.
+        crop_size: Side of a sliding window; 0: the whole resized image is one window.
         stride: Step of the sliding window, at most `crop_size`, so that every pixel is covered.
         units: `"pixels"`, or `"native"`: the four lengths are multiples of the model's native image side.
+        remainder: What happens to a window whose side is no multiple of the patch size: `"pad"`: zeros on both sides,
+            as ClearCLIP does; `"drop"`: up to a patch less a pixel at its bottom and right is not seen, as NACLIP does.
         normalization: `"clip"`: CLIP's mean and deviation, as in the paper for every family; `"model"`: those
             the checkpoint was trained with.
         logit_scale: Factor on the cosines before the softmax over queries.
@@ -44,6 +49,7 @@ class Protocol:
     crop_size: float
     stride: float
     units: str = "pixels"
+    remainder: str = "pad"
     normalization: str = "clip"
     logit_scale: float = 50.0
     threshold: float | None = None
@@ -51,21 +57,24 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("short_side", "long_side", "crop_size", "stride", "logit_scale"):
             value = getattr(self, name)
+            if name == "crop_size" and value == 0:
+                continue
             if not (isinstance(value, (int, float)) and value > 0 and math.isfinite(value)):
                 raise UsageError(f"{name}={value!r}: a finite number above 0 is needed")
             if name in ("short_side", "crop_size", "stride") and value > LONGEST:
                 raise UsageError(f"{name}={value:g}: {LONGEST:,} is the largest length that is allowed")
-        if self.stride > self.crop_size:
+        if not self.crop_size and self.long_side > (LONGEST if self.units == "pixels" else LONGEST / 64):
+            raise UsageError(
+                f"long_side={self.long_side:g} with crop_size=0: {LONGEST:,} pixels are allowed for a window"
+            )
+        if self.crop_size and self.stride > self.crop_size:
             raise UsageError(
                 f"stride={self.stride:g} is larger than crop_size={self.crop_size:g}: pixels between the windows "
                 "would get no label (use a stride of at most the crop size)"
             )
-        if self.units not in ("pixels", "native"):
-            raise UsageError(f"units={self.units!r} is not known: {nearest(self.units, ('pixels', 'native'))}")
-        if self.normalization not in ("clip", "model"):
-            raise UsageError(
-                f"normalization={self.normalization!r} is not known: {nearest(self.normalization, ('clip', 'model'))}"
-            )
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise UsageError(f"{name}={value!r} is not known: {nearest(value, allowed)}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold={self.threshold!r}: a probability from 0 to 1 is needed")
 
@@ -76,11 +85,11 @@ class Protocol:
             native_size: The model's native image side in pixels, the unit of `units="native"`.
 
         Returns:
-            A protocol with `units="pixels"` and whole lengths of at least 1.
+            A protocol with `units="pixels"` and whole lengths of at least 1, but for a `crop_size` of 0.
         """
         unit = native_size if self.units == "native" else 1
-        lengths = {
-            name: max(1, round(getattr(self, name) * unit))
+        lengths: dict[str, Any] = {
+            name: max(1, round(getattr(self, name) * unit)) if getattr(self, name) else 0
             for name in ("short_side", "long_side", "crop_size", "stride")
         }
         return replace(self, units="pixels", **lengths)

@@ -339,7 +339,7 @@ class Segmenter:
             "method": method.spelling,
             "protocol": f"short_side={numbers.short_side:g} long_side={numbers.long_side:g} "
             f"crop_size={numbers.crop_size:g} stride={numbers.stride:g} normalization={numbers.normalization} "
-            f"logit_scale={numbers.logit_scale:.17g}",
+            f"logit_scale={numbers.logit_scale:.17g}" + (" remainder=drop" if numbers.remainder == "drop" else ""),
             "threshold": "none" if threshold is None else f"{threshold:.15g}",
             "templates": "80 of the paper"
             if self.templates == read_templates(None)

@@ -44,8 +44,10 @@ class Axis:
         length: Pixels of the image.
         window: Pixels of a window.
         starts: Where the windows begin.
-        encoded: Pixels of a window as the encoder sees it: padded to whole patches, or resized.
-        padding: Pixels of that padding before the window; `None` where the window is resized instead.
+        encoded: Pixels of a window as the encoder sees it, whole patches.
+        fit: How a window becomes that: `"pad"`: zeros on both sides; `"drop"`: the remainder at its end is not seen,
+            and the cells are stretched over it; `"resize"`: it is resized to a square (BLIP).
+        padding: Pixels of zeros before the window.
         cells: Patches of an encoded window.
     """
 
@@ -53,8 +55,16 @@ class Axis:
     window: int
     starts: tuple[int, ...]
     encoded: int
-    padding: int | None
+    fit: str
+    padding: int
     cells: int
+
+    @property
+    def stretch(self) -> Tensor:
+        """The matrix from a window's cells to its pixels, `(window, cells)` float64."""
+        if self.fit == "pad":
+            return bilinear_matrix(self.cells, self.encoded)[self.padding : self.padding + self.window]
+        return bilinear_matrix(self.cells, self.window)
 
     def upsampling(self, out_length: int) -> Upsampling:
         """The linear map from the cells of all windows to output pixels; made once per axis and length.
@@ -117,10 +127,7 @@ class Upsampling:
 
 @lru_cache(maxsize=32)
 def _upsampling(axis: Axis, out_length: int) -> Upsampling:
-    if axis.padding is None:
-        upsample = bilinear_matrix(axis.cells, axis.window)
-    else:
-        upsample = bilinear_matrix(axis.cells, axis.encoded)[axis.padding : axis.padding + axis.window]
+    upsample = axis.stretch
     stitched = torch.zeros(axis.length, len(axis.starts), axis.cells, dtype=torch.float64)
     overlap = torch.zeros(axis.length, 1, 1, dtype=torch.float64)
     for index, start in enumerate(axis.starts):
@@ -168,40 +175,41 @@ class Plan:
         places = [(y, x) for y in self.y.starts for x in self.x.starts][start:stop]
         windows = torch.stack([image[:, y : y + self.y.window, x : x + self.x.window] for y, x in places])
         encoded = (self.y.encoded, self.x.encoded)
-        if self.y.padding is None or self.x.padding is None:
-            if windows.shape[2:] == encoded:
-                return windows
+        if windows.shape[2:] == encoded:
+            return windows
+        if self.y.fit == "resize":
             return F.interpolate(windows, size=encoded, mode="bilinear", align_corners=False)
-        top, left = self.y.padding, self.x.padding
-        return F.pad(
-            windows,
-            (left, encoded[1] - self.x.window - left, top, encoded[0] - self.y.window - top),
-        )
+        top, left = self.y.padding, self.x.padding  # what is dropped is padded by less than nothing
+        return F.pad(windows, (left, encoded[1] - self.x.window - left, top, encoded[0] - self.y.window - top))
 
 
-def plan_windows(size: tuple[int, int], *, crop_size: int, stride: int, patch_size: int, square: bool = False) -> Plan:
+def plan_windows(size: tuple[int, int], *, crop_size: int, stride: int, patch_size: int, fit: str = "pad") -> Plan:
     """Lay windows over an image.
 
     Args:
         size: `(height, width)` of the resized image.
-        crop_size: Side of a window; an image smaller than it gives one smaller window.
+        crop_size: Side of a window; an image smaller than it gives one smaller window. 0: the whole image is one.
         stride: Step of the windows.
         patch_size: Side of a patch.
-        square: Resize every window to `crop_size` instead of padding it to whole patches (BLIP).
+        fit: As `Axis`; an axis shorter than one patch is padded instead of dropped.
 
     Returns:
         The plan; its windows cover every pixel.
     """
+    side = crop_size or max(size)
 
     def axis(length: int) -> Axis:
-        window = min(crop_size, length)
-        encoded = (crop_size if square else window) + -(crop_size if square else window) % patch_size
+        window = min(side, length)
+        used = "pad" if fit == "drop" and window < patch_size else fit
+        wanted = side if used == "resize" else window
+        encoded = wanted // patch_size * patch_size if used == "drop" else wanted + -wanted % patch_size
         return Axis(
             length=length,
             window=window,
-            starts=window_starts(length, crop_size, stride),
+            starts=window_starts(length, side, stride),
             encoded=encoded,
-            padding=None if square else (encoded - window) // 2,
+            fit=used,
+            padding=(encoded - window) // 2 if used == "pad" else 0,
             cells=encoded // patch_size,
         )
 
@@ -303,9 +311,7 @@ def part_of(axis: Axis, out_length: int, start: int, stop: int) -> Part:
     end = begin + resample.shape[1]
     reaching = [index for index, left in enumerate(axis.starts) if left < end and left + axis.window > begin]
     chosen = axis.starts[reaching[0] : reaching[-1] + 1]
-    upsample = bilinear_matrix(axis.cells, axis.window if axis.padding is None else axis.encoded)
-    if axis.padding is not None:
-        upsample = upsample[axis.padding : axis.padding + axis.window]
+    upsample = axis.stretch
     stitched = torch.zeros(end - begin, len(chosen), axis.cells, dtype=torch.float64)
     for index, left in enumerate(chosen):
         low, high = max(left, begin), min(left + axis.window, end)
@@ -320,6 +326,7 @@ def part_of(axis: Axis, out_length: int, start: int, stop: int) -> Part:
         window=axis.window,
         starts=chosen,
         encoded=axis.encoded,
+        fit=axis.fit,
         padding=axis.padding,
         cells=axis.cells,
         first=reaching[0],

@@ -1,7 +1,7 @@
 """Backbone, Block and TextEncoder: a thin view of somebody else's ViT. Adapters fill it in; nothing is copied.
 
 Blocks before the rewritten ones run as the library runs them (`Block.forward`); the rewritten ones are read
-through `ln_1`, `project_qkv`, `out_proj`, `ln_2` and `mlp`, which call the library's own modules and weights.
+through `ln_1`, `project`, `out_proj`, `ln_2` and `mlp`, which call the library's own modules and weights.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,38 +33,33 @@ class Block:
     """One pre-norm transformer block of the viewed model.
 
     Attributes:
-        forward: The library's own block, `(B, N, C) → (B, N, C)`.
+        forward: The library's own block, `(B, N, C) → (B, N, C)`; it is told the grid, for rotary positions.
         ln_1: Norm before the attention.
         qkv: For each of `"q"`, `"k"`, `"v"` a function that returns weight `(C, C)` and bias `(C,)`. Functions,
             since a model's tensors change identity when it moves to another device.
         out_proj: Projection of the heads' outputs, with the block's layer scale where it has one.
         ln_2: Norm before the feed-forward network.
         mlp: The feed-forward network, with its layer scale where it has one.
+        norms: For `"q"` and `"k"` the norm of each head's channels, where the block has one.
+        rotate: Turns q or k `(B, heads, N, head_dim)` by their places on a grid, where positions are rotary.
     """
 
-    forward: Map
+    forward: Callable[[Tensor, tuple[int, int]], Tensor]
     ln_1: Map
     qkv: dict[str, Callable[[], tuple[Tensor, Tensor | None]]]
     out_proj: Map
     ln_2: Map
     mlp: Map
+    norms: Mapping[str, Map] = field(default_factory=dict)
+    rotate: Callable[[Tensor, tuple[int, int]], Tensor] | None = None
 
-    def project_qkv(self, normed: Tensor, *, names: Iterable[str], heads: int) -> dict[str, Tensor]:
-        """q, k and v of the normed tokens, only those that are asked for.
-
-        Args:
-            normed: `ln_1(x)`, `(B, N, C)`.
-            names: A subset of q, k and v.
-            heads: Number of heads.
-
-        Returns:
-            By name `(B, heads, N, head_dim)`.
-        """
-        projected = {}
-        for name in names:
-            weight, bias = self.qkv[name]()
-            projected[name] = F.linear(normed, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
-        return projected
+    def project(self, name: str, normed: Tensor, *, heads: int, grid_size: tuple[int, int]) -> Tensor:
+        """q, k or v of the normed tokens `(B, N, C)`, as the block's attention sees them: `(B, heads, N, head_dim)`."""
+        weight, bias = self.qkv[name]()
+        part = F.linear(normed, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+        if name in self.norms:
+            part = self.norms[name](part)
+        return part if self.rotate is None or name == "v" else self.rotate(part, grid_size)
 
 
 @dataclass(frozen=True)
@@ -120,8 +115,8 @@ class Backbone:
         patch_size: Side of a patch in pixels.
         native_grid: `(gh, gw)` the position table was trained for.
         embed_patches: Images `(B, 3, H, W)` → patch embeddings `(B, C, gh, gw)`.
-        class_embedding: Returns `(C,)`.
-        position_table: Returns `(1 + N, C)`.
+        prefix_tokens: Returns `(P, C)`, what stands before the patches: nothing, a class token, registers.
+        position_table: Returns `(R + N, C)` for the native grid's N patches; R prefix tokens have positions.
         ln_pre: Norm before the first block.
         head: `ln_post` and the projection into the text space, `(…, C) → (…, E)`.
         text: Text tower, or `None`.
@@ -143,7 +138,7 @@ class Backbone:
     patch_size: int
     native_grid: tuple[int, int]
     embed_patches: Map
-    class_embedding: Callable[[], Tensor]
+    prefix_tokens: Callable[[], Tensor]
     position_table: Callable[[], Tensor]
     ln_pre: Map
     head: Map
@@ -158,6 +153,11 @@ class Backbone:
     _tables: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
     _loaded: tuple[object, object] = field(default=(None, None), repr=False)
     _hashes: dict[str, tuple[object, str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """How many tokens stand before the patch tokens."""
+        return len(self.prefix_tokens())
 
     @property
     def native_size(self) -> int:
@@ -287,7 +287,7 @@ class Backbone:
             how: As a method's axis `positions`.
 
         Returns:
-            `(1 + gh · gw, C)`.
+            `(R + gh · gw, C)`.
         """
         resolved = self.table_kind(grid_size, how)
         table = self.position_table()
@@ -320,7 +320,7 @@ class Backbone:
             how: As a method's axis `positions`.
 
         Returns:
-            `(B, 1 + gh · gw, C)`.
+            `(B, num_prefix_tokens + gh · gw, C)`.
         """
         if images.shape[3] == self.patch_size:
             # oneDNN's bfloat16 convolution is NaN where its output is one column wide (torch 2.14 on a CPU with AMX).
@@ -328,9 +328,11 @@ class Backbone:
         else:
             patches = self.embed_patches(images)
         tokens = patches.flatten(2).transpose(1, 2)
-        class_token = self.class_embedding().to(tokens.dtype).expand(len(tokens), 1, -1)
+        prefix = self.prefix_tokens().to(tokens.dtype)
         positions = self.positions((patches.shape[2], patches.shape[3]), how).to(tokens.dtype)
-        return self.ln_pre(torch.cat([class_token, tokens], dim=1) + positions)
+        placed = len(positions) - tokens.shape[1]  # registers may have no position
+        prefix = prefix + F.pad(positions[:placed], (0, 0, 0, len(prefix) - placed))
+        return self.ln_pre(torch.cat([prefix.expand(len(tokens), -1, -1), tokens + positions[placed:]], dim=1))
 
 
 def _settings(module: nn.Module) -> list[tuple[str, str, object]]:

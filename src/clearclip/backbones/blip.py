@@ -240,7 +240,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
         patch_size=embeddings.patch_size,
         native_grid=(grid, grid),
         embed_patches=embeddings.patch_embedding,
-        class_embedding=lambda: embeddings.class_embedding[0, 0],
+        prefix_tokens=lambda: embeddings.class_embedding[0],
         position_table=lambda: embeddings.position_embedding[0],
         ln_pre=lambda tokens: tokens,
         head=lambda tokens: model.vision_proj(vision.post_layernorm(tokens)),
@@ -269,7 +269,7 @@ def _block(layer: Any) -> Block:
     )
 
 
-def _forward(layer: Any, tokens: Tensor) -> Tensor:
+def _forward(layer: Any, tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
     out = layer(tokens)
     return out if isinstance(out, Tensor) else out[0]
 

@@ -213,7 +213,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
         patch_size=embeddings.patch_size,
         native_grid=(grid, grid),
         embed_patches=embeddings.patch_embedding,
-        class_embedding=lambda: embeddings.class_embedding,
+        prefix_tokens=lambda: embeddings.class_embedding[None],
         position_table=lambda: embeddings.position_embedding.weight,
         ln_pre=vision.pre_layrnorm,
         head=lambda tokens: model.visual_projection(vision.post_layernorm(tokens)),
@@ -238,7 +238,7 @@ def _block(layer: Any) -> Block:
     )
 
 
-def _forward(layer: Any, tokens: Tensor) -> Tensor:
+def _forward(layer: Any, tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
     out = layer(tokens, attention_mask=None)
     return out if isinstance(out, Tensor) else out[0]
 

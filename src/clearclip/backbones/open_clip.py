@@ -324,7 +324,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
         patch_size=visual.patch_size[0],
         native_grid=tuple(visual.grid_size),
         embed_patches=visual.conv1,
-        class_embedding=lambda: visual.class_embedding,
+        prefix_tokens=lambda: visual.class_embedding[None],
         position_table=lambda: visual.positional_embedding,
         ln_pre=visual.ln_pre,
         head=partial(_head, visual),
@@ -352,7 +352,7 @@ def _block(block: Any) -> Block:
         return read
 
     return Block(
-        forward=block,
+        forward=lambda tokens, grid_size: block(tokens),
         ln_1=block.ln_1,
         qkv={name: rows(part) for part, name in enumerate("qkv")},
         out_proj=lambda tokens: block.ls_1(attention.out_proj(tokens)),

@@ -11,7 +11,7 @@ def resize_positions(table: Tensor, grid_size: tuple[int, int], *, native: tuple
     """Position table for a grid; the native grid's is returned unchanged.
 
     Args:
-        table: `(1 + native_h · native_w, C)`; the first row belongs to the class token.
+        table: `(R + native_h · native_w, C)`; the first R rows, maybe none, belong to prefix tokens.
         grid_size: `(gh, gw)` wanted, in patches.
         native: The grid the table was trained for.
         how: `"offset"`: bicubic with the scale factors `(gh + 0.1) / native_h`, `(gw + 0.1) / native_w`, as CLIP's
@@ -19,11 +19,12 @@ def resize_positions(table: Tensor, grid_size: tuple[int, int], *, native: tuple
             `"antialias"`: the same with antialiasing (GEM).
 
     Returns:
-        `(1 + gh · gw, C)`.
+        `(R + gh · gw, C)`.
     """
     if grid_size == native:
         return table
-    class_row, patches = table[:1], table[1:]
+    prefix = len(table) - native[0] * native[1]
+    prefix_rows, patches = table[:prefix], table[prefix:]
     image = patches.reshape(1, *native, -1).permute(0, 3, 1, 2).float()
     if how == "offset":
         factors = ((grid_size[0] + 0.1) / native[0], (grid_size[1] + 0.1) / native[1])
@@ -36,4 +37,4 @@ def resize_positions(table: Tensor, grid_size: tuple[int, int], *, native: tuple
         )
     if resized.shape[-2:] != grid_size:
         raise AssertionError(f"the position table came out as {tuple(resized.shape[-2:])} instead of {grid_size}")
-    return torch.cat([class_row, resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)])
+    return torch.cat([prefix_rows, resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)])

@@ -48,7 +48,7 @@ Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="native, paper, or a benchmark's name.")]
 ShortSide = Annotated[float | None, typer.Option(help="Short side after the resize, in pixels.")]
-CropSize = Annotated[float | None, typer.Option(help="Side of a window, in pixels.")]
+CropSize = Annotated[float | None, typer.Option(help="Side of a window, in pixels; 0: the whole image.")]
 Stride = Annotated[float | None, typer.Option(help="Step of the windows, in pixels.")]
 Templates = Annotated[
     list[str] | None,

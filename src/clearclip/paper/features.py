@@ -160,12 +160,12 @@ def block_parts(backbone: Backbone, images: Tensor, *, method: Method) -> list[P
     """
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
-    stream = trunk(backbone, padded, positions=method.positions, depth=len(backbone.blocks))
+    inputs = trunk(backbone, padded, positions=method.positions, wanted=range(len(backbone.blocks)))
     return [
-        rewrite(replace(backbone, blocks=backbone.blocks[: index + 1]), [tokens], [method], grid_size=grid_size)[
-            method.spelling
+        rewrite(replace(backbone, blocks=backbone.blocks[: index + 1]), {index: tokens}, [method], grid_size=grid_size)[
+            method
         ]
-        for index, tokens in enumerate(stream)
+        for index, tokens in inputs.items()
     ]
 
 
