@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import clearclip
-from clearclip.methods import AXES
 import tiny_models
+from clearclip.methods import AXES
 
 
 @pytest.fixture
