@@ -19,21 +19,21 @@ from clearclip.vocabulary import FILE_BYTES, LABELS, QUERIES, SYNONYMS, WORD_BYT
 
 def refused(labels):
     """What the refusal says: one short line, at once."""
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(UsageError) as caught:
         Vocabulary.parse(labels)
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 20
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_the_names_of_imagenet_21k_are_read_at_once():
-    started = time.monotonic()
+    started = time.thread_time()
     vocabulary = Vocabulary.parse([f"label {index}=one {index}|two {index}" for index in range(21_843)])
     assert len(vocabulary.queries) == 3 * 21_843
     assert vocabulary.palette.shape == (21_843, 3)
-    assert time.monotonic() - started < 3  # 0.2 s on an idle machine; a comparison of all pairs takes minutes
+    assert time.thread_time() - started < 30  # seconds of the processor: 0.2; a comparison of all pairs takes minutes
 
 
 def test_every_limit_of_labels_is_named():
