@@ -24,6 +24,8 @@ from clearclip.files.reading import open_regular, read_bytes, read_text
 
 CONFIG_BYTES = 10_000_000
 TOKENIZER_BYTES = 200_000_000
+EXTRA_TOKENS = 1000
+"""Most tokens that a tokenizer's `extra_ids` may add: T5 has 100, and each is made when it is loaded."""
 LAYERS = 1000
 """Most layers of a tower: more would only take time to build."""
 
@@ -187,6 +189,11 @@ def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pret
                 kept = {key: settings[key] for key in allowed if key in settings}
                 if kept.get("model_type", MODEL_TYPES[0]) not in MODEL_TYPES:
                     continue
+                extra = kept.get("extra_ids", 0)
+                if type(extra) is not int or not 0 <= extra <= EXTRA_TOKENS:
+                    raise CheckpointError(
+                        f"{source / file}: extra_ids={extra!r:.60}: a number from 0 to {EXTRA_TOKENS} is needed"
+                    )
                 named = kept.get("tokenizer_class")
                 if named is not None and str(named).removesuffix("Fast") not in TOKENIZER_CLASSES:
                     raise CheckpointError(

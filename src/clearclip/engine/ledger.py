@@ -9,6 +9,7 @@ Belongs here: the file. Does not: deciding what to do with an entry (`batch`), m
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from clearclip.errors import ClearclipError, UsageError, printable
-from clearclip.files.reading import RefusedError, check_regular
+from clearclip.files.reading import RefusedError, check_regular, open_regular
 from clearclip.files.writing import Written
 from clearclip.formats import Record
 
@@ -35,6 +36,8 @@ _TABLES = (
     "CREATE INDEX files_of ON files (stem)",
     "CREATE TABLE about (settings TEXT NOT NULL)",
 )
+_NAMES_ANOTHER = bytes.fromhex("d9d505f920a163d7")
+"""How a journal of SQLite ends that belongs to a transaction in several files; ours are all in one."""
 _COLUMNS = "stem, source, stamp, digest, settings, run, formats"
 
 
@@ -218,8 +221,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     """
     path = folder / LEDGER_NAME
     try:
-        if path.exists():
-            check_regular(path.stat())
+        _check_files(path)
         connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
     except (RefusedError, sqlite3.Error) as error:
         raise UsageError(f"{path} cannot be used ({error}): choose another folder") from error
@@ -236,6 +238,26 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
             yield Ledger(connection)
         except sqlite3.Error as error:
             raise _explain(error, path) from error
+
+
+def _check_files(path: Path) -> None:
+    """`RefusedError` for a ledger that SQLite must not open: it would write through links, and wait for pipes.
+
+    A journal may also name a further one, which SQLite removes, whatever file it is.
+    """
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if not os.path.lexists(file):
+            continue
+        try:
+            check_regular(file.lstat())
+        except RefusedError as error:
+            raise RefusedError(f"{file.name}: {error}") from error
+        if suffix == "-journal":
+            with open_regular(file) as journal:
+                journal.seek(max(0, file.stat().st_size - len(_NAMES_ANOTHER)))
+                if journal.read() == _NAMES_ANOTHER:
+                    raise RefusedError(f"{file.name} names another file to remove: no run of ours wrote it")
 
 
 def _is_new(connection: sqlite3.Connection, folder: Path) -> bool:
@@ -256,7 +278,8 @@ def results_below(folder: Path) -> frozenset[Path] | None:
     """The files that a ledger in this folder lists; `None` where there is none that can be read now."""
     path = folder / LEDGER_NAME
     try:
-        check_regular(path.stat())
+        path.lstat()
+        _check_files(path)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
             ours = _schema(connection) == _our_schema()
             rows = connection.execute("SELECT path FROM files").fetchall() if ours else []

@@ -82,7 +82,11 @@ class Results:
         for file in () if waiting.is_symlink() else waiting.glob("*/**/*"):
             path = file.relative_to(waiting).as_posix().partition("/")[2]
             known, target = self.ledger.owned(path), self.folder / path
-            if known is None or not self._is_inside(file) or not known.written.stands(file):
+            if known is None or not known.written.stands(file):
+                continue
+            if not (self._is_inside(file) and self._is_inside(target)):
+                continue
+            if os.path.lexists(target) and not stat.S_ISREG(target.lstat().st_mode):
                 continue
             if not os.path.lexists(target) or Written.of(target).digest in (known.before, known.written.digest):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +176,8 @@ class Results:
         (folder / "labels.json").write_text(settings + "\n", encoding="utf-8")
         for entry in entries:
             for path in self.ledger.files(entry.stem):
+                if not self._is_inside(self.folder / path):
+                    continue  # behind a link, where it may be somebody else's
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
                     move(self.folder / path, folder / path, replace=False)

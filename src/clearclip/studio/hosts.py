@@ -61,7 +61,8 @@ def host_name(host: str) -> str:
     """The name or address in a `Host` header, in small letters; empty where it is damaged."""
     try:
         parts = urlsplit(f"//{host}")
-        whole = parts.netloc == host and "@" not in host and (parts.port is None or parts.port > 0)
+        closed = host.partition("]")[2][:1] in ("", ":")  # older Pythons take `[::1].name` for `::1`
+        whole = closed and parts.netloc == host and "@" not in host and (parts.port is None or parts.port > 0)
         return (parts.hostname or "").rstrip(".") if whole else ""
     except ValueError:
         return ""
