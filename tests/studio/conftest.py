@@ -3,6 +3,7 @@
 import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ LIMITS = {"max_upload": 2, "max_pixels": 1_000_000, "max_labels": 16}
 def any_words(monkeypatch):
     """Words that the embedded model does not know are told in the studio's own way, so nobody needs the warning."""
     monkeypatch.setattr("clearclip.text._warn_unknown", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(monkeypatch, tmp_path_factory):
+    """Gradio's client leaves an empty folder in the temporary folder for each file that it fetches."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("tmp")))
 
 
 @pytest.fixture(autouse=True)
