@@ -41,6 +41,7 @@ def test_a_record_says_everything_the_numbers_depend_on(outcome):
         "crop_size": 64,
         "stride": 32,
         "units": "pixels",
+        "remainder": "pad",
         "normalization": "model",
         "logit_scale": 50.0,
     }
