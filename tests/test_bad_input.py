@@ -107,7 +107,7 @@ def test_two_inputs_with_one_stem(segment, photo, tmp_path):
         (["--protocol", "papper"], "did you mean 'paper'"),
         (["--threshold", "1.5"], "probability from 0 to 1"),
         (["--stride", "100"], "stride=100 is larger"),
-        (["--crop-size", "0"], "crop_size"),
+        (["--crop-size", "-1"], "crop_size"),
         (["--device", "gpu"], "device 'gpu'"),
         (["--dtype", "float31"], "float32"),
         (["--template", "a photo"], "exactly one {}"),
