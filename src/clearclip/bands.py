@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import UsageError, printable
-from clearclip.files.reading import read_bytes, read_text
+from clearclip.files.reading import read_bytes
 from clearclip.files.writing import PREFIX, atomic_write, sweep
-from clearclip.outputs import save_json
+from clearclip.outputs import read_settings, save_json
 
 SETTINGS = "settings.json"
-SETTINGS_BYTES = 1 << 26
 BAND_NAME = re.compile(r"\d{9,}\.(band|npz)")  # .npz: an earlier version's
 FORMAT = "2"
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -114,10 +113,7 @@ class UnfinishedBands:
         self.remove()
 
     def _read_settings(self) -> dict[str, str] | None:
-        try:
-            found = json.loads(read_text(self.folder / SETTINGS, limit=SETTINGS_BYTES))["settings"]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return None
+        found = read_settings(self.folder / SETTINGS)
         return found if isinstance(found, dict) else None
 
     def _differences(self, found: dict[str, str]) -> str:

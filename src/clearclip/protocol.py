@@ -63,7 +63,7 @@ class Protocol:
                 raise UsageError(f"{name}={value!r}: a finite number above 0 is needed")
             if name in ("short_side", "crop_size", "stride") and value > LONGEST:
                 raise UsageError(f"{name}={value:g}: {LONGEST:,} is the largest length that is allowed")
-        if not self.crop_size and self.long_side > (LONGEST if self.units == "pixels" else LONGEST / 64):
+        if not self.crop_size and self.units == "pixels" and self.long_side > LONGEST:
             raise UsageError(
                 f"long_side={self.long_side:g} with crop_size=0: {LONGEST:,} pixels are allowed for a window"
             )

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import clearclip
 import tiny_models
 from clearclip import CheckpointError, UsageError
+from clearclip.backbones.folder import EXTRA_TOKENS, load_tokenizer
 from clearclip.checkpoints import TINY_FOLDER
 from clearclip.files import hashes
 from clearclip.text import embed_queries
@@ -551,3 +552,11 @@ def test_reading_words_does_not_change_the_fingerprint():
     segmenter.embed(["sky", "a tree in the snow"])
     segmenter.backbone._hashes.clear()
     assert segmenter.backbone.fingerprint == before
+
+
+@pytest.mark.parametrize("extra", [EXTRA_TOKENS + 1, 10**9, -1, 1.5, True, "9", None, [1]])
+def test_a_tokenizer_adds_no_endless_tokens(tmp_path, extra):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": extra}))
+    with pytest.raises(CheckpointError, match="extra_ids"):
+        load_tokenizer(str(tmp_path), lambda *_, **__: pytest.fail("it was loaded"))

@@ -884,3 +884,16 @@ def test_two_trainings_at_once_are_refused(tmp_path, capsys):
         )
     assert ended.value.exit_code == 2
     assert "another run is at work" in capsys.readouterr().err
+
+
+def test_a_folder_of_a_users_own_under_the_name_of_the_stage_is_kept(tmp_path):
+    mine, left = tmp_path / ".clearclip-files" / "mine.txt", tmp_path / ".clearclip-files" / "tmpabcd_123" / "a.txt"
+    left.parent.mkdir(parents=True)
+    mine.write_bytes(MINE)
+    left.write_bytes(b"half of a result")
+    with pytest.raises(UsageError, match="in the way"):
+        write(tmp_path, "new")
+    assert mine.read_bytes() == MINE
+    mine.unlink()
+    write(tmp_path, "new")
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["a.txt", LIST]

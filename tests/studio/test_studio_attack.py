@@ -497,3 +497,14 @@ def test_a_page_on_a_name_that_points_here_gets_nothing(server, tmp_path):
 def test_limits_leave_room_for_an_upload():
     with pytest.raises(UsageError, match="--max-stored"):
         Limits(upload_bytes=1000, stored_bytes=3999)
+
+
+@pytest.mark.parametrize("host", ["[::1].example.org", "[::1]x", "[::1]].example.org:7860"])
+def test_a_name_that_begins_as_an_address_is_not_that_address(host):
+    with pytest.raises(UsageError, match="does not answer"):
+        Hosts("127.0.0.1").check({"host": host})
+
+
+@pytest.mark.parametrize("host", ["[::1]", "[::1]:7860", "localhost:7860"])
+def test_loopback_addresses_are_answered(host):
+    assert Hosts("127.0.0.1").check({"host": host}) is None  # else it raises

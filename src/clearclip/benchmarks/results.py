@@ -15,6 +15,7 @@ from typing import Any
 
 from clearclip.benchmarks.evaluation import Evaluation
 from clearclip.benchmarks.published import published_number
+from clearclip.benchmarks.state import refuse_constant
 from clearclip.errors import ClearclipError, UsageError, printable
 from clearclip.files.reading import check_regular, read_bytes
 from clearclip.files.writing import atomic_write
@@ -147,16 +148,12 @@ def _parse(data: bytes, path: Path) -> list[Record]:
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         try:
             if line.strip():
-                found.append(_checked(json.loads(line, parse_constant=_refuse_constant)))
+                found.append(_checked(json.loads(line, parse_constant=refuse_constant)))
         except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{path}, line {number} is no record ({error}): delete that line, or move the file"
             ) from error
     return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
 
 
 def _checked(record: Any) -> Record:

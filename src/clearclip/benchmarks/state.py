@@ -217,7 +217,7 @@ def load_state(path: Path) -> State:
     """Read a state that `State.save` wrote; `UsageError` if the file is none, contradicts itself or is of old times."""
     try:
         with open_regular(path, limit=STATE_LIMIT) as file, zipfile.ZipFile(file) as archive:
-            values = json.loads(str(_array(archive, "values")), parse_constant=_refuse_constant)
+            values = json.loads(str(_array(archive, "values")), parse_constant=refuse_constant)
             matrices, image_scores = _array(archive, "matrices"), _array(archive, "image_scores")
         _check_keys(values, _VALUES, "content")
         shard, skipped = Shard.parse(values.pop("shard")), tuple(values.pop("skipped"))
@@ -251,7 +251,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _refuse_constant(name: str) -> Any:
+def refuse_constant(name: str) -> Any:
+    """`parse_constant` of `json.loads`: NaN and the infinities are no JSON, and no number of ours."""
     raise ValueError(f"{name} is no number")
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clearclip.files.temporary import temporary_folder
+from clearclip.files.temporary import environment, temporary_folder
 
 FOLDER_PREFIX = "clearclip-ray-"
 OBJECT_STORE_BYTES = 512 << 20
@@ -66,24 +66,12 @@ def private_place(cores: int) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Variables for Ray's processes, which inherit them; this process has its own again when the block ends."""
-    from ray._private import ray_constants
-
-    names = {*changes, "RAY_AUTH_MODE"}  # Ray sets that one itself
-    before = {name: os.environ.get(name) for name in names}
-    everywhere = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(changes)
-    ray_constants.ENABLE_RAY_CLUSTER = False  # RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER as this process has it, read on import
-    _forget()
+    """Variables for Ray's processes, which inherit them, and for Ray itself, which remembers them otherwise."""
     try:
-        yield
+        with environment(changes, kept=["RAY_AUTH_MODE"]):  # Ray sets that one itself
+            _forget()
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        ray_constants.ENABLE_RAY_CLUSTER = everywhere
         _forget()
 
 

@@ -61,7 +61,7 @@ class Outputs:
         self._stage = folder / f".{LIST_NAME}{part}"
         self._known: dict[str, list[Written]] = {}
         self._made: set[str] = set()
-        shutil.rmtree(self._stage, ignore_errors=True)  # what a killed run left; a link is not followed
+        _remove_left(self._stage)
         if os.path.lexists(self._stage):
             raise UsageError(f"{self._stage} is in the way of unfinished files: move it, or choose another folder")
         for file in sorted({*folder.glob(f"{LIST_NAME}*.jsonl"), self._list}):
@@ -154,6 +154,15 @@ class Outputs:
         finally:
             os.close(handle)
         self._known.setdefault(name, []).append(written)
+
+
+def _remove_left(stage: Path) -> None:
+    """Remove what a killed run left, and nothing else that somebody may have put there."""
+    if not stage.is_symlink():
+        for waiting in stage.glob("tmp????????"):  # as `tempfile.mkdtemp` calls them
+            shutil.rmtree(waiting, ignore_errors=True)
+        with suppress(OSError):
+            stage.rmdir()
 
 
 def _list_name(part: str) -> str:

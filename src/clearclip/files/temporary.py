@@ -1,21 +1,19 @@
-"""Temporary folders of one process: removed when it ends, and by the next process where it was killed."""
+"""What a process has for a time: folders, removed by the next process where it was killed, and variables."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clearclip.errors import UsageError
 from clearclip.files.writing import PREFIX, claim
-
-if sys.platform != "win32":
-    from os import getuid
 
 TRIES = 20
 
@@ -44,7 +42,7 @@ def temporary_folder(prefix: str, *, parent: Path | None = None) -> Iterator[Pat
 def _remove_abandoned(folder: Path) -> None:
     with suppress(OSError, UsageError):  # somebody is at work there
         status = folder.lstat()
-        ours = sys.platform == "win32" or status.st_uid == getuid()
+        ours = sys.platform == "win32" or status.st_uid == os.getuid()
         if ours and stat.S_ISDIR(status.st_mode) and (folder / f"{PREFIX}lock").is_file():
             with claim(folder):
                 _remove(folder)
@@ -56,3 +54,18 @@ def _remove(folder: Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.1)
+
+
+@contextmanager
+def environment(changes: Mapping[str, str], *, kept: Iterable[str] = ()) -> Iterator[None]:
+    """Environment variables for libraries and child processes; these and the `kept` ones are as before afterwards."""
+    before = {name: os.environ.get(name) for name in (*changes, *kept)}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -17,7 +17,7 @@ import threading
 import warnings
 import webbrowser
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.reading import read_text
+from clearclip.files.temporary import environment
 from clearclip.studio.files import Files, work_folder
 from clearclip.studio.hosts import Hosts, is_loopback
 from clearclip.studio.request import Limits
@@ -245,24 +246,15 @@ def _warm(engine: Engine) -> None:
         engine.model(next(iter(engine.models)), engine.devices[0])
 
 
-@contextmanager
-def _quiet(work: Path) -> Iterator[None]:
+def _quiet(work: Path) -> AbstractContextManager[None]:
     """Gradio's own files into our folder, and nothing sent anywhere."""
-    wanted = {
-        "GRADIO_TEMP_DIR": str(work / "uploads"),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return environment(
+        {
+            "GRADIO_TEMP_DIR": str(work / "uploads"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+    )
 
 
 def serve(options: Options) -> None:

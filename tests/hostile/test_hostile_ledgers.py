@@ -1,6 +1,5 @@
-"""What a second reading found: ledgers of others, links in the place of folders, endless tokenizers, odd hosts."""
+"""Ledgers that others made: journals, pipes and links beside them, and links in the place of result folders."""
 
-import json
 import os
 import struct
 import subprocess
@@ -8,12 +7,10 @@ import sys
 
 import pytest
 
-from clearclip.backbones.folder import EXTRA_TOKENS, load_tokenizer
 from clearclip.engine.ledger import Entry, Owned, open_ledger, results_below
 from clearclip.engine.results import STAGES, Results
-from clearclip.errors import CheckpointError, UsageError
+from clearclip.errors import UsageError
 from clearclip.files.writing import Written
-from clearclip.studio.hosts import Hosts
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 MAGIC = bytes.fromhex("d9d505f920a163d7")
@@ -116,22 +113,3 @@ def test_nothing_is_set_aside_from_behind_a_link(folder, tmp_path):
         ledger.add([(entry, {"formats": {}})], {"masks/a.png": Owned("a", Written(3, 1, "0" * 64), "")})
         Results(folder, ledger).set_aside([entry], "{}")
     assert (elsewhere / "a.png").read_bytes() == b"made by hand"
-
-
-@pytest.mark.parametrize("extra", [EXTRA_TOKENS + 1, 10**9, -1, 1.5, True, "9", None, [1]])
-def test_a_tokenizer_adds_no_endless_tokens(tmp_path, extra):
-    (tmp_path / "tokenizer.json").write_text("{}")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": extra}))
-    with pytest.raises(CheckpointError, match="extra_ids"):
-        load_tokenizer(str(tmp_path), lambda *_, **__: pytest.fail("it was loaded"))
-
-
-@pytest.mark.parametrize("host", ["[::1].example.org", "[::1]x", "[::1]].example.org:7860"])
-def test_a_name_that_begins_as_an_address_is_not_that_address(host):
-    with pytest.raises(UsageError, match="does not answer"):
-        Hosts("127.0.0.1").check({"host": host})
-
-
-@pytest.mark.parametrize("host", ["[::1]", "[::1]:7860", "localhost:7860"])
-def test_loopback_addresses_are_answered(host):
-    Hosts("127.0.0.1").check({"host": host})
