@@ -14,7 +14,7 @@ import tiny_models
 from clearclip import UsageError, dense_features
 from clearclip.attention import fused_attention
 from clearclip.decompose import pad_to_patches, rank_channels
-from clearclip.methods import ablation_grid
+from clearclip.methods import AXES, ablation_grid
 
 NATIVE, AWAY = (32, 32), (40, 48)
 TEN = [
@@ -49,6 +49,30 @@ def counted(backbone):
     finally:
         for hook in hooks:
             hook.remove()
+
+
+ONE_AXIS_APART = {
+    "attention": ["vanilla", "vanilla[attention=kk]"],
+    "prior": ["naclip", "naclip[prior=none]", "naclip[prior=gaussian:1]"],
+    "combine": ["sclip", "sclip[combine=mean]"],
+    "normalize": ["gem[normalize=no]", "gem"],
+    "residual": ["clearclip", "clearclip[residual=keep]", "clearclip[residual=beta:30]"],
+    "alpha": ["vanilla", "vanilla[alpha=2]"],
+    "ffn": ["vanilla", "vanilla[ffn=drop]"],
+    "positions": ["vanilla", "vanilla[positions=antialias]"],
+    "depth": ["gem", "gem[depth=3]"],
+}
+
+
+@pytest.mark.parametrize("axis", [axis.name for axis in AXES])
+def test_methods_one_axis_apart_share_nothing_that_the_axis_decides(backbone, axis):
+    """In one call, with all caches shared, each is what it is alone; no two are equal."""
+    images, methods = make_images(AWAY), ONE_AXIS_APART[axis]
+    for order in (methods, methods[::-1]):
+        together = dense_features(backbone, images, method=order)
+        for spelling, features in together.items():
+            torch.testing.assert_close(features, dense_features(backbone, images, method=spelling), rtol=0, atol=0)
+    assert len(torch.stack([features.flatten() for features in together.values()]).unique(dim=0)) == len(methods)
 
 
 @pytest.mark.parametrize("size", [NATIVE, AWAY, (35, 21)])
