@@ -422,7 +422,14 @@ def test_passwords_cannot_be_guessed_on(tmp_path):
 def test_no_visitors_image_stays_on_disk(tmp_path, monkeypatch, end):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    server = start("--port", free_port(), "--models", "tiny", cache=tmp_path / "cache")
+    before = signal.getsignal(end)
+    if before is signal.SIG_IGN:  # under nohup, which children inherit and the studio keeps to
+        signal.signal(end, signal.SIG_DFL)
+    try:
+        server = start("--port", free_port(), "--models", "tiny", cache=tmp_path / "cache")
+    finally:
+        if before is signal.SIG_IGN:
+            signal.signal(end, before)
     try:
         path = Path(httpx.post(f"{server.url}gradio_api/upload", files={"files": ("face.png", png())}).json()[0])
         assert path.is_file()
