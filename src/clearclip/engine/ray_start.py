@@ -67,11 +67,16 @@ def private_place(cores: int) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
     """Variables for Ray's processes, which inherit them, and for Ray itself, which remembers them otherwise."""
+    from ray._private import ray_constants
+
+    everywhere = ray_constants.ENABLE_RAY_CLUSTER  # RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read when Ray was imported
     try:
         with environment(changes, kept=["RAY_AUTH_MODE"]):  # Ray sets that one itself
+            ray_constants.ENABLE_RAY_CLUSTER = False
             _forget()
             yield
     finally:
+        ray_constants.ENABLE_RAY_CLUSTER = everywhere
         _forget()
 
 
