@@ -21,10 +21,10 @@ import clearclip
 import speed_model
 import speed_parts
 from clearclip.backbones.devices import has_bfloat16_units
-from clearclip.batch import segment_files
 from clearclip.benchmarks import confusion, open_benchmark, scores, vocabulary_of
+from clearclip.encode.text import embed_queries, imagenet_templates
+from clearclip.engine.run import segment_files
 from clearclip.methods import ablation_grid
-from clearclip.text import embed_queries, imagenet_templates
 from speed_model import Row, Setting, labels, seconds, segmenter_of, share_that_wins, times, windows_of
 
 

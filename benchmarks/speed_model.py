@@ -27,8 +27,8 @@ from torch import Tensor, nn
 import clearclip
 from clearclip import Segmenter
 from clearclip.backbones.base import TextEncoder
-from clearclip.grids import Classifier
-from clearclip.images import IMAGE_SUFFIXES, normalize, resize, resized_size
+from clearclip.classify.classifier import Classifier
+from clearclip.encode.images import IMAGE_SUFFIXES, normalize, resize, resized_size
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
 from clearclip.scenes import make_scene
 from clearclip.segmenter import BACKGROUND

@@ -21,10 +21,10 @@ from torch import Tensor
 
 import speed_model
 from clearclip.backbones.devices import has_bfloat16_units
+from clearclip.classify.classifier import Classifier
+from clearclip.classify.grid import LogitGrid
 from clearclip.decompose import rewrite, trunk, wanted_blocks
-from clearclip.grids import Classifier
-from clearclip.images import resize, resized_size
-from clearclip.masks import LogitGrid
+from clearclip.encode.images import resize, resized_size
 from clearclip.protocol import get_protocol
 
 LAUNCHER = (

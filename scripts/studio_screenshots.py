@@ -20,7 +20,7 @@ import typer
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from clearclip.studio.request import Limits
+from clearclip.service.request import Limits
 from clearclip.studio.server import Options, running
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"

@@ -13,7 +13,7 @@ import clearclip
 import tiny_models
 from clearclip import CheckpointError, UnsupportedModelError, UsageError
 from clearclip.checkpoints import CHECKPOINTS
-from clearclip.text import embed_queries
+from clearclip.encode.text import embed_queries
 
 PROMPT = "a photo of a {}."
 

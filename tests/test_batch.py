@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearclip import ClearclipError, UsageError, outputs
-from clearclip.batch import find_images, segment_files
+from clearclip import ClearclipError, UsageError
+from clearclip.engine.run import find_images, segment_files
+from clearclip.files import label_maps as outputs
 from clearclip.files import writing
+from clearclip.files.label_maps import read_info, save_label_map
 from clearclip.files.writing import atomic_write
-from clearclip.formats import Writer, pictures
-from clearclip.outputs import read_info, save_label_map
+from clearclip.formats import Writer
+from clearclip.formats import png as pictures
 
 LABELS = ["sky", "grass"]
 

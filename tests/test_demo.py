@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 import clearclip
 from clearclip.checkpoints import TINY_FOLDER
 from clearclip.cli import app
+from clearclip.decompose import fit_depth
+from clearclip.demo import DEMO_METHODS, draw_comparison, run_demo
 from clearclip.errors import UsageError
 from clearclip.scenes import CLASSES, make_scene
-from clearclip.scenes.demo import DEMO_METHODS, draw_comparison, run_demo
-from clearclip.scenes.score import crop_around, fit_depth, score_composition, score_methods
+from tools.tiny.score import crop_around, score_composition, score_methods
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,6 @@ def test_comparison_has_a_column_a_method():
 
 
 def test_gem_is_fitted_to_shallow_models():
-    assert fit_depth("gem", 4) == "gem[depth=2]"
-    assert fit_depth("gem", 12) == "gem"
-    assert fit_depth("clearclip", 4) == "clearclip"
+    assert fit_depth("gem", blocks=4).spelling == "gem[depth=2]"
+    assert fit_depth("gem", blocks=12).spelling == "gem"
+    assert fit_depth("clearclip", blocks=4).spelling == "clearclip"

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 import clearclip
-from clearclip.images import resize, resized_size
+from clearclip.encode.images import resize, resized_size
 from clearclip.protocol import PROTOCOLS
 
 METHOD_OF = {
@@ -122,8 +122,8 @@ def test_segment_label_maps(segment, stitched, threshold):
     """Through the grid of cosines that label maps are really made of, not through the full-size logits."""
     import torch.nn.functional as F
 
-    from clearclip.masks import LogitGrid
-    from clearclip.windows import plan_windows
+    from clearclip.classify.grid import LogitGrid
+    from clearclip.encode.windows import plan_windows
 
     segmenter, tensors, numbers = segment
     image = tensors["segment/image"]

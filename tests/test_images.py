@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clearclip import ImageError, Protocol, load_image
-from clearclip.images import IMAGE_SUFFIXES, normalize, resize, resized_size
+from clearclip.encode.images import IMAGE_SUFFIXES, normalize, resize, resized_size
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, PROTOCOLS
 
 

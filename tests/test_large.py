@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from rasterio.enums import ColorInterp
 
 import clearclip
+from clearclip.encode.images import normalize
+from clearclip.encode.windows import bilinear_matrix, part_of, plan_windows, resample_band
 from clearclip.errors import ImageError, UsageError
-from clearclip.images import normalize
-from clearclip.large import segment_large
+from clearclip.large.label import segment_large
 from clearclip.protocol import Protocol
 from clearclip.scenes import make_scene
-from clearclip.windows import bilinear_matrix, part_of, plan_windows, resample_band
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 WORDS = ["sky", "grass", "tree=bush|hedge", "car", "house", "road"]
@@ -145,7 +145,7 @@ def test_blocks_and_reading_steps_change_nothing(segmenter, scene, write, tmp_pa
     path = write(scene(170, 140))
     found = []
     for block, pixels in ((16, 140 * 3), (48, 8_000_000), (256, 5_000)):
-        monkeypatch.setattr("clearclip.large.PIXELS_AT_ONCE", pixels)
+        monkeypatch.setattr("clearclip.large.label.PIXELS_AT_ONCE", pixels)
         out, scores = tmp_path / f"{block}.tif", tmp_path / f"{block}-scores.tif"
         segment_large(segmenter, path, labels=WORDS, output=out, scores=scores, scale=0.6, block=block)
         found.append((read(out), read(scores)))
@@ -427,8 +427,8 @@ def test_an_interruption_leaves_what_was_there(segmenter, scene, write, tmp_path
             raise KeyboardInterrupt
         return label(self, grid, **_)
 
-    label = clearclip.grids.Classifier.label
-    monkeypatch.setattr("clearclip.large.Classifier.label", interrupt)
+    label = clearclip.classify.classifier.Classifier.label
+    monkeypatch.setattr("clearclip.large.label.Classifier.label", interrupt)
     with pytest.raises(KeyboardInterrupt):
         segment_large(segmenter, image, output=out, scores=scores, scale=0.5, **options)
     assert out.read_bytes() == earlier
@@ -452,8 +452,8 @@ def test_an_interrupted_run_goes_on_where_it_was(segmenter, scene, write, tmp_pa
         result = segment_large(segmenter, image, **{"labels": WORDS, "block": 32, **targets, **options})
         return result, [file.read_bytes() for file in targets.values()]
 
-    label, stop = clearclip.grids.Classifier.label, None
-    monkeypatch.setattr("clearclip.large.Classifier.label", counted)
+    label, stop = clearclip.classify.classifier.Classifier.label, None
+    monkeypatch.setattr("clearclip.large.label.Classifier.label", counted)
     whole, files = call("whole")
     assert len(calls) == 20
     stop = 11
@@ -482,8 +482,8 @@ FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import numpy as np
-from clearclip.geotiffs import create_geotiff
-from clearclip.rasters import open_raster
+from clearclip.large.geotiff import create_geotiff
+from clearclip.large.image import open_raster
 from pathlib import Path
 source, out = map(Path, sys.argv[1:])
 noise = np.random.default_rng(0).integers(0, 250, (512, 512), dtype=np.uint8)

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clearclip import winners
-from clearclip.masks import LogitGrid
-from clearclip.windows import plan_windows
+from clearclip.classify import winners
+from clearclip.classify.grid import LogitGrid
+from clearclip.encode.windows import plan_windows
 
 
 def plain_logits(features, text, plan, size):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import clearclip
-from clearclip.images import normalize
+from clearclip.encode.images import normalize
 from clearclip.methods import METHODS
 from clearclip.protocol import Protocol
 from made_vit import MadeVit

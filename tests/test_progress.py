@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clearclip.progress import progress_bar, track
+from clearclip.files.progress import progress_bar, track
 
 
 @pytest.fixture(autouse=True)

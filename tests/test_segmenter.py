@@ -8,7 +8,7 @@ from PIL import Image
 import clearclip
 import tiny_models
 from clearclip import ImageError, UnsupportedModelError, UsageError
-from clearclip.images import normalize, resize, resized_size
+from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 from test_decompose import counted
 
@@ -109,7 +109,7 @@ def test_masks_probabilities_and_ranking(segmenter, image):
 
 
 def test_probabilities_of_all_queries_sum_to_one(segmenter, image, monkeypatch):
-    monkeypatch.setattr("clearclip.winners.CORNERS", 64)
+    monkeypatch.setattr("clearclip.classify.winners.CORNERS", 64)
     words = [f"thing {index}" for index in range(10)]
     result = segmenter(image, words)
     total = sum(result.probabilities(word) for word in words)
@@ -157,7 +157,7 @@ def test_encoding_for_a_method_runs_its_trunk_alone(segmenter, image):
 
 def test_windows_are_cut_a_few_at_a_time(segmenter, image, monkeypatch):
     expected = segmenter([image, image[:70]], WORDS)
-    monkeypatch.setattr("clearclip.encoding.WINDOWS_AT_ONCE_ON_A_CPU", 3)
+    monkeypatch.setattr("clearclip.encode.encoding.WINDOWS_AT_ONCE_ON_A_CPU", 3)
     for result, one in zip(segmenter([image, image[:70]], WORDS), expected, strict=True):
         same(result, one)
 

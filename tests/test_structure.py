@@ -14,7 +14,7 @@ MODEL_LIBRARIES = {"open_clip", "transformers", "timm", "huggingface_hub"}
 HEAVY = {*MODEL_LIBRARIES, "torch", "numpy", "PIL", "safetensors"}
 IDEAS = ("methods", "attention", "windows", "winners", "masks", "vocabulary", "protocol", "decompose")
 PLAIN = ("methods", "vocabulary", "protocol", "checkpoints", "errors")
-EDGES = ("clearclip.cli", "clearclip.batch", "clearclip.app")
+EDGES = ("clearclip.cli", "clearclip.engine.run", "clearclip.app")
 
 
 def imports(file, *, top_level=False):

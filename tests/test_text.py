@@ -9,9 +9,10 @@ from transformers import AutoTokenizer
 
 import clearclip
 import tiny_models
-from clearclip import UsageError, text
+from clearclip import UsageError
+from clearclip.encode import text
+from clearclip.encode.text import embed_queries, imagenet_templates, read_templates
 from clearclip.files.hashes import default_cache_dir
-from clearclip.text import embed_queries, imagenet_templates, read_templates
 
 WORDS = ["sky", "horse", "a man with a very long red umbrella", "jet ski!"]
 SEVERAL = ["{}", "a photo of a {}.", "itap of the {} in a video game, seen from rather far away"]

@@ -16,7 +16,7 @@ from PIL import Image
 import clearclip
 from clearclip.errors import ImageError, UsageError
 from clearclip.scenes import make_scene
-from clearclip.video import segment_video
+from clearclip.video.label import segment_video
 
 WORDS = ["sky", "grass", "tree=bush|hedge", "car", "house", "road"]
 
@@ -209,7 +209,7 @@ def test_an_interrupted_run_goes_on_where_it_was(segmenter, moving, write, tmp_p
     path = write(moving(20))
     options = {"labels": WORDS, "masks": True}
     segment_video(segmenter, path, output=tmp_path / "whole", **options)
-    grids = clearclip.grids.Classifier.grids
+    grids = clearclip.classify.classifier.Classifier.grids
     calls = []
 
     def interrupt(self, images):
@@ -218,7 +218,7 @@ def test_an_interrupted_run_goes_on_where_it_was(segmenter, moving, write, tmp_p
             raise KeyboardInterrupt
         return grids(self, images)
 
-    monkeypatch.setattr("clearclip.grids.Classifier.grids", interrupt)
+    monkeypatch.setattr("clearclip.classify.classifier.Classifier.grids", interrupt)
     with pytest.raises(KeyboardInterrupt):
         segment_video(segmenter, path, output=tmp_path / "parts", **options)
     assert {file.name for file in (tmp_path / "parts").iterdir()} == {"clip-masks"}
@@ -333,7 +333,7 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import numpy as np
 from pathlib import Path
-from clearclip.frames import FrameReader, FrameWriter
+from clearclip.video.frames import FrameReader, FrameWriter
 from clearclip.files.writing import atomic_write
 source, out = map(Path, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))

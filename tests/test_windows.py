@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from clearclip.windows import LONGEST, bilinear_matrix, plan_windows, window_starts
+from clearclip.encode.windows import LONGEST, bilinear_matrix, plan_windows, window_starts
 
 lengths = st.integers(1, 200)
 

@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from clearclip.backbones import Backbone, load_backbone, view
     from clearclip.decompose import Parts, dense_features
-    from clearclip.encoding import Encoded
+    from clearclip.encode.encoding import Encoded
+    from clearclip.encode.images import load_image
     from clearclip.errors import (
         CheckpointError,
         ClearclipError,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         UsageError,
     )
-    from clearclip.images import load_image
     from clearclip.methods import METHODS, Method, parse_method, parse_methods
     from clearclip.protocol import PROTOCOLS, Protocol
     from clearclip.segmentation import Segmentation
@@ -38,11 +38,11 @@ _HOMES = {
         "UnsupportedModelError",
         "UsageError",
     ),
-    "clearclip.images": ("load_image",),
+    "clearclip.encode.images": ("load_image",),
     "clearclip.methods": ("METHODS", "Method", "parse_method", "parse_methods"),
     "clearclip.protocol": ("PROTOCOLS", "Protocol"),
     "clearclip.segmentation": ("Segmentation",),
-    "clearclip.encoding": ("Encoded",),
+    "clearclip.encode.encoding": ("Encoded",),
     "clearclip.segmenter": ("Segmenter", "load"),
     "clearclip.vocabulary": ("Label", "Vocabulary"),
 }

@@ -7,7 +7,7 @@ attention, and methods that share an attention, or its projected output, share t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, overload
 
 import torch
@@ -18,7 +18,7 @@ from clearclip.attention import KINDS, Site, fused_attention
 from clearclip.backbones.base import Backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
-from clearclip.methods import Method, parse_methods
+from clearclip.methods import Method, parse_method, parse_methods
 
 MethodLike = str | Method
 _AFTER_ATTENTION = {"name", "residual", "alpha", "ffn"}
@@ -162,6 +162,12 @@ def check_depth(backbone: Backbone, method: Method) -> None:
             f"depth={method.depth} needs {method.depth} blocks, but {backbone.name} has {count}: "
             f"use depth={count} or less"
         )
+
+
+def fit_depth(method: MethodLike, *, blocks: int) -> Method:
+    """The row for a model of so many blocks: GEM rewrites 6, a shallower model's row half of its own."""
+    row = parse_method(method)
+    return row if row.depth <= blocks else replace(row, depth=max(blocks // 2, 1))
 
 
 def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> range:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from clearclip.masks import LogitGrid
-from clearclip.outputs import save_label_map
-from clearclip.overlay import draw_overlay
+from clearclip.classify.grid import LogitGrid
+from clearclip.files.drawing import draw_overlay
+from clearclip.files.label_maps import save_label_map
 from clearclip.vocabulary import Vocabulary
 
 

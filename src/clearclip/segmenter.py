@@ -15,16 +15,16 @@ from torch import Tensor
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
 from clearclip.backbones.devices import inference, pick_device, pick_dtype
+from clearclip.classify.grid import LogitGrid
 from clearclip.decompose import MethodLike, Several, check_depth
-from clearclip.encoding import Encoded, add_features, logit_grids, plan_of, prepare_images
+from clearclip.encode.encoding import Encoded, add_features, logit_grids, plan_of, prepare_images
+from clearclip.encode.images import MAX_PIXELS, ImageLike, load_image
+from clearclip.encode.text import TemplatesLike, embed_queries, read_templates
 from clearclip.errors import UsageError
 from clearclip.files.hashes import default_cache_dir
-from clearclip.images import MAX_PIXELS, ImageLike, load_image
-from clearclip.masks import LogitGrid
 from clearclip.methods import Method, parse_method, parse_methods
 from clearclip.protocol import Protocol, get_protocol
 from clearclip.segmentation import Segmentation
-from clearclip.text import TemplatesLike, embed_queries, read_templates
 from clearclip.vocabulary import Vocabulary
 
 IMAGES_AT_ONCE = 8

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from clearclip.benchmarks import Run, evaluate, open_benchmark, read_results, records, scores, table
-from clearclip.benchmarks.pictures import sheets
 from clearclip.benchmarks.results import append_results
+from clearclip.benchmarks.worst import sheets
 from clearclip.errors import ClearclipError, UsageError
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clearclip.images import MAX_PIXELS
+from clearclip.encode.images import MAX_PIXELS
 from clearclip.methods import parse_method
 from clearclip.segmentation import Segmentation
 from clearclip.vocabulary import Vocabulary
@@ -71,8 +71,8 @@ def loader(**options):
 
 def main(source, output, pause):
     """A run of its own cluster with two workers, as the command does it."""
-    from clearclip.batch import segment_on_ray
     from clearclip.engine.ray_pool import Fleet
+    from clearclip.engine.run import segment_on_ray
     from clearclip.engine.sources import find_sources
 
     warnings.simplefilter("ignore")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import standin
 
-from clearclip.batch import segment_files
+from clearclip.engine.run import segment_files
 from clearclip.engine.sources import find_sources
 
 pytest.importorskip("ray", reason="ray has no wheel for this Python")

@@ -7,8 +7,8 @@ import pytest
 import standin
 
 from clearclip import ClearclipError, UsageError
-from clearclip.batch import segment_files
 from clearclip.engine.ledger import Entry, Owned, open_ledger
+from clearclip.engine.run import segment_files
 from clearclip.engine.sources import find_sources
 from clearclip.files.writing import Written
 from clearclip.formats import Writer

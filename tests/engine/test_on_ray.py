@@ -8,8 +8,8 @@ import standin
 from PIL import Image
 
 from clearclip import ClearclipError, UsageError
-from clearclip.batch import find_images, segment_files, segment_on_ray
 from clearclip.engine.ray_pool import Fleet
+from clearclip.engine.run import find_images, segment_files, segment_on_ray
 from clearclip.engine.sources import find_sources
 from test_images import bomb
 

@@ -7,9 +7,9 @@ import pytest
 from format_cases import LABEL_MAPS, NAMES, noise
 from PIL import Image
 
-from clearclip.batch import segment_files
-from clearclip.formats.pictures import mask_name
-from clearclip.outputs import read_info
+from clearclip.engine.run import segment_files
+from clearclip.files.label_maps import read_info
+from clearclip.formats.png import mask_name
 
 
 def test_label_map_and_preview(write):

@@ -11,7 +11,7 @@ from format_cases import INFO, LABEL_MAPS, NAMES, make
 from PIL import Image
 
 from clearclip import Segmentation, UsageError
-from clearclip.batch import segment_files
+from clearclip.engine.run import segment_files
 from clearclip.formats import (
     FORMAT_NAMES,
     Choices,

@@ -26,7 +26,7 @@ def make(tmp_path):
 
 @pytest.fixture
 def label(segmenter, tmp_path):
-    from clearclip.large import segment_large
+    from clearclip.large.label import segment_large
 
     def call(image, **options):
         return segment_large(segmenter, image, **{"labels": WORDS, "output": tmp_path / "out.tif", **options})

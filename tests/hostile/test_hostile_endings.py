@@ -11,7 +11,7 @@ import pytest
 from clearclip import ImageError
 from clearclip.files import endings
 from clearclip.files.endings import what_is_missing
-from clearclip.frames import FrameReader
+from clearclip.video.frames import FrameReader
 
 CONTAINERS = [
     ("mp4", "mpeg4", {}), ("mp4", "libx264", {"movflags": "faststart"}), ("mov", "mjpeg", {}),

@@ -12,9 +12,9 @@ from PIL import Image
 from clearclip.benchmarks.readers import read_index_map
 from clearclip.benchmarks.results import append_results, read_results
 from clearclip.benchmarks.state import load_state
+from clearclip.encode.text import embed_queries
 from clearclip.errors import ClearclipError, ImageError
-from clearclip.outputs import read_settings
-from clearclip.text import embed_queries
+from clearclip.files.label_maps import read_settings
 
 RECORD = {"benchmark": "voc20", "model": "tiny", "method": "gem", "miou": 1.0, "classes": {"sky": {"iou": 1.0}}}
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearclip import ClearclipError, UsageError, batch
-from clearclip.batch import segment_files
+from clearclip import ClearclipError, UsageError
 from clearclip.engine import results
+from clearclip.engine import run as batch
+from clearclip.engine.run import segment_files
 from clearclip.engine.sources import find_sources
+from clearclip.files.label_maps import read_info
 from clearclip.files.writing import PREFIX, atomic_write, claim
 from clearclip.formats import FORMAT_NAMES, Choices
-from clearclip.outputs import read_info
 
 ENGINE = Path(__file__).parents[1] / "engine"
 LABELS = ["dark", "light"]
@@ -425,7 +426,7 @@ DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import standin
-from clearclip.batch import segment_files
+from clearclip.engine.run import segment_files
 from clearclip.engine.sources import find_sources
 source, output, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 chance = random.Random(7)

@@ -19,8 +19,8 @@ import tiny_models
 from clearclip import CheckpointError, UsageError
 from clearclip.backbones.folder import EXTRA_TOKENS, load_tokenizer
 from clearclip.checkpoints import TINY_FOLDER
+from clearclip.encode.text import embed_queries
 from clearclip.files import hashes
-from clearclip.text import embed_queries
 
 CODE = """
 import pathlib

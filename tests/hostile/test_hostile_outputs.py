@@ -23,14 +23,14 @@ from clearclip.benchmarks.results import append_results
 from clearclip.cli import evaluate as evaluate_command
 from clearclip.errors import UsageError
 from clearclip.files import outputs as outputs_file
+from clearclip.files.label_maps import read_info
 from clearclip.files.outputs import LIST_LIMIT, hold
 from clearclip.files.writing import claim
-from clearclip.outputs import read_info
 from clearclip.scenes import make_scene
-from clearclip.scenes.crops import render_album
-from clearclip.scenes.recipe import Recipe
-from clearclip.scenes.train import train
 from clearclip.segmenter import Segmenter
+from tools.tiny.crops import render_album
+from tools.tiny.recipe import Recipe
+from tools.tiny.train import train
 
 LIST = "clearclip-files.jsonl"
 MINE = b"made by hand"
@@ -841,7 +841,7 @@ def test_shards_write_into_one_folder_of_predictions(tiny, scenes, tmp_path):
     "name", ["checkpoint.pt", "log.jsonl", "open_clip_config.json", "open_clip_model.safetensors", "known_words.txt"]
 )
 def test_training_replaces_no_model_of_the_users(tmp_path, album, name):
-    from clearclip.scenes.train import Trainer
+    from tools.tiny.train import Trainer
 
     (tmp_path / name).write_bytes(MINE)
     with pytest.raises(UsageError, match="was not written by a run"):

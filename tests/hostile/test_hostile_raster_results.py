@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from clearclip.bands import Band, Layout, UnfinishedBands
 from clearclip.errors import UsageError
 from clearclip.files.writing import claim
+from clearclip.large.kept import Band, Layout, UnfinishedBands
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -196,7 +196,7 @@ def test_bands_of_other_settings_are_refused_by_name(kept, tmp_path):
 
 def test_an_image_that_changed_does_not_go_on_with_old_bands(label, make, tmp_path, monkeypatch):
     image = make(height=100)
-    monkeypatch.setattr("clearclip.large._Work._band", interrupt_after(1))
+    monkeypatch.setattr("clearclip.large.label._Work._band", interrupt_after(1))
     with pytest.raises(KeyboardInterrupt):
         label(image, block=32)
     monkeypatch.undo()
@@ -206,7 +206,7 @@ def test_an_image_that_changed_does_not_go_on_with_old_bands(label, make, tmp_pa
 
 
 def interrupt_after(count):
-    from clearclip.large import _Work
+    from clearclip.large.label import _Work
 
     made, original = [], _Work._band
 
@@ -226,7 +226,7 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 import clearclip
-from clearclip.large import segment_large
+from clearclip.large.label import segment_large
 
 folder = Path(sys.argv[1])
 segmenter = clearclip.load("tiny")

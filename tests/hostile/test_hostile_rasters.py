@@ -216,7 +216,7 @@ def test_polygons_outside_the_world_are_refused_before_the_work(label, make, tmp
 
 
 def test_sizes_have_limits_that_are_said_before_a_pixel_is_read(label, make, tmp_path, monkeypatch):
-    monkeypatch.setattr("clearclip.rasters.Raster._values", lambda *_, **__: pytest.fail("pixels were read"))
+    monkeypatch.setattr("clearclip.large.image.Raster._values", lambda *_, **__: pytest.fail("pixels were read"))
     sparse = {"empty": True, "tiled": True, "sparse_ok": True, "compress": "deflate", "dtype": "uint16"}
     huge = make("huge.tif", 300_000, 300_000, blockxsize=16_384, blockysize=16_384, bigtiff="yes", **sparse)
     wide = make("wide.tif", 64, 10_000_000, blockxsize=16_384, blockysize=64, **sparse)

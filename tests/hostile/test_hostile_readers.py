@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from clearclip import ImageError
+from clearclip.encode.images import load_image
 from clearclip.engine.containers import MAX_MEMBER, read_members
-from clearclip.images import load_image
-from clearclip.outputs import read_comment, read_info
+from clearclip.files.label_maps import read_comment, read_info
 
 LIMITED = """
 import resource, sys

@@ -13,8 +13,8 @@ import pytest
 from videos import write
 
 from clearclip import ImageError, UsageError
-from clearclip.frames import MAX_STREAMS, FrameReader
-from clearclip.video import segment_video
+from clearclip.video.frames import MAX_STREAMS, FrameReader
+from clearclip.video.label import segment_video
 
 av = pytest.importorskip("av")
 LABELS = ["sky", "grass"]
@@ -72,8 +72,8 @@ import resource, sys
 from pathlib import Path
 import av
 from clearclip import ImageError
-from clearclip.frames import MAX_STREAMS, FrameReader
-from clearclip.outputs import read_settings
+from clearclip.video.frames import MAX_STREAMS, FrameReader
+from clearclip.files.label_maps import read_settings
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     with FrameReader(Path(sys.argv[1])) as reader:

@@ -14,10 +14,10 @@ from videos import write
 import clearclip
 from clearclip import ClearclipError, ImageError, UsageError
 from clearclip.files.endings import what_is_missing
+from clearclip.files.label_maps import read_settings
 from clearclip.files.writing import PREFIX, claim
-from clearclip.frames import FrameReader
-from clearclip.outputs import read_settings
-from clearclip.video import segment_video
+from clearclip.video.frames import FrameReader
+from clearclip.video.label import segment_video
 
 LABELS = ["sky", "grass"]
 
@@ -216,7 +216,7 @@ def test_the_command_refuses_them_too(run, clip, tmp_path, name, number):
 
 @pytest.mark.parametrize("way", ["grows", "rewritten"])
 def test_a_video_that_changes_while_it_is_read_is_told(segmenter, clip, tmp_path, monkeypatch, way):
-    grids = clearclip.grids.Classifier.grids
+    grids = clearclip.classify.classifier.Classifier.grids
 
     def change(self, images):
         with clip.open("r+b") as file:
@@ -225,7 +225,7 @@ def test_a_video_that_changes_while_it_is_read_is_told(segmenter, clip, tmp_path
         os.utime(clip, ns=(1, 1))
         return grids(self, images)
 
-    monkeypatch.setattr("clearclip.grids.Classifier.grids", change)
+    monkeypatch.setattr("clearclip.classify.classifier.Classifier.grids", change)
     options = {"labels": LABELS, "output": tmp_path / "out.mp4", "masks": True}
     assert "it changed while it was read" in segment_video(segmenter, clip, **options).damage
     monkeypatch.undo()
@@ -249,7 +249,7 @@ def test_a_pipe_among_the_label_maps_hangs_nothing(segmenter, clip, tmp_path, na
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"settings": 1', b"\xff\xfe", b"null", b" " * 2000])
 def test_settings_that_are_none(tmp_path, monkeypatch, content):
-    monkeypatch.setattr("clearclip.outputs.MAX_SETTINGS", 150_000)
+    monkeypatch.setattr("clearclip.files.label_maps.MAX_SETTINGS", 150_000)
     (tmp_path / "labels.json").write_bytes(content)
     assert read_settings(tmp_path / "labels.json") is None
     (tmp_path / "labels.json").write_bytes(b'{"settings": {"a": "b"}}' + b" " * len(content))
@@ -264,7 +264,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(segmenter, clip, tmp_path
     out = tmp_path / "out.mp4"
     options = {"labels": LABELS, "output": out, "masks": True, "overwrite": overwrite}
     file = out if theirs == "out.mp4" else tmp_path / "out-masks" / "000004.png"
-    grids = clearclip.grids.Classifier.grids
+    grids = clearclip.classify.classifier.Classifier.grids
 
     def appear(self, images):
         if theirs == "link":
@@ -275,7 +275,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(segmenter, clip, tmp_path
             file.write_text("mine")
         return grids(self, images)
 
-    monkeypatch.setattr("clearclip.grids.Classifier.grids", appear)
+    monkeypatch.setattr("clearclip.classify.classifier.Classifier.grids", appear)
     before = clip.read_bytes()
     with pytest.raises((UsageError, FileExistsError)):
         segment_video(segmenter, clip, **options)
@@ -302,8 +302,8 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 import clearclip
-from clearclip import frames
-from clearclip.video import segment_video
+from clearclip.video import frames
+from clearclip.video.label import segment_video
 
 folder = Path(sys.argv[1])
 segmenter = clearclip.load("tiny")

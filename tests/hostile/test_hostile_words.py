@@ -13,7 +13,7 @@ import pytest
 import clearclip
 from clearclip import Label, Protocol, UsageError, Vocabulary, parse_method
 from clearclip.benchmarks.evaluation import Run
-from clearclip.text import TEMPLATES, read_templates
+from clearclip.encode.text import TEMPLATES, read_templates
 from clearclip.vocabulary import FILE_BYTES, LABELS, QUERIES, SYNONYMS, WORD_BYTES
 
 

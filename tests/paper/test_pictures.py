@@ -12,10 +12,10 @@ from PIL import Image
 import clearclip
 from clearclip.benchmarks.rows import BENCHMARKS, vocabulary_of
 from clearclip.errors import UsageError
-from clearclip.paper.features import block_parts, findings, inspect_image, statistics
+from clearclip.inspection.features import block_parts, findings, inspect_image, statistics
+from clearclip.inspection.sheets import SheetRow, draw_sheet, same_colors
+from clearclip.inspection.style import save
 from clearclip.paper.figure2 import features_page
-from clearclip.paper.sheets import SheetRow, draw_sheet, same_colors
-from clearclip.paper.style import save
 from clearclip.vocabulary import Vocabulary
 
 

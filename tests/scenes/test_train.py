@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from clearclip.scenes import HELD_OUT
-from clearclip.scenes.crops import Album, draw_batch, render_album
-from clearclip.scenes.recipe import Recipe
-from clearclip.scenes.train import (
+from tools.tiny.crops import Album, draw_batch, render_album
+from tools.tiny.recipe import Recipe
+from tools.tiny.train import (
     Trainer,
     Views,
     contrastive_loss,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearclip.scenes import CLASSES, COLOURS
-from clearclip.scenes.words import CONTEXT_LENGTH, END, START, caption_corpus, make_tokenizer
+from tools.tiny.words import CONTEXT_LENGTH, END, START, caption_corpus, make_tokenizer
 
 TINY = Path(__file__).parents[2] / "src" / "clearclip" / "backbones" / "tiny"
 QUERIES = Path(__file__).parents[2] / "src" / "clearclip" / "benchmarks" / "queries.csv"

@@ -22,7 +22,7 @@ LIMITS = {"max_upload": 2, "max_pixels": 1_000_000, "max_labels": 16}
 @pytest.fixture(autouse=True)
 def any_words(monkeypatch):
     """Words that the embedded model does not know are told in the studio's own way, so nobody needs the warning."""
-    monkeypatch.setattr("clearclip.text._warn_unknown", lambda *_: None)
+    monkeypatch.setattr("clearclip.encode.text._warn_unknown", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,10 @@ from PIL import Image
 from starlette.datastructures import Headers
 
 from clearclip.errors import UsageError
-from clearclip.studio.files import FOLDER_PREFIX, Files, work_folder
-from clearclip.studio.gate import GUESSES
-from clearclip.studio.hosts import Hosts
-from clearclip.studio.request import Limits
+from clearclip.service.files import FOLDER_PREFIX, Files, work_folder
+from clearclip.service.gate import GUESSES
+from clearclip.service.hosts import Hosts
+from clearclip.service.request import Limits
 from studio_process import free_port, start, stop
 
 SECRET = b"root of all secrets"

@@ -11,8 +11,8 @@ from PIL import Image
 import clearclip
 from clearclip.errors import ImageError, UsageError
 from clearclip.methods import parse_method
-from clearclip.studio.engine import Engine, held_bytes
-from clearclip.studio.request import Limits, read_request
+from clearclip.service.models import Engine, held_bytes
+from clearclip.service.request import Limits, read_request
 
 LABELS = ["sky", "grass", "house", "tree"]
 

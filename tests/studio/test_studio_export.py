@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from clearclip.errors import UsageError
+from clearclip.service.models import Engine
+from clearclip.service.request import Limits, read_request
 from clearclip.studio import export
-from clearclip.studio.engine import Engine
-from clearclip.studio.request import Limits, read_request
 from clearclip.vocabulary import Label
 
 REQUESTS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from clearclip.errors import UsageError
-from clearclip.studio.request import Limits, read_labels, read_request, read_word_file, read_words, with_residual
+from clearclip.service.request import Limits, read_labels, read_request, read_word_file, read_words, with_residual
 from clearclip.vocabulary import Label
 
 LIMITS = Limits(labels=3, synonyms=2, words=4)

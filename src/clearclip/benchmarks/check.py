@@ -9,7 +9,7 @@ from typing import Any
 
 from clearclip.benchmarks.readers import Dataset, Item, Pair, read_ahead
 from clearclip.errors import ClearclipError, ImageError
-from clearclip.progress import track
+from clearclip.files.progress import track
 
 SHOWN = 10
 

@@ -16,8 +16,8 @@ from clearclip.benchmarks.configuration import file_digest
 from clearclip.benchmarks.readers import Dataset, Item, Pair
 from clearclip.benchmarks.state import Shard, config_key, file_name
 from clearclip.errors import UsageError
+from clearclip.files.label_maps import read_info, save_label_map
 from clearclip.files.outputs import Outputs, hold
-from clearclip.outputs import read_info, save_label_map
 
 
 def prediction_name(method: str, item: Item) -> str:

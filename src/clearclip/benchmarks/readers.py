@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from clearclip.benchmarks.decoding import LabelForm, indices
 from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
 from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.files.label_maps import verify
 from clearclip.files.reading import open_regular, read_text
-from clearclip.outputs import verify
 from clearclip.vocabulary import Vocabulary
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -71,7 +71,7 @@ class Pair:
         Raises:
             ImageError: A file cannot be read, a label is out of range, or the sizes differ.
         """
-        from clearclip.images import load_image
+        from clearclip.encode.images import load_image
 
         raw = read_index_map(self.labels)
         image = load_image(self.image)

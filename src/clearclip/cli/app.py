@@ -64,7 +64,7 @@ def studio(
     It runs on this machine, for this machine: nothing is sent anywhere. Needs the extra `app`.
     """
     o.prepare()
-    from clearclip.studio.request import Limits
+    from clearclip.service.request import Limits
     from clearclip.studio.server import Options, parse_auth, parse_models, serve
 
     limits = Limits(

@@ -12,7 +12,7 @@ import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import UsageError
-from clearclip.progress import progress_bar
+from clearclip.files.progress import progress_bar
 
 if TYPE_CHECKING:
     from clearclip.benchmarks import Dataset, Report

@@ -48,11 +48,11 @@ def compare(
     o.prepare()
     rows = parse_methods(methods)
     vocabulary = o.read_labels(label, labels, background)
-    from clearclip.batch import find_images
-    from clearclip.images import load_image
-    from clearclip.paper.measure import fit_depth
-    from clearclip.paper.sheets import SheetRow, draw_sheet
-    from clearclip.paper.style import save
+    from clearclip.decompose import fit_depth
+    from clearclip.encode.images import load_image
+    from clearclip.engine.run import find_images
+    from clearclip.inspection.sheets import SheetRow, draw_sheet
+    from clearclip.inspection.style import save
 
     paths = find_images(images)[:limit]
     segmenter = o.load_segmenter(

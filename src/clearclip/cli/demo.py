@@ -35,7 +35,7 @@ def demo(
     """
     o.prepare()
     methods = [part.strip() for part in re.split(r",(?![^\[]*\])", method) if part.strip()]
-    from clearclip.scenes.demo import run_demo
+    from clearclip.demo import run_demo
 
     report = run_demo(output, model=model, methods=methods, pictures=limit, device=device)
     if as_json:

@@ -211,8 +211,8 @@ def _run(
 ) -> Evaluation:
     from clearclip.benchmarks import evaluate as measure
     from clearclip.benchmarks import evaluate_on_ray
-    from clearclip.benchmarks.pictures import sheets
     from clearclip.benchmarks.state import file_name
+    from clearclip.benchmarks.worst import sheets
 
     segmenter = load() if fleet is None or worst else None
     names: dict[str, str] = {}

@@ -40,8 +40,8 @@ def inspect(
 ) -> None:
     """Show what flows through a model: X_res, X_attn and X_sum of the last block, and every block in numbers."""
     o.prepare()
-    from clearclip.batch import find_images
-    from clearclip.paper.features import inspect_image
+    from clearclip.engine.run import find_images
+    from clearclip.inspection.features import inspect_image
     from clearclip.paper.figure2 import features_page
     from clearclip.paper.measure import Lab
     from clearclip.paper.models import Model

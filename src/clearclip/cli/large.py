@@ -89,8 +89,8 @@ def large(
     levels = None if value_range is None else _numbers(value_range, float, "--range")
     if levels is not None and len(levels) != 2:
         raise UsageError(f"--range {value_range}: two numbers are needed, as in 0,3000")
-    from clearclip.formats import require
-    from clearclip.large import segment_large
+    from clearclip.files.optional import require
+    from clearclip.large.label import segment_large
 
     require("rasterio", extra="geo", purpose="an image in tiles")
     segmenter = o.load_segmenter(

@@ -97,7 +97,7 @@ def segment(
             f"segment takes one method, {len(rows)} were given: run it once per method, with a folder each"
         )
     vocabulary = o.read_labels(label, labels, background)
-    from clearclip.batch import segment_files, segment_on_ray
+    from clearclip.engine.run import segment_files, segment_on_ray
     from clearclip.engine.sources import find_sources
     from clearclip.formats import DEFAULT_FORMATS, Choices
 

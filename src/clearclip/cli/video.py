@@ -66,10 +66,10 @@ def video(
     """
     o.prepare()
     vocabulary = o.read_labels(label, labels, background)
-    from clearclip.formats import require
+    from clearclip.files.optional import require
 
     require("av", extra="video", purpose="a video")
-    from clearclip.video import segment_video
+    from clearclip.video.label import segment_video
 
     segmenter = o.load_segmenter(
         model,

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from clearclip.encode.images import IMAGE_SUFFIXES
 from clearclip.engine.sources import Source, _first_line, open_source, stem_of
 from clearclip.errors import ImageError
+from clearclip.files.names import safe_stem
+from clearclip.files.optional import require
 from clearclip.files.reading import Metered
-from clearclip.formats import require, safe_stem
-from clearclip.images import IMAGE_SUFFIXES
 
 IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "content", "data")
 MAX_MEMBER = 1 << 27

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from clearclip.engine.ray_start import ENVIRONMENT, no_greetings, private_place
 from clearclip.engine.ray_worker import Actor, Answer, Place, Tally, Worker, asked
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.formats import require
+from clearclip.files.optional import require
 
 Value = TypeVar("Value")
 TRIES = 2

@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
+from clearclip.encode.images import IMAGE_SUFFIXES, MAX_BYTES
 from clearclip.engine.ledger import results_below
 from clearclip.errors import ImageError, UsageError
+from clearclip.files.label_maps import read_comment, read_info
+from clearclip.files.names import safe_stem
 from clearclip.files.reading import open_regular
-from clearclip.formats import safe_stem
-from clearclip.images import IMAGE_SUFFIXES, MAX_BYTES
-from clearclip.outputs import read_comment, read_info
 
 PREVIEW_SUFFIX = ".overlay.jpg"
 CONTAINER_SUFFIXES = (".tar", ".parquet")

@@ -23,23 +23,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clearclip.errors import UsageError, nearest, printable
+from clearclip.files.names import safe_stem
 from clearclip.formats.base import (
     Choices,
     Format,
     GeoReference,
     Record,
     Records,
+    Result,
     Run,
     Sample,
-    require,
-    safe_stem,
 )
-
-if TYPE_CHECKING:
-    from clearclip.segmentation import Segmentation
 
 __all__ = [
     "DEFAULT_FORMATS",
@@ -54,7 +51,6 @@ __all__ = [
     "Writer",
     "get_formats",
     "merge_records",
-    "require",
     "safe_stem",
 ]
 
@@ -88,7 +84,8 @@ def get_formats(names: Iterable[str]) -> tuple[Format, ...]:
 
 
 def _known() -> dict[str, Format]:
-    from clearclip.formats import arrays, coco, cvat, geojson, labelstudio, pictures, yolo
+    from clearclip.formats import arrays, coco, cvat, geojson, labelstudio, yolo
+    from clearclip.formats import png as pictures
 
     formats: tuple[Format, ...] = (
         pictures.LabelPng(),
@@ -156,9 +153,7 @@ class Writer:
             file.exists() for file in self.files(stem)
         )
 
-    def write(
-        self, result: Segmentation, *, stem: str, source: str, georeference: GeoReference | None = None
-    ) -> Record:
+    def write(self, result: Result, *, stem: str, source: str, georeference: GeoReference | None = None) -> Record:
         """Write all files of one image.
 
         Args:

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from clearclip.files.optional import require
 from clearclip.files.writing import atomic_write
-from clearclip.formats.base import Format, Record, Records, Run, Sample, require
+from clearclip.formats.base import Format, Record, Records, Run, Sample
 
 ROW_GROUP = 5_000
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the same results are the same bytes

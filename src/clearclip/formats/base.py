@@ -6,24 +6,49 @@ decide what a file looks like). Does not: any particular format, any loop over i
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from clearclip.errors import UsageError, printable
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clearclip.errors import UsageError
+from clearclip.files.names import safe_stem
+from clearclip.files.optional import require
+from clearclip.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from clearclip.formats.regions import Region
-    from clearclip.segmentation import Segmentation
-    from clearclip.vocabulary import Vocabulary
 
 Record: TypeAlias = dict[str, Any]
 Records: TypeAlias = Callable[[], Iterator[Record]]
+
+
+class Result(Protocol):
+    """What formats read of a segmentation; see `clearclip.Segmentation`."""
+
+    @property
+    def label_map(self) -> npt.NDArray[np.int32]: ...  # noqa: D102
+    @property
+    def vocabulary(self) -> Vocabulary: ...  # noqa: D102
+    @property
+    def info(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def palette(self) -> npt.NDArray[np.uint8]: ...  # noqa: D102
+    @property
+    def has_scores(self) -> bool: ...  # noqa: D102
+    @property
+    def scores(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
+    def probability_maps(self) -> Iterator[npt.NDArray[np.float32]]: ...  # noqa: D102
+    def overlay(self, *, opacity: float = ..., legend: bool = ...) -> Image.Image: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -101,7 +126,7 @@ class Sample:
         UsageError: The stem could lead out of the output folder.
     """
 
-    result: Segmentation
+    result: Result
     stem: str
     source: str
     run: Run
@@ -207,43 +232,6 @@ class Format:
             OSError: A file cannot be written.
         """
         return ()
-
-
-def require(library: str, *, extra: str, purpose: str) -> Any:
-    """Import an optional library.
-
-    Args:
-        library: Its module's name.
-        extra: The extra of this package that installs it.
-        purpose: What it is wanted for, as the message begins.
-
-    Returns:
-        The module.
-
-    Raises:
-        UsageError: It is not installed.
-    """
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise UsageError(
-            f'{purpose} needs {library.partition(".")[0]} ({error}): python -m pip install "clearclip[{extra}]"'
-        ) from error
-
-
-def safe_stem(name: str) -> str:
-    """A file's stem out of any name: no folder, no `.` or `..`, nothing a file system refuses.
-
-    Args:
-        name: A file's stem, a key of an archive, the last part of an address.
-
-    Returns:
-        The same where it is safe, else with `_` for what is not. Different names may become one.
-    """
-    plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", printable(name))
-    if not plain.strip(". "):
-        plain = "_" + plain.replace(".", "_").replace(" ", "_")
-    return plain
 
 
 def xml_safe(text: str) -> str:

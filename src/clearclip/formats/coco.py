@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clearclip.files.label_maps import save_image, save_json
 from clearclip.formats.base import Format, Record, Records, Run, Sample, image_name
 from clearclip.formats.regions import Region
-from clearclip.outputs import save_image, save_json
 
 
 class Coco(Format):

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clearclip.formats.base import Format, GeoReference, Record, Sample, require
+from clearclip.files.label_maps import save_json
+from clearclip.files.optional import require
+from clearclip.formats.base import Format, GeoReference, Record, Sample
 from clearclip.formats.polygons import exact_polygons
 from clearclip.formats.regions import Region
-from clearclip.outputs import save_json
 
 
 class GeoJson(Format):

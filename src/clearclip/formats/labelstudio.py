@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import printable
+from clearclip.files.label_maps import write_json_array
 from clearclip.files.writing import atomic_write
 from clearclip.formats.base import Format, Record, Records, Run, Sample, xml_safe
-from clearclip.outputs import write_json_array
 
 RUN_BITS = (3, 4, 8, 16)
 VALUE_BITS = 8

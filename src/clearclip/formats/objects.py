@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from clearclip.errors import UsageError
-from clearclip.formats.base import Choices
+from clearclip.formats.base import Choices, Result
 from clearclip.formats.regions import Region, find_regions
-
-if TYPE_CHECKING:
-    from clearclip.segmentation import Segmentation
 
 WITHIN = 1e-6  # of a pixel: FiftyOne cuts pixels off, and 11 / 83 * 83 is less than 11
 
 
-def to_detections(result: Segmentation, *, things: Sequence[str], min_area: int) -> Any:
+def to_detections(result: Result, *, things: Sequence[str], min_area: int) -> Any:
     """As `Segmentation.to_detections`."""
     supervision = _library("supervision", "to_detections")
     regions = _regions(result, things, min_area)
@@ -39,7 +36,7 @@ def to_detections(result: Segmentation, *, things: Sequence[str], min_area: int)
     )
 
 
-def to_fiftyone(result: Segmentation, *, things: Sequence[str] | None, min_area: int) -> Any:
+def to_fiftyone(result: Result, *, things: Sequence[str] | None, min_area: int) -> Any:
     """As `Segmentation.to_fiftyone`."""
     fiftyone = _library("fiftyone", "to_fiftyone")
     if things is None:
@@ -62,11 +59,11 @@ def to_fiftyone(result: Segmentation, *, things: Sequence[str] | None, min_area:
     )
 
 
-def _extra(result: Segmentation) -> dict[str, Any]:
+def _extra(result: Result) -> dict[str, Any]:
     return {"clearclip": dict(result.info)} if result.info else {}
 
 
-def _regions(result: Segmentation, things: Sequence[str], min_area: int) -> list[Region]:
+def _regions(result: Result, things: Sequence[str], min_area: int) -> list[Region]:
     choices = Choices(things=tuple(things), min_area=min_area)
     for name in choices.things:
         result.vocabulary.index(name)

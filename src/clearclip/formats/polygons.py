@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.formats.base import require
+from clearclip.files.optional import require
 
 
 def exact_polygons(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0, 0), simplify: float = 0.0) -> Any:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.formats.base import Choices, require
-
-if TYPE_CHECKING:
-    from clearclip.segmentation import Segmentation
+from clearclip.files.optional import require
+from clearclip.formats.base import Choices, Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +31,7 @@ class Region:
     box: tuple[int, int, int, int]
     mask: npt.NDArray[np.bool_]
     is_thing: bool
-    result: Segmentation = field(repr=False)
+    result: Result = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -82,7 +79,7 @@ class Region:
         return full
 
 
-def find_regions(result: Segmentation, choices: Choices) -> list[Region]:
+def find_regions(result: Result, choices: Choices) -> list[Region]:
     """The regions of a segmentation: labels in order, a thing's objects from top to bottom.
 
     Args:

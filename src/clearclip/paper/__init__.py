@@ -9,28 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clearclip.paper.features import Inspection, Statistics, inspect_image
+    from clearclip.inspection.features import Inspection, Statistics, inspect_image
+    from clearclip.inspection.maps import draw_channel_means, draw_feature_maps, draw_statistics
+    from clearclip.inspection.sheets import SheetRow, draw_sheet
     from clearclip.paper.figure1 import draw_figure1
-    from clearclip.paper.figure2 import draw_channel_means, draw_feature_maps, draw_statistics
     from clearclip.paper.measure import Lab
     from clearclip.paper.models import Model, parse_models
     from clearclip.paper.reproduce import Request, reproduce
     from clearclip.paper.rows import TARGETS, Target, kept_channels
-    from clearclip.paper.sheets import SheetRow, draw_sheet
     from clearclip.paper.table1 import draw_table1
     from clearclip.paper.table2 import draw_table2
 
 _HOMES = {
-    "features": ("Inspection", "Statistics", "inspect_image"),
-    "figure1": ("draw_figure1",),
-    "figure2": ("draw_channel_means", "draw_feature_maps", "draw_statistics"),
-    "measure": ("Lab",),
-    "models": ("Model", "parse_models"),
-    "reproduce": ("Request", "reproduce"),
-    "rows": ("TARGETS", "Target", "kept_channels"),
-    "sheets": ("SheetRow", "draw_sheet"),
-    "table1": ("draw_table1",),
-    "table2": ("draw_table2",),
+    "inspection.features": ("Inspection", "Statistics", "inspect_image"),
+    "paper.figure1": ("draw_figure1",),
+    "inspection.maps": ("draw_channel_means", "draw_feature_maps", "draw_statistics"),
+    "paper.measure": ("Lab",),
+    "paper.models": ("Model", "parse_models"),
+    "paper.reproduce": ("Request", "reproduce"),
+    "paper.rows": ("TARGETS", "Target", "kept_channels"),
+    "inspection.sheets": ("SheetRow", "draw_sheet"),
+    "paper.table1": ("draw_table1",),
+    "paper.table2": ("draw_table2",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -60,4 +60,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    return getattr(importlib.import_module(f"clearclip.{_HOME_OF[name]}"), name)

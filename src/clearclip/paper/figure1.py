@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from clearclip.benchmarks.state import file_name
 from clearclip.benchmarks.tables import Table
+from clearclip.inspection.style import OKABE_ITO, legend_above, look
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
 from clearclip.paper.page import Page, Row, notes_of
 from clearclip.paper.rows import ATTENTIONS, CHANGES, TARGETS, figure1_methods
-from clearclip.paper.style import OKABE_ITO, legend_above, look
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

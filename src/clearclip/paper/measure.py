@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from clearclip.benchmarks.configuration import configuration, thresholds_for
 from clearclip.benchmarks.evaluation import Advanced
 from clearclip.benchmarks.results import append_results
 from clearclip.benchmarks.state import State, config_key, load_state
+from clearclip.decompose import fit_depth
+from clearclip.encode.text import TemplatesLike
 from clearclip.errors import ClearclipError, UsageError, nearest
 from clearclip.methods import Method
 from clearclip.paper.models import Model
 from clearclip.paper.rows import unique
 from clearclip.segmenter import Segmenter
-from clearclip.text import TemplatesLike
 
 Progress = Callable[[str], AbstractContextManager[Advanced | None]]
 
@@ -263,19 +264,6 @@ class Lab:
             The cell; empty with a reason where it was not measured.
         """
         return self.cells.get((model, benchmark, method.spelling), Cell(None, "not asked for"))
-
-
-def fit_depth(method: Method, *, blocks: int) -> Method:
-    """GEM rewrites 6 blocks; for a shallower model the same method over half of its blocks (as in `scenes.score`).
-
-    Args:
-        method: A row.
-        blocks: How many blocks the model has.
-
-    Returns:
-        The row to run.
-    """
-    return method if method.depth <= blocks else replace(method, depth=max(blocks // 2, 1))
 
 
 def paper_thresholds(dataset: Dataset, rows: Sequence[Method]) -> dict[str, float | None]:

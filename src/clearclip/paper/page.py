@@ -18,10 +18,10 @@ import clearclip
 from clearclip.benchmarks.tables import Table
 from clearclip.errors import printable
 from clearclip.files.outputs import Outputs
+from clearclip.inspection.style import save
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
 from clearclip.paper.rows import methods_of
-from clearclip.paper.style import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,18 +15,19 @@ import numpy.typing as npt
 from clearclip.benchmarks import Dataset
 from clearclip.benchmarks.results import check_results
 from clearclip.benchmarks.state import file_name
+from clearclip.decompose import fit_depth
+from clearclip.encode.images import load_image
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.outputs import Outputs, hold
-from clearclip.images import load_image
+from clearclip.inspection.features import inspect_image
+from clearclip.inspection.sheets import SheetRow, draw_sheet, same_colors
 from clearclip.methods import Method, parse_methods
-from clearclip.paper.features import inspect_image
 from clearclip.paper.figure1 import figure1_page
 from clearclip.paper.figure2 import features_page
-from clearclip.paper.measure import Lab, fit_depth, paper_thresholds
+from clearclip.paper.measure import Lab, paper_thresholds
 from clearclip.paper.models import Model, models_named
 from clearclip.paper.page import REPORT_NAME, Page, about
 from clearclip.paper.rows import ALL_EIGHT, SHEET_METHODS, Target, methods_of, unique
-from clearclip.paper.sheets import SheetRow, draw_sheet, same_colors
 from clearclip.paper.table1 import table1_page
 from clearclip.paper.table2 import table2_page
 from clearclip.segmenter import Segmenter

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from clearclip.benchmarks.tables import Cell as TableCell
 from clearclip.benchmarks.tables import Table
+from clearclip.inspection.style import OKABE_ITO, legend_above, look
 from clearclip.methods import Method
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
@@ -23,7 +24,6 @@ from clearclip.paper.rows import (
     beta_method,
     kept_channels,
 )
-from clearclip.paper.style import OKABE_ITO, legend_above, look
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

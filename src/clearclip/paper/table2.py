@@ -9,6 +9,7 @@ from clearclip.benchmarks.published import published_number
 from clearclip.benchmarks.tables import Cell as TableCell
 from clearclip.benchmarks.tables import Table
 from clearclip.checkpoints import CHECKPOINTS
+from clearclip.inspection.style import OKABE_ITO, legend_above, look
 from clearclip.methods import parse_method
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
@@ -21,7 +22,6 @@ from clearclip.paper.printed import (
     published_mean,
 )
 from clearclip.paper.rows import BASE_METHODS, TARGETS, WITHOUT_BACKGROUND, table2_bases, table2_methods, with_clearclip
-from clearclip.paper.style import OKABE_ITO, legend_above, look
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,6 +5,6 @@ Data flows one way: `request` (what a visitor asks) → `engine` (models, featur
 Gradio.
 """
 
-from clearclip.studio.request import Limits, Request
+from clearclip.service.request import Limits, Request
 
 __all__ = ["Limits", "Request"]

@@ -13,9 +13,7 @@ from typing import Any
 import gradio as gr
 
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.studio import export, pictures
-from clearclip.studio.layout import OWN_WORDS, Layout
-from clearclip.studio.request import (
+from clearclip.service.request import (
     RESIDUALS,
     Request,
     read_labels,
@@ -26,6 +24,9 @@ from clearclip.studio.request import (
     too_large,
     within,
 )
+from clearclip.studio import export
+from clearclip.studio import html as pictures
+from clearclip.studio.layout import OWN_WORDS, Layout
 from clearclip.studio.scenes import VOCABULARIES, vocabulary_words
 from clearclip.studio.settings import OPACITY, Studio, label_entry
 

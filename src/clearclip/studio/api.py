@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.label_maps import save_image
 from clearclip.methods import METHODS
-from clearclip.outputs import save_image
-from clearclip.studio import export, pictures
+from clearclip.service.models import Answer
+from clearclip.service.request import BACKGROUND, Request, read_methods, read_request, read_words
+from clearclip.studio import export
+from clearclip.studio import html as pictures
 from clearclip.studio.controls import picture
-from clearclip.studio.engine import Answer
-from clearclip.studio.request import BACKGROUND, Request, read_methods, read_request, read_words
 from clearclip.studio.settings import OPACITY, Studio
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from clearclip.studio.pictures import hex_color
+from clearclip.studio.html import hex_color
 from clearclip.vocabulary import distinct_colors
 
 

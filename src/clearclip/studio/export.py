@@ -15,13 +15,13 @@ from typing import Any
 
 from clearclip import __version__
 from clearclip.errors import UsageError
+from clearclip.files.label_maps import save_image
 from clearclip.files.reading import read_bytes
 from clearclip.files.writing import atomic_write
-from clearclip.outputs import save_image
 from clearclip.segmentation import Segmentation
-from clearclip.studio.pictures import hex_color
+from clearclip.service.request import Limits, Request, read_image, read_json
+from clearclip.studio.html import hex_color
 from clearclip.studio.polygons import polygons
-from clearclip.studio.request import Limits, Request, read_image, read_json
 from clearclip.vocabulary import Label
 
 STATE_KIND = "clearclip studio example"

@@ -12,9 +12,9 @@ import gradio as gr
 
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.methods import METHODS
-from clearclip.studio import pictures
+from clearclip.service.request import RESIDUALS
+from clearclip.studio import html as pictures
 from clearclip.studio.controls import asset, label_list, picture, viewer
-from clearclip.studio.request import RESIDUALS
 from clearclip.studio.scenes import VOCABULARIES
 from clearclip.studio.settings import PROMPTS, Studio
 

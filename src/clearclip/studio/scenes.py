@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from clearclip.benchmarks.rows import vocabulary_of
-from clearclip.outputs import save_image
+from clearclip.files.label_maps import save_image
 from clearclip.scenes import CLASSES, make_scene
 from clearclip.studio.export import label_text
 from clearclip.vocabulary import Label

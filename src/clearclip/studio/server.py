@@ -27,12 +27,12 @@ from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.reading import read_text
 from clearclip.files.temporary import environment
-from clearclip.studio.files import Files, work_folder
-from clearclip.studio.hosts import Hosts, is_loopback
-from clearclip.studio.request import Limits
+from clearclip.service.files import Files, work_folder
+from clearclip.service.hosts import Hosts, is_loopback
+from clearclip.service.request import Limits
 
 if TYPE_CHECKING:
-    from clearclip.studio.engine import Engine
+    from clearclip.service.models import Engine
 
 PORTS = range(7860, 7960)
 SESSIONS = 200
@@ -180,9 +180,9 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
     with work_folder() as work, _quiet(work):
         from gradio import processing_utils
 
+        from clearclip.service.gate import guarded
+        from clearclip.service.models import Engine, available_devices
         from clearclip.studio import page
-        from clearclip.studio.engine import Engine, available_devices
-        from clearclip.studio.gate import guarded
         from clearclip.studio.scenes import write_scenes
         from clearclip.studio.settings import Studio
 

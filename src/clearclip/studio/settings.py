@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clearclip.errors import UsageError
+from clearclip.service.files import Files
+from clearclip.service.models import Engine, available_devices
+from clearclip.service.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual, within
 from clearclip.studio import export
-from clearclip.studio.engine import Engine, available_devices
-from clearclip.studio.files import Files
-from clearclip.studio.pictures import hex_color
-from clearclip.studio.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual, within
+from clearclip.studio.html import hex_color
 from clearclip.studio.scenes import SceneFile
 from clearclip.vocabulary import Label
 

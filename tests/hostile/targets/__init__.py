@@ -7,9 +7,9 @@ from contextlib import suppress
 
 MODULES = ("containers", "rasters", "videos", "folders", "evaluations", "lines", "models", "planted")
 LIBRARIES = (
-    "clearclip.cli", "clearclip.batch", "clearclip.segmenter", "clearclip.large", "clearclip.video", "av",
+    "clearclip.cli", "clearclip.engine.run", "clearclip.segmenter", "clearclip.large", "clearclip.video", "av",
     "clearclip.benchmarks", "clearclip.formats", "clearclip.backbones.open_clip", "clearclip.studio.export",
-    "clearclip.scenes.demo", "rasterio", "rasterio.features", "rasterio.warp", "pyarrow.parquet", "torch.nn",
+    "clearclip.demo", "rasterio", "rasterio.features", "rasterio.warp", "pyarrow.parquet", "torch.nn",
     "shapely", "cv2", "pycocotools.mask", "rich.console", "rich.table",
 )  # fmt: skip
 

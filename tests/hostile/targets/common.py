@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from tests.hostile.cases import Action, Case
 from tests.hostile.mutate import damage, damage_json
 

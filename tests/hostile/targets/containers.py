@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from tests.hostile.cases import Action, Case, target
 from tests.hostile.mutate import TEXTS, damage
 from tests.hostile.targets.common import ASKED, command, encoded, formatted, picture, wrong_maps

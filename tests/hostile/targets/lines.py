@@ -125,8 +125,8 @@ def _any_value(name: str, kind: str, case: Case) -> str:
 
 
 def seed_examples(place: Path) -> None:
+    from clearclip.service.request import Limits, read_request
     from clearclip.studio.export import example
-    from clearclip.studio.request import Limits, read_request
 
     (place / "p.png").write_bytes(encoded(1))
     settings = {"labels": ["sky", "tree=bush @#00ff00"], "model": "tiny", "method": "clearclip", "threshold": 0.2}
@@ -145,9 +145,9 @@ def examples(case: Case) -> Action:
     )
 
     def run() -> None:
-        from clearclip.images import load_image
+        from clearclip.encode.images import load_image
+        from clearclip.service.request import Limits, read_request
         from clearclip.studio.export import read_example
-        from clearclip.studio.request import Limits, read_request
 
         state, name, data = read_example(file, limits=Limits())
         if "/" in name or "\\" in name or name in ("", ".", ".."):

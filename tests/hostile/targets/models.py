@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+
 from tests.hostile.cases import Action, Case, target
 from tests.hostile.mutate import damage, damage_json
 from tests.hostile.targets.common import TINY, command, encoded, wrong_maps

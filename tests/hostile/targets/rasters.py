@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tests.hostile.cases import Action, Case, target
 from tests.hostile.mutate import damage
 from tests.hostile.targets.common import ASKED, WORDS, command, damage_files, finish, picture
@@ -97,7 +98,7 @@ def rasters(case: Case) -> Action:
 
 
 def seed_bands(place: Path) -> None:
-    from clearclip.bands import UnfinishedBands
+    from clearclip.large.kept import UnfinishedBands
 
     seed_rasters(place)
     whole, left = place / "whole", place / "left"

@@ -1,0 +1,1 @@
+"""From vectors to labels: grids of cosines, their winners, words."""

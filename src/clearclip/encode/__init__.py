@@ -1,0 +1,1 @@
+"""From images and words to vectors: resize, windows and features; prompts and their embeddings."""

@@ -1,0 +1,203 @@
+"""Queries → text embeddings: the prompt ensemble, trimmed batches, and a cache that fills query by query."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clearclip.backbones.base import Backbone, TextEncoder
+from clearclip.backbones.devices import inference
+from clearclip.errors import CheckpointError, UsageError
+from clearclip.files.progress import track
+from clearclip.files.writing import atomic_write
+from clearclip.vocabulary import WORD_BYTES
+
+BATCH_SIZE = 256
+QUERIES_AT_ONCE = 16
+TEMPLATES = 1000
+"""Most prompts a word may be put into."""
+
+TemplatesLike = str | Sequence[str] | None
+
+
+@cache
+def imagenet_templates() -> tuple[str, ...]:
+    """The 80 ImageNet prompts of CLIP, as open_clip lists them; `{}` is the label's place.
+
+    Returns:
+        80 texts.
+    """
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+def read_templates(templates: TemplatesLike) -> tuple[str, ...]:
+    """The prompts to ask with.
+
+    Args:
+        templates: `None` for the 80 of the paper, one template, or a list of them; `{}` is the label's place.
+
+    Returns:
+        At least one template.
+
+    Raises:
+        UsageError: There is none, or one has no place for the label.
+    """
+    if templates is None:
+        return imagenet_templates()
+    listed = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not listed:
+        raise UsageError("no template was given: give at least '{}'")
+    if len(listed) > TEMPLATES:
+        raise UsageError(f"{len(listed):,} templates were given: {TEMPLATES:,} are allowed")
+    for template in listed:
+        if len(template) > WORD_BYTES:
+            raise UsageError(f"template {template[:60]!r} is longer than {WORD_BYTES:,} letters: shorten it")
+        if template.count("{}") != 1:
+            raise UsageError(
+                f"template {template!r} needs exactly one {{}} where the label goes, as in 'a photo of a {{}}.'"
+            )
+    return listed
+
+
+@inference
+def embed_queries(
+    backbone: Backbone,
+    queries: Sequence[str],
+    *,
+    templates: TemplatesLike = None,
+    cache_dir: Path | None = None,
+    show_progress: bool | None = None,
+) -> Tensor:
+    """Text embeddings of queries (protocol, step 5): normalised per prompt, averaged, normalised again.
+
+    Args:
+        backbone: A model with a text tower.
+        queries: Words.
+        templates: As `read_templates`.
+        cache_dir: Where embeddings are kept; `None` keeps none. An entry's key covers the weights, the tokens of
+            the prompts (and so the tokenizer, the query and the templates) and the number format.
+        show_progress: Whether a bar is drawn on standard error; `None`: where that is a terminal.
+
+    Returns:
+        `(Q, E)` float32, unit length, on the backbone's device.
+
+    Raises:
+        UnsupportedModelError: The backbone cannot read words.
+        UsageError: A query does not fit the context; nothing is cut silently.
+    """
+    encoder = backbone.require_text()
+    prompts = read_templates(templates)
+    tokens = {query: _tokenize(encoder, query, prompts) for query in dict.fromkeys(queries)}
+    _warn_unknown(encoder, tokens)
+    entries = {query: _entry(backbone, encoder, ids, cache_dir) for query, ids in tokens.items()}
+    found = {query: _read(entry, backbone.embed_dim) for query, entry in entries.items() if entry is not None}
+    embedded = {query: embedding for query, embedding in found.items() if embedding is not None}
+    missing = [query for query in tokens if query not in embedded]
+    groups = [missing[start : start + QUERIES_AT_ONCE] for start in range(0, len(missing), QUERIES_AT_ONCE)]
+    for group in track(groups, "Reading words", show=show_progress):
+        for query, embedding in zip(group, _encode(backbone, encoder, [tokens[query] for query in group]), strict=True):
+            embedded[query] = embedding
+            _write(entries[query], embedding)
+    return torch.stack([embedded[query] for query in queries]).to(backbone.device)
+
+
+def _tokenize(encoder: TextEncoder, query: str, templates: Iterable[str]) -> list[list[int]]:
+    texts = [template.replace("{}", query) for template in templates]
+    rows = encoder.tokenize(texts)
+    longest = max(range(len(rows)), key=lambda index: len(rows[index]))
+    if len(rows[longest]) > encoder.context_length:
+        raise UsageError(
+            f"label {query[:60]!r} is too long: in the prompt {texts[longest][:60]!r} it takes {len(rows[longest])} "
+            f"tokens, the model reads {encoder.context_length}. Shorten it; nothing is cut silently"
+        )
+    return rows
+
+
+def _warn_unknown(encoder: TextEncoder, queries: Iterable[str]) -> None:
+    if encoder.known_words is None:
+        return
+    unknown = [query for query in queries if not encoder.known_words & set(query.lower().split())]
+    if unknown:
+        warnings.warn(
+            f"the model has never seen a word of {', '.join(map(repr, unknown))}: expect nothing of "
+            f"{'it' if len(unknown) == 1 else 'them'}",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _encode(backbone: Backbone, encoder: TextEncoder, queries: Sequence[list[list[int]]]) -> list[Tensor]:
+    """One embedding a query. Prompts of equal length go through the tower together, so that little is padded."""
+    rows = [row for prompts in queries for row in prompts]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    encoded = torch.empty(len(rows), backbone.embed_dim)
+    for start in range(0, len(order), BATCH_SIZE):
+        chosen = order[start : start + BATCH_SIZE]
+        length = max(len(rows[index]) for index in chosen)
+        ids = torch.full((len(chosen), length), encoder.pad_id)
+        mask = torch.zeros(len(chosen), length, dtype=torch.bool)
+        for place, index in enumerate(chosen):
+            ids[place, : len(rows[index])] = torch.tensor(rows[index])
+            mask[place, : len(rows[index])] = True
+        features = encoder.encode(ids.to(backbone.device), mask.to(backbone.device))
+        encoded[chosen] = F.normalize(features.float(), dim=-1).cpu()
+    if not (encoded.isfinite().all() and encoded.any(dim=-1).all()):
+        raise CheckpointError(
+            f"{backbone.name}: it makes a word an embedding without a direction: its weights are damaged"
+        )
+    means = [part.mean(dim=0) for part in encoded.split([len(prompts) for prompts in queries])]
+    return [F.normalize(mean, dim=-1) for mean in means]
+
+
+def _entry(backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], cache_dir: Path | None) -> Path | None:
+    if cache_dir is None:
+        return None
+    key = f"{backbone.text_fingerprint()} {backbone.dtype} {encoder.pad_id} {tokens}"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return cache_dir / "text" / digest[:2] / f"{digest}.safetensors"
+
+
+def _checksum(entry: Path, embedding: Tensor) -> str:
+    """Of an embedding and of what it is of, so that a file under another's name is none."""
+    return hashlib.sha256(entry.stem.encode() + embedding.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _read(entry: Path, embed_dim: int) -> Tensor | None:
+    """A cached embedding; `None` where there is none or it is damaged."""
+    try:
+        if not entry.is_file():
+            return None
+        with safe_open(str(entry), "pt") as opened:
+            embedding: Tensor = opened.get_tensor("embedding")
+            checksum = (opened.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    intact = (
+        embedding.shape == (embed_dim,) and embedding.dtype == torch.float32 and checksum == _checksum(entry, embedding)
+    )
+    return embedding if intact else None
+
+
+def _write(entry: Path | None, embedding: Tensor) -> None:
+    if entry is None:
+        return
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(entry) as path:
+            path.write_bytes(save({"embedding": embedding}, metadata={"sha256": _checksum(entry, embedding)}))
+    except OSError as error:
+        warnings.warn(
+            f"the text cache {entry.parents[1]} cannot be written ({error.strerror}); words are read anew each time",
+            stacklevel=4,
+        )

@@ -1,0 +1,350 @@
+"""The pipeline of one worker, the same for every engine: read and decode ahead, label, write behind.
+
+Images go through the model in groups that depend on nothing but their order in the source, so a run that was
+interrupted, or spread over many workers, computes exactly what an undisturbed one does.
+
+Belongs here: tasks, groups, outcomes, the threads around the model. Does not: where outcomes are kept (`ledger`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clearclip.encode.images import load_image
+from clearclip.engine.containers import read_members
+from clearclip.engine.results import Staged, stage
+from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes
+from clearclip.errors import ClearclipError
+from clearclip.formats import Record, Writer
+from clearclip.segmentation import Segmentation
+from clearclip.segmenter import Segmenter
+from clearclip.vocabulary import Vocabulary
+
+READERS = 2
+WRITERS = 2
+GROUPS_AHEAD = 2
+GROUPS_BEHIND = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the ledger has of an image.
+
+    Attributes:
+        source: Which image it was, as `sources.identity`.
+        stamp: As `sources.stamp`.
+        digest: As `sources.digest`.
+        finished: Whether it was made with this run's settings, has all that this run wants, and stands as it was
+            written.
+    """
+
+    source: str
+    stamp: str
+    digest: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image of a run.
+
+    Attributes:
+        source: Where it comes from: a path, an address, `CONTAINER#KEY`, as the user named it.
+        identity: Which image it is, as `sources.identity`.
+        stem: Name of its files.
+        stamp: As `sources.stamp`, of the file that it is in.
+        known: What the ledger has of it.
+        data: Its bytes, where it comes out of a container.
+        reason: Why it cannot be used, where that is known already.
+    """
+
+    source: str
+    identity: str
+    stem: str
+    stamp: str
+    known: Known | None = None
+    data: bytes | None = None
+    reason: str | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to find out about it; else it is only company for its group."""
+        known = self.known
+        return known is None or not known.finished or (known.source, known.stamp) != (self.identity, self.stamp)
+
+
+Group = tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Container:
+    """A tar or Parquet file of a run.
+
+    Attributes:
+        source: Its path or address.
+        stamp: As `sources.stamp`.
+        group_size: Images that go through the model together.
+        known: What the ledger has of its images, by stem.
+    """
+
+    source: Source
+    stamp: str
+    group_size: int
+    known: Mapping[str, Known] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        """How many of its images need not be looked at, as it did not change."""
+        own = f"{identity(self.source)}#"
+        return sum(
+            known.finished and known.source.startswith(own) and known.stamp == self.stamp
+            for known in self.known.values()
+        )
+
+    def task(self, source: str, stem: str, *, data: bytes | None = None, reason: str | None = None) -> Task:
+        """One of its images as a task.
+
+        Args:
+            source: As `Member`.
+            stem: As `Member`.
+            data: As `Member`.
+            reason: As `Member`.
+
+        Returns:
+            The task.
+        """
+        whole = identity(self.source) + source[len(str(self.source)) :]
+        return Task(source, whole, stem, self.stamp, known=self.known.get(stem), data=data, reason=reason)
+
+
+Job = Group | Container
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        source: As the task's.
+        identity: As the task's.
+        stem: As the task's.
+        stamp: As the task's.
+        digest: As `sources.digest`.
+        record: What the formats kept; `None` where the image failed, or was there already.
+        staged: Its files, which wait for their names; with a record.
+        reason: Why it failed; `None` where it did not.
+    """
+
+    source: str
+    identity: str
+    stem: str
+    stamp: str
+    digest: str
+    record: Record | None = None
+    staged: Staged | None = None
+    reason: str | None = None
+
+
+def groups_of(job: Job) -> Iterator[Group]:
+    """The groups of a job that have anything wanted in them; a container is read as they are asked for.
+
+    Args:
+        job: A group, or a container.
+
+    Yields:
+        Groups in the source's order.
+    """
+    if not isinstance(job, Container):
+        yield job
+        return
+    members = read_members(job.source)
+    while chunk := list(islice(members, job.group_size)):
+        group = tuple(job.task(member.source, member.stem, data=member.data, reason=member.reason) for member in chunk)
+        if any(task.wanted for task in group):
+            yield group
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """A segmenter and a writer with what a run wants of them.
+
+    Attributes:
+        segmenter: The model.
+        vocabulary: The labels.
+        threshold: As `Segmenter.__call__`.
+        writer: Writes the files.
+        settings: Hash of how results are made, kept in every one.
+        overwrite: Whether a result that was made from another image may be replaced.
+    """
+
+    segmenter: Segmenter
+    vocabulary: Vocabulary
+    threshold: float | None
+    writer: Writer
+    settings: str
+    overwrite: bool = False
+
+    def run(self, groups: Iterable[Group], *, overlap: bool = True) -> Generator[list[Outcome], None, None]:
+        """Label groups, reading and decoding a few of them ahead and writing behind.
+
+        Args:
+            groups: What to do, in order.
+            overlap: Whether anything happens beside the model.
+
+        Yields:
+            The outcomes of each group's wanted tasks, in the groups' order.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written; the outcomes before have been yielded.
+        """
+        ahead, behind = (GROUPS_AHEAD, GROUPS_BEHIND) if overlap else (0, 0)
+        readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
+        try:
+            writing: deque[list[Future[Outcome]]] = deque()
+            for reads in self._read_ahead(readers, groups, ahead=ahead):
+                clear = [_finished(read.outcome(reason=read.reason)) for read in reads if read.pixels is None]
+                labelled = self._label([read for read in reads if read.pixels is not None])
+                writing.append(clear + [writers.submit(self._write, read, result) for read, result in labelled])
+                while len(writing) > behind:
+                    yield from _collect(writing.popleft())
+            while writing:
+                yield from _collect(writing.popleft())
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
+
+    def _read_ahead(self, pool: ThreadPoolExecutor, groups: Iterable[Group], *, ahead: int) -> Iterator[list[_Read]]:
+        started: deque[list[tuple[Task, Future[_Read] | None]]] = deque()
+        for group in groups:
+            started.append([(task, pool.submit(self._read, task) if task.wanted else None) for task in group])
+            if len(started) > ahead:
+                yield self._with_company(started.popleft())
+        while started:
+            yield self._with_company(started.popleft())
+
+    def _with_company(self, group: Sequence[tuple[Task, Future[_Read] | None]]) -> list[_Read]:
+        """What was wanted, and where any of it goes through the model, all that belongs to its group."""
+        wanted = [future.result() for _, future in group if future is not None]
+        if all(read.pixels is None for read in wanted):
+            return wanted
+        reads = [self._read(task) if future is None else future.result() for task, future in group]
+        return [read for read in reads if read.task.wanted or read.pixels is not None]
+
+    def _read(self, task: Task) -> _Read:
+        """Bytes, their digest, and the pixels, unless there is a reason not to."""
+        if task.reason is not None:
+            return _Read(task, reason=task.reason)
+        try:
+            data = task.data
+            if data is None and is_address(task.source):
+                data = read_bytes(task.source)
+            found = digest(Path(task.source) if data is None else data)
+            if task.wanted and task.known is not None and task.known.finished and task.known.digest == found:
+                return _Read(task, digest=found)
+            pixels = load_image(task.source if data is None else data, max_pixels=self.segmenter.max_pixels)
+        except ClearclipError as error:
+            return _Read(task, reason=str(error))
+        except Exception as error:  # decoders fail in many ways, and no image may stop the others
+            return _Read(task, reason=f"{task.source}: the image cannot be read ({type(error).__name__}: {error})")
+        if task.wanted and not self.overwrite and self._is_of_another(task, found):
+            files = self.writer.files(task.stem) or (task.stem,)
+            return _Read(
+                task,
+                digest=found,
+                reason=f"{files[0]} exists and was made from another image than {task.source}: use another folder or "
+                "--overwrite",
+            )
+        return _Read(task, digest=found, pixels=pixels)
+
+    def _is_of_another(self, task: Task, found: str) -> bool:
+        """Whether the name is taken by another image, which is not the same one changed."""
+        known = task.known
+        return known is not None and known.digest != found and known.source != task.identity
+
+    def _label(self, reads: Sequence[_Read]) -> list[tuple[_Read, Segmentation | str]]:
+        """The results of wanted images, or why there is none."""
+        if not reads:
+            return []
+        images = [read.pixels for read in reads]
+        results: Sequence[Segmentation | str]
+        try:
+            results = self.segmenter(images, self.vocabulary, threshold=self.threshold)
+        except (RuntimeError, MemoryError, ClearclipError) as error:  # one of them may be too large for the memory
+            _reraise_unless_of_an_image(error)
+            results = [self._label_alone(image) for image in images]
+        return [pair for pair in zip(reads, results, strict=True) if pair[0].task.wanted]
+
+    def _label_alone(self, image: npt.NDArray[np.uint8] | None) -> Segmentation | str:
+        try:
+            return self.segmenter(image, self.vocabulary, threshold=self.threshold)
+        except (RuntimeError, MemoryError, ClearclipError) as error:
+            _reraise_unless_of_an_image(error)
+            return f"it cannot be segmented ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+
+    def _write(self, read: _Read, result: Segmentation | str) -> Outcome:
+        if isinstance(result, str):
+            return read.outcome(reason=result)
+        described = replace(result, info={**result.info, "settings": self.settings, "sha256": read.digest})
+        output = self.writer.run.folder
+        try:
+            with stage(output) as folder:
+                writer = replace(self.writer, run=replace(self.writer.run, folder=folder))
+                record = writer.write(described, stem=read.task.stem, source=read.task.source)
+                return read.outcome(record=record, staged=Staged.of(folder))
+        except OSError as error:
+            if error.errno not in (None, errno.ENAMETOOLONG):
+                raise
+            return read.outcome(reason=f"{read.task.source}: its result cannot be written ({error})")
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A task that was read: pixels, a reason why there are none, or neither where the result is there already."""
+
+    task: Task
+    digest: str = "none"
+    pixels: npt.NDArray[np.uint8] | None = None
+    reason: str | None = None
+
+    def outcome(
+        self, *, record: Record | None = None, staged: Staged | None = None, reason: str | None = None
+    ) -> Outcome:
+        task = self.task
+        return Outcome(task.source, task.identity, task.stem, task.stamp, self.digest, record, staged, reason)
+
+
+def _reraise_unless_of_an_image(error: Exception) -> None:
+    """A model or device that fails for every image stops the run."""
+    if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("memory", "allocate")):
+        raise error
+
+
+def _finished(outcome: Outcome) -> Future[Outcome]:
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future
+
+
+def _collect(group: Iterable[Future[Outcome]]) -> Iterator[list[Outcome]]:
+    """The outcomes of a group; where one of its results cannot be written, first those that were."""
+    outcomes: list[Outcome] = []
+    failure: BaseException | None = None
+    for future in group:
+        try:
+            outcomes.append(future.result())
+        except BaseException as error:
+            failure = failure or error
+    if outcomes:
+        yield outcomes
+    if failure is not None:
+        raise failure

@@ -1,0 +1,207 @@
+"""The engine of many workers: a pool of Ray Data's actors, each with the model, on one machine or a cluster.
+
+Workers write the result files themselves, aside (`results.stage`); only small rows come back, and the driver gives the
+files their names. A job done twice gives the same bytes twice, so nothing is lost or doubled when a worker dies.
+
+Belongs here: jobs of images for the pool. Does not: the pool (`ray_pool`), the ledger (`batch`).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from typing import Any
+
+from clearclip.engine.pipeline import Container, Group, Job, Labeller, Outcome, groups_of
+from clearclip.engine.ray_pool import Pool
+from clearclip.engine.ray_worker import Answer, Load, Worker
+from clearclip.errors import ClearclipError
+from clearclip.formats import Writer
+from clearclip.vocabulary import Vocabulary
+
+GROUPS_AT_ONCE = 16
+END = -1
+"""The part of a container that says how many others there are."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a run's results are made with, found out on a worker.
+
+    Attributes:
+        load: Makes the segmenter.
+        labels: As `Vocabulary.parse`.
+        threshold: As `Segmenter.__call__`.
+    """
+
+    load: Load
+    labels: Any
+    threshold: float | None
+
+    def __call__(self) -> tuple[Vocabulary, dict[str, str]]:
+        """Load the model there, and embed the labels, for the workers after it to find them in the cache.
+
+        Returns:
+            The vocabulary and how results are made.
+
+        Raises:
+            ClearclipError: The model or the labels cannot be used.
+        """
+        segmenter = self.load()
+        vocabulary, limit = segmenter.vocabulary(self.labels, self.threshold)
+        segmenter.embed(vocabulary)
+        return vocabulary, segmenter.describe(segmenter.method, limit)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A job of a run for the pool.
+
+    Attributes:
+        job: The group or container.
+        start: How many of its groups are done.
+    """
+
+    job: Job
+    start: int = 0
+
+    def left(self, parts: set[int]) -> Images:
+        """As `Work.left`; what comes after a part that is missing is done again."""
+        first = next(number for number in count(self.start) if number not in parts)
+        return replace(self, start=first)
+
+    def divide(self) -> tuple[list[Any], list[Any]]:
+        """As `Work.divide`: every image of the group alone, and the container after it."""
+        group = next(islice(groups_of(self.job), self.start, None), ())
+        rest = [replace(self, start=self.start + 1)] if isinstance(self.job, Container) and group else []
+        return [Images((task,)) for task in group if task.wanted], rest
+
+    def give_up(self) -> list[Outcome]:
+        """As `Work.give_up`."""
+        group: Group = () if isinstance(self.job, Container) else self.job
+        return [
+            Outcome(
+                task.source,
+                task.identity,
+                task.stem,
+                task.stamp,
+                "none",
+                reason=f"{task.source}: every worker that reads it dies",
+            )
+            for task in group
+        ]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Makes a worker's function.
+
+    Attributes:
+        described: The model and the labels.
+        info: As every worker must make its results.
+        writer: Writes them.
+        mark: Hash of the settings.
+        overwrite: As `Labeller`.
+    """
+
+    described: Described
+    info: Mapping[str, str]
+    writer: Writer
+    mark: str
+    overwrite: bool
+
+    def __call__(self) -> Worker:
+        """Load the model.
+
+        Returns:
+            Labels jobs.
+
+        Raises:
+            ClearclipError: This machine has another version of something, or does not share the output folder.
+        """
+        machine = socket.gethostname()
+        segmenter = self.described.load()
+        vocabulary, limit = segmenter.vocabulary(self.described.labels, self.described.threshold)
+        info = segmenter.describe(segmenter.method, limit)
+        differing = [
+            f"{key} {info.get(key)!r}, not {value!r}" for key, value in self.info.items() if info.get(key) != value
+        ]
+        if differing:
+            raise ClearclipError(f"machine {machine} has {'; '.join(differing)}: all must make the same results")
+        if not (self.writer.run.folder / "labels.json").is_file():
+            raise ClearclipError(f"machine {machine} does not see {self.writer.run.folder}: put it in a shared folder")
+        labeller = Labeller(
+            segmenter, vocabulary, self.described.threshold, self.writer, self.mark, overwrite=self.overwrite
+        )
+
+        def work(jobs: list[tuple[int, Images]]) -> Iterator[list[Answer]]:
+            return _label(labeller, jobs)
+
+        return work
+
+
+def _label(labeller: Labeller, jobs: Sequence[tuple[int, Images]]) -> Iterator[list[Answer]]:
+    """Label jobs in one stream, so that the model never waits between them."""
+    begun: deque[tuple[int, int, int | None]] = deque()
+    ends: list[Answer] = []
+
+    def groups() -> Iterator[Group]:
+        for number, images in jobs:
+            if not isinstance(images.job, Container):
+                begun.append((number, 0, 1))
+                yield images.job
+                continue
+            parts = 0
+            for part, group in enumerate(groups_of(images.job)):
+                if part >= images.start:
+                    parts += 1
+                    begun.append((number, part, None))
+                    yield group
+            ends.append(Answer(number, END, parts + 1, []))
+
+    answers: list[Answer] = []
+    try:
+        for outcomes in labeller.run(groups()):
+            number, part, of = begun.popleft()
+            answers.append(Answer(number, part, of, outcomes))
+            if len(answers) == GROUPS_AT_ONCE:
+                yield answers
+                answers = []
+    except Exception:
+        yield answers
+        raise
+    yield answers + ends
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """As `batch.Engine`, on a pool.
+
+    Attributes:
+        pool: The workers.
+        described: The model and the labels.
+        info: As `Labelling`.
+        overwrite: As `Labeller`.
+    """
+
+    pool: Pool
+    described: Described
+    info: Mapping[str, str]
+    overwrite: bool = False
+
+    def __call__(self, jobs: Iterator[Job], writer: Writer, mark: str) -> Generator[Sequence[Outcome], None, None]:
+        """Do the jobs.
+
+        Args:
+            jobs: Groups and containers.
+            writer: Writes the results.
+            mark: Hash of the settings.
+
+        Yields:
+            Outcomes, in the order of their coming.
+        """
+        labelling = Labelling(self.described, self.info, writer, mark, self.overwrite)
+        yield from self.pool.run(labelling, map(Images, jobs), at_once=GROUPS_AT_ONCE)

@@ -1,0 +1,462 @@
+"""Many images → result files, by any engine: planned, written when complete, entered in a ledger, failures listed.
+
+Belongs here: what a run is as a whole, and the engine of one process. Does not: the threads around a model
+(`engine.work`), Ray (`engine.on_ray`), what a file looks like (`formats`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clearclip.engine.ledger import LEDGER_NAME, Entry, open_ledger
+from clearclip.engine.pipeline import FULL, Container, Group, Job, Known, Labeller, Outcome, Task, groups_of
+from clearclip.engine.report import ERROR_TABLE, Report
+from clearclip.engine.results import Results, Staged, is_folder, naming, stage
+from clearclip.engine.sources import (
+    Source,
+    find_sources,
+    identity,
+    is_address,
+    is_container,
+    resolved,
+    stamp,
+    stem_of,
+)
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.progress import progress_bar
+from clearclip.files.writing import claim
+from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
+from clearclip.segmenter import Segmenter
+from clearclip.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from clearclip.engine.ray_pool import Fleet
+    from clearclip.engine.ray_worker import Load
+
+SETTINGS_NAME = "labels.json"
+NOT_COMPARED = ("software", "versions")
+
+Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], None, None]]
+"""Takes jobs, the writer and the hash of the settings; gives outcomes in any order, as they come."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run shall make of its images.
+
+    Attributes:
+        vocabulary: The labels.
+        info: How they are found, as `Segmenter.describe`.
+        output: Folder; made where it is missing.
+        formats: Names of the formats.
+        choices: What several formats let a user choose.
+        batch_size: Images whose windows go through the encoder together.
+        overwrite: Make existing results again.
+        show_progress: As `Segmenter`.
+    """
+
+    vocabulary: Vocabulary
+    info: Mapping[str, str]
+    output: Path
+    formats: Sequence[str] = DEFAULT_FORMATS
+    choices: Choices = field(default_factory=Choices)
+    batch_size: int = 4
+    overwrite: bool = False
+    show_progress: bool | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what a result is; `labels.json` holds it."""
+        palette = self.vocabulary.palette.tolist()
+        return {
+            "labels": [
+                {"index": index, "name": label.name, "queries": list(label.queries), "color": palette[index]}
+                for index, label in enumerate(self.vocabulary.labels)
+            ],
+            "background": self.vocabulary.background,
+            "choices": json.loads(json.dumps(asdict(self.choices))),
+            **self.info,
+        }
+
+    @property
+    def mark(self) -> str:
+        """Short hash of the settings, kept with every result: an interrupted --overwrite leaves older ones behind."""
+        settings = self.settings
+        texts = json.dumps({key: settings[key] for key in compared(settings)}, sort_keys=True)
+        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+    def writer(self) -> Writer:
+        """What writes the results.
+
+        Raises:
+            UsageError: A format is unknown, its library is missing, or a thing is no label.
+        """
+        writer = Writer(
+            get_formats(self.formats), Run(self.output, self.vocabulary, dict(self.info), choices=self.choices)
+        )
+        writer.check()
+        return writer
+
+
+def compared(*settings: Mapping[str, Any]) -> set[str]:
+    """The keys of settings that decide what a result is; the versions of the programs are kept, but may differ."""
+    return set().union(*settings).difference(NOT_COMPARED)
+
+
+def find_images(sources: Sequence[str]) -> list[Path]:
+    """Image files that paths, folders and globs name, each once, in order.
+
+    Args:
+        sources: As `engine.sources.find_sources`, on this machine.
+
+    Returns:
+        Paths; a file that does not exist is among them, so that a run can list it as failed.
+
+    Raises:
+        UsageError: There is no image, or a source is an address.
+    """
+    remote = [source for source in sources if is_address(source)]
+    if remote:
+        raise UsageError(f"{remote[0]} is not on this machine: name files, folders or globs")
+    return [Path(found) for found in find_sources(sources) if not is_container(found)]
+
+
+def segment_files(
+    segmenter: Segmenter,
+    paths: Sequence[Source],
+    *,
+    labels: Any,
+    output: Path,
+    threshold: float | None = None,
+    batch_size: int = 4,
+    overwrite: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    choices: Choices | None = None,
+) -> Report:
+    """Segment files into a folder, in this process; by default `<stem>.png` and `<stem>.overlay.jpg`.
+
+    An image that cannot be used is listed, also in `errors.csv`, and the others go on. A result stands under its name
+    only when it is complete, and is entered in the folder's ledger, so that a run that was stopped goes on where it
+    was. Reading, decoding and writing happen beside the model.
+
+    Args:
+        segmenter: With the method to use.
+        paths: As `engine.sources.find_sources` gives them.
+        labels: As `Vocabulary.parse`.
+        output: Folder; made where it is missing.
+        threshold: As `Segmenter.__call__`.
+        batch_size: Images whose windows go through the encoder together.
+        overwrite: Make existing results again.
+        formats: Names of `clearclip.formats.FORMAT_NAMES`.
+        choices: What several formats let a user choose.
+
+    Returns:
+        What became of them.
+
+    Raises:
+        UsageError: The folder cannot be written, or holds results of other labels or settings.
+        ClearclipError: The disk is full.
+    """
+    vocabulary, limit = segmenter.vocabulary(labels, threshold)
+    segmenter.embed(vocabulary)
+    order = Order(
+        vocabulary,
+        segmenter.describe(segmenter.method, limit),
+        output,
+        formats=formats,
+        choices=choices or Choices(),
+        batch_size=batch_size,
+        overwrite=overwrite,
+        show_progress=segmenter.show_progress,
+    )
+
+    def in_this_process(jobs: Iterator[Job], writer: Writer, settings: str) -> Generator[Sequence[Outcome], None, None]:
+        labeller = Labeller(segmenter, vocabulary, threshold, writer, settings, overwrite=overwrite)
+        return labeller.run(group for job in jobs for group in groups_of(job))
+
+    return carry_out(order, paths, in_this_process)
+
+
+def segment_on_ray(
+    load: Load,
+    paths: Sequence[Source],
+    *,
+    labels: Any,
+    output: Path,
+    fleet: Fleet,
+    threshold: float | None = None,
+    batch_size: int = 4,
+    overwrite: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    choices: Choices | None = None,
+    show_progress: bool | None = None,
+) -> Report:
+    """As `segment_files`, by many workers on one machine or on a cluster, with the same files as the result.
+
+    The images, where they have no address, and the output folder lie where all machines see them under one path.
+
+    Args:
+        load: Makes the segmenter on a worker: a function of an importable module, or a `functools.partial` of one.
+        paths: As `segment_files`.
+        labels: As `segment_files`.
+        output: As `segment_files`.
+        fleet: Which workers.
+        threshold: As `segment_files`.
+        batch_size: As `segment_files`.
+        overwrite: As `segment_files`.
+        formats: As `segment_files`.
+        choices: As `segment_files`.
+        show_progress: As `Segmenter`.
+
+    Returns:
+        What became of the images.
+
+    Raises:
+        UsageError: As `segment_files`; there is no cluster, or the workers do not fit.
+        ClearclipError: As `segment_files`; the model cannot be loaded there.
+    """
+    from clearclip.engine.ray_pool import connect
+    from clearclip.engine.ray_run import Described, RayEngine
+
+    get_formats(formats)
+    described = Described(load, labels, threshold)
+    with connect(fleet) as pool:
+        vocabulary, info = pool.ask(described)
+        order = Order(
+            vocabulary,
+            info,
+            output,
+            formats=formats,
+            choices=choices or Choices(),
+            batch_size=batch_size,
+            overwrite=overwrite,
+            show_progress=show_progress,
+        )
+        return carry_out(order, paths, RayEngine(pool, described, info, overwrite))
+
+
+def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report:
+    """Make an order's results with an engine; started again, it goes on with what is left.
+
+    Args:
+        order: What to make.
+        sources: Paths and addresses of images and containers.
+        engine: Does the work.
+
+    Returns:
+        What became of the images.
+
+    Raises:
+        UsageError: The folder cannot be used, or holds something else.
+        ClearclipError: The disk is full.
+    """
+    report = Report()
+    writer = order.writer()
+    try:
+        with claim(order.output):
+            _refuse_foreign(order, writer)
+            with open_ledger(order.output) as ledger:
+                results = Results(order.output, ledger, overwrite=order.overwrite)
+                results.recover()
+                try:
+                    _settle(order, sources, results, writer, report)
+                    _work(order, sources, results, engine, writer, report)
+                finally:
+                    results.clean()
+    except OSError as error:
+        if error.errno in FULL:
+            raise ClearclipError(
+                f"{order.output}: the disk is full. {report.done} images are done and stay; free some space and start "
+                "again"
+            ) from error
+        raise ClearclipError(f"{order.output} cannot be written ({error})") from error
+    return report
+
+
+def _refuse_foreign(order: Order, writer: Writer) -> None:
+    """Refuse a folder without a ledger in which a file of the run's names lies, before anything is made in it."""
+    if os.path.lexists(order.output / LEDGER_NAME):
+        return
+    for name in _run_files(writer):
+        if os.path.lexists(order.output / name):
+            raise UsageError(
+                f"{order.output / name} is there and was not written by a run in this folder: move it, or choose "
+                "another folder; --overwrite does not replace it either"
+            )
+
+
+def _run_files(writer: Writer) -> tuple[str, ...]:
+    return (SETTINGS_NAME, ERROR_TABLE, *(name for format_ in writer.formats for name in format_.run_files))
+
+
+def _settle(order: Order, sources: Sequence[Source], results: Results, writer: Writer, report: Report) -> None:
+    """Refuse a folder that holds something else; to overwrite it, first remove what has other settings.
+
+    What this run does not make again is set aside: no old label map is ever read with new names.
+    """
+    output, settings, ledger = order.output, order.settings, results.ledger
+    known = ledger.settings
+    differing = (
+        [] if known is None else sorted(key for key in compared(settings, known) if settings.get(key) != known.get(key))
+    )
+    if differing and not order.overwrite:
+        raise UsageError(
+            f"{output} holds results with other settings ({', '.join(differing)}): choose another folder, or make "
+            "everything again with --overwrite"
+        )
+    obstacle = results.obstacle(_run_files(writer), stem="")
+    if obstacle is not None:
+        raise UsageError(obstacle)
+    if differing:
+        others = ledger.made_otherwise(order.mark)
+        left = _left_out(others, sources)
+        if left:
+            report.aside = results.set_aside(left, json.dumps(known, indent=2, ensure_ascii=False))
+        for entry in others:
+            results.remove(ledger.files(entry.stem))
+            ledger.forget(entry.stem)
+        results.remove(ledger.files(""))
+    ledger.settle(settings)
+    with stage(output) as folder:
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (folder / SETTINGS_NAME).write_text(text, encoding="utf-8")
+        results.publish(Staged.of(folder))
+
+
+def _left_out(entries: Sequence[Entry], sources: Sequence[Source]) -> list[Entry]:
+    """The entries whose names no image of these sources will have."""
+    stems = {stem_of(source) for source in sources if not is_container(source)}
+    containers = {f"{identity(source)}#" for source in sources if is_container(source)}
+    return [
+        entry
+        for entry in entries
+        if entry.stem not in stems and f"{entry.source.rpartition('#')[0]}#" not in containers
+    ]
+
+
+def _work(
+    order: Order, sources: Sequence[Source], results: Results, engine: Engine, writer: Writer, report: Report
+) -> None:
+    ledger, run = results.ledger, uuid.uuid4().hex
+    containers = {identity(source) for source in sources if is_container(source)}
+    with progress_bar("Segmenting", show=order.show_progress) as advance:
+        jobs = _jobs(order, sources, results, writer, report)
+        with closing(engine(jobs, writer, order.mark)) as stream:
+            for outcomes in stream:
+                _enter(outcomes, order, results, run, containers, report)
+                if advance is not None:
+                    note = f"{len(report.failed)} failed" if report.failed else ""
+                    advance(report.total, max(report.total, len(sources)), note)
+    report.failed.sort(key=lambda failure: str(failure[0]))
+    with stage(order.output) as folder:
+        replace(writer, run=replace(writer.run, folder=folder)).finish(lambda: ledger.records(order.mark))
+        report.write_errors(folder)
+        results.publish(Staged.of(folder))
+    if not report.failed:
+        results.remove([ERROR_TABLE])
+
+
+def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Writer, report: Report) -> Iterator[Job]:
+    """Groups of files and containers with anything left to do, in the order of the sources."""
+    output, ledger, same = resolved(order.output), results.ledger, naming(order.output)
+    local = (resolved(Path(source)) for source in sources if not is_address(source))
+    inputs = {same(str(path)) for path in local if output in path.parents}
+    taken: dict[str, Source] = {}
+    group: list[Task] = []
+    formats = {format_.name for format_ in writer.formats}
+
+    def known(entry: Entry) -> Known:
+        finished = (
+            not order.overwrite
+            and entry.settings == order.mark
+            and formats <= set(entry.formats)
+            and results.stand(entry.stem, writer.files(entry.stem))
+        )
+        return Known(entry.source, entry.stamp, entry.digest, finished)
+
+    def complete(group: list[Task]) -> Iterator[Group]:
+        report.skipped += sum(not task.wanted for task in group)
+        if any(task.wanted for task in group):
+            yield tuple(group)
+
+    def obstacle(source: Source, stem: str) -> str | None:
+        """Why a source's results cannot have their names, as far as that can be known before they are made."""
+        if isinstance(source, Path) and source.is_dir():
+            return f"{source}: the folder cannot be listed"
+        first = taken.setdefault(
+            same(f"{stem} of {Path(str(source)).suffix}" if is_container(source) else stem), source
+        )
+        if first != source:
+            return f"{source} and {first} would both become {stem}: rename one, or use two folders"
+        if is_container(source):
+            return None
+        files = [file for file in writer.files(stem) if not is_folder(file)]
+        mine = [file for file in files if inputs and same(str(resolved(file))) in inputs]
+        if mine:
+            return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"
+        return results.obstacle((file.relative_to(order.output).as_posix() for file in files), stem=stem)
+
+    for source in sources:
+        stem = stem_of(source)
+        reason = obstacle(source, stem)
+        if reason is not None:
+            report.failed.append((source, reason))
+        elif is_container(source):
+            entries = {entry.stem: known(entry) for entry in ledger.below(f"{stem}-")}
+            container = Container(source, stamp(source), order.batch_size, entries)
+            report.skipped += container.finished
+            yield container
+        else:
+            entry = ledger.get(stem)
+            found = None if entry is None else known(entry)
+            group.append(Task(str(source), identity(source), stem, stamp(source), known=found))
+            if len(group) == order.batch_size:
+                yield from complete(group)
+                group = []
+    yield from complete(group)
+
+
+def _enter(
+    outcomes: Iterable[Outcome], order: Order, results: Results, run: str, containers: set[str], report: Report
+) -> None:
+    """Give what was made its names, and the ledger and the report what became of each."""
+    ledger, made, sources = results.ledger, [], {}
+    for outcome in outcomes:
+        if outcome.reason is not None:
+            report.failed.append((_as_source(outcome.source), outcome.reason))
+        elif outcome.record is None or outcome.staged is None:
+            ledger.recognise(outcome.stem, source=outcome.identity, stamp=outcome.stamp)
+            report.skipped += 1
+        else:
+            old = ledger.get(outcome.stem)
+            if old is not None and old.source != outcome.identity and _is_wanted(old, run, containers):
+                reason = f"{outcome.source} and {old.source} would both become {outcome.stem}: use two folders"
+                report.failed.append((_as_source(outcome.source), reason))
+                outcome.staged.discard()
+                continue
+            same = old is not None and (old.settings, old.digest) == (order.mark, outcome.digest)
+            record = merge_records(ledger.record(outcome.stem) if same else None, outcome.record)
+            formats = tuple(record["formats"])
+            entry = Entry(outcome.stem, outcome.identity, outcome.stamp, outcome.digest, order.mark, run, formats)
+            made.append((entry, record, outcome.staged))
+            sources[outcome.stem] = outcome.source
+    refused = results.accept(made)
+    report.failed += [(_as_source(sources[stem]), reason) for stem, reason in refused.items()]
+    report.done += len(made) - len(refused)
+
+
+def _is_wanted(entry: Entry, run: str, containers: set[str]) -> bool:
+    """Whether another image of this run has an entry's name, or will have it."""
+    return entry.run == run or entry.source.rpartition("#")[0] in containers
+
+
+def _as_source(text: str) -> Source:
+    return text if is_address(text) else Path(text)

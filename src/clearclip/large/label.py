@@ -1,0 +1,401 @@
+"""Images of any size → label maps, in memory that grows with their width alone.
+
+Stitching windows and bringing them to pixels is linear and local (`windows`): an output pixel needs the few windows
+that cover it and no others. So windows are encoded row by row, each once; what stays of them is their cosines with the
+queries, as long as rows of the output need them; and every block of the output is made from all windows that reach into
+it. There is no seam because there is no overlap to blend: the numbers are those of the whole image at once.
+
+Belongs here: which rows of windows a band of the output needs, and the resize in bands. Does not: files (`rasters`),
+what an interrupted run left (`bands`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clearclip.backbones.devices import inference
+from clearclip.classify.classifier import Classifier
+from clearclip.classify.grid import LogitGrid
+from clearclip.decompose import MethodLike
+from clearclip.encode.encoding import windows_at_once
+from clearclip.encode.windows import Plan, part_of, resample_band
+from clearclip.engine.sources import stamp
+from clearclip.errors import ClearclipError, UsageError, printable
+from clearclip.files.progress import progress_bar
+from clearclip.files.writing import claim
+from clearclip.large.geotiff import (
+    check_beside,
+    check_names,
+    check_no_input,
+    check_places,
+    check_replaceable,
+    create_geotiff,
+    write_polygons,
+)
+from clearclip.large.image import Raster, mask_file, open_raster
+from clearclip.large.kept import Band, Layout, UnfinishedBands
+from clearclip.segmenter import Segmenter
+
+BLOCK = 512
+PIXELS_AT_ONCE = 8_000_000
+COLUMNS_AT_ONCE = 128
+MAX_WINDOWS = 10_000_000
+MAX_MEMORY = 8e9
+"""Bytes; an image of 20,000 × 20,000 pixels takes a fifth of them."""
+
+
+@dataclass(frozen=True)
+class LargeResult:
+    """What `segment_large` made.
+
+    Attributes:
+        size: `(height, width)` of the label map.
+        windows: How many the image has.
+        encoded: How many of them had a valid pixel.
+        pixels: How many each label has, by name.
+        nodata: How many have none.
+        polygons: How many were written, or `None`.
+    """
+
+    size: tuple[int, int]
+    windows: int
+    encoded: int
+    pixels: dict[str, int]
+    nodata: int
+    polygons: int | None = None
+
+
+@inference
+def segment_large(
+    segmenter: Segmenter,
+    image: str | Path,
+    *,
+    labels: Any,
+    output: str | Path,
+    scale: float = 1.0,
+    method: MethodLike | None = None,
+    threshold: float | None = None,
+    bands: Sequence[int] | None = None,
+    value_range: tuple[float, float] | None = None,
+    driver: str | None = None,
+    scores: str | Path | None = None,
+    polygons: str | Path | None = None,
+    overwrite: bool = False,
+    block: int = BLOCK,
+    max_memory: float = MAX_MEMORY,
+) -> LargeResult:
+    """Label every pixel of a raster of any size, block by block, and write a GeoTIFF that lies where the image lies.
+
+    The protocol's `short_side` and `long_side` do not apply: `scale` says how large things are shown to the model. The
+    files appear only when they are complete; until then finished bands lie in a folder beside the output, and the same
+    call goes on from them. `ImageError` if the image cannot be read, `UsageError` if an argument cannot be used, a file
+    is in the way, or another run writes it.
+
+    Args:
+        segmenter: What encodes; its crop size and stride are the windows'.
+        image: A GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF.
+        labels: As `Vocabulary.parse`.
+        output: A `.tif`: label indices, uint8 with nodata 255, or uint16 with 65535 from 256 labels.
+        scale: Pixels that the model sees per pixel of the image; 0.25 shows it four times the ground per window.
+            Shrinking is antialiased.
+        method: Instead of the segmenter's own.
+        threshold: As in a call of the segmenter.
+        bands: As `open_raster`.
+        value_range: As `open_raster`.
+        driver: As `open_raster`.
+        scores: A `.tif` for each pixel's best probability, float32.
+        polygons: A `.geojson` for the labels' regions.
+        overwrite: Replace files and unfinished bands that this program made; others never.
+        block: Side of the output's blocks in pixels, a multiple of 16; it changes nothing but the file's layout.
+        max_memory: Refuse what would take more, in bytes, by a rough estimate.
+    """
+    files = {"output": output, "scores": scores, "polygons": polygons}
+    targets = {role: Path(os.path.realpath(file)) for role, file in files.items() if file}
+    check_names(targets)
+    if not (np.isfinite(scale) and scale > 0):
+        raise UsageError(f"scale={scale!r}: a number above 0 is needed (1 shows the image's own pixels)")
+    if block < 16 or block % 16:
+        raise UsageError(f"block={block}: a multiple of 16 is needed, GeoTIFF has no other blocks")
+    with ExitStack() as stack:
+        raster = stack.enter_context(open_raster(image, bands=bands, value_range=value_range, driver=driver))
+        for file in targets.values():
+            check_no_input(file, [str(image), *raster.files])
+            stack.enter_context(claim(file, is_file=True))
+            check_replaceable(file, overwrite=overwrite)
+            check_beside(file, raster.place)
+        if "polygons" in targets:
+            check_places(raster.place, raster.size)
+        classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
+        check_size(raster, classifier, scale=scale, block=block, max_memory=max_memory)
+        work = _Work(classifier, raster.measured(), scale, block)
+        layout = work.layout(scores="scores" in targets)
+        settings = {
+            **work.settings,
+            "image": printable(os.path.realpath(image)),
+            "stamp": stamps(image),
+            "driver": f"{driver}",
+        }
+        kept = UnfinishedBands.open(targets["output"], settings, layout, overwrite=overwrite)
+        result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=overwrite)
+        if polygons_file := targets.get("polygons"):
+            names = classifier.vocabulary.names
+            count = write_polygons(targets["output"], polygons_file, names=names, info=work.info, replace=overwrite)
+            result = replace(result, polygons=count)
+        kept.remove()
+        return result
+
+
+def stamps(image: str | Path) -> str:
+    """What changes when an image does, or the mask beside it: sizes and times of these files."""
+    return f"{stamp(str(image))}, mask {stamp(mask_file(Path(image))) or 'none'}"
+
+
+def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: int, max_memory: float) -> None:
+    """Refuse what has too many windows, or would take too much memory, before any pixel is read."""
+    height, width = raster.size
+    protocol, patch = classifier.protocol, classifier.segmenter.backbone.patch_size
+    crop, stride = int(protocol.crop_size), int(protocol.stride)
+    if not crop:
+        raise UsageError("crop_size=0, the whole image as one window, is for small images: give a --crop-size")
+    columns, rows = (side * scale / stride + 1 for side in (width, height))
+    if columns * rows > MAX_WINDOWS:
+        raise UsageError(
+            f"{raster.name}: {width}×{height} pixels at the scale {scale:g} are {columns * rows:.2g} windows, more "
+            f"than the limit of {MAX_WINDOWS:,}: choose a smaller scale, a larger stride, or a part of the image"
+        )
+    shown = max(1.0, width * scale)
+    cells = -(-crop // patch)
+    reach = block * scale / stride + 2 * crop / stride + 2  # windows that one block depends on, along an axis
+    source = max(PIXELS_AT_ONCE, min(height, 2 / scale + 4) * width) * (len(raster.bands) * 16 + 4)
+    held = {
+        "its own blocks": max(math.prod(shape) for shape in raster.dataset.block_shapes) * raster.pixel_bytes * 2,
+        "its rows": source + (0 if scale == 1 else 1024 * width),
+        "a row of windows": crop * shown * 24,
+        "cosines": 2 * reach * cells * columns * cells * len(classifier.text) * 4,
+        "blocks of the output": block * width * 16 + height * width / block**2 * 24,
+        "how windows become pixels": reach * cells * (8 * (block * scale + 2) + 4 * width),
+    }
+    if not (total := sum(held.values())) <= max_memory:
+        largest = max(held, key=lambda name: held[name])
+        raise UsageError(
+            f"{raster.name}: {width}×{height} pixels at the scale {scale:g} would take about {total / 1e9:,.0f} GB of "
+            f"memory (most of it {largest}), more than the limit of {max_memory / 1e9:g}: raise it with --max-memory "
+            "(max_memory=) if you trust the file, cut the image, or choose another scale"
+        )
+
+
+class _Work:
+    """One image on its way through the model."""
+
+    def __init__(self, classifier: Classifier, raster: Raster, scale: float, block: int) -> None:
+        self.classifier = classifier
+        self.raster = raster
+        self.block = block
+        self.scale = scale
+        self.size = raster.size
+        self.plan = classifier.plan((scaled(self.size[0], scale), scaled(self.size[1], scale)))
+        count = len(classifier.vocabulary.labels)
+        if count > 65535:
+            raise UsageError(f"{count:,} labels: a GeoTIFF of labels holds 65,535")
+        self.dtype, self.nodata = ("uint8", 255) if count <= 255 else ("uint16", 65535)
+        self.info = {**classifier.info, **raster.info, "scale": f"{scale:g}"}
+        self._encoded: dict[int, int] = {}
+        self._cosines: dict[int, Tensor] = {}
+        width = self.size[1]
+        self._columns = [part_of(self.plan.x, width, left, min(left + block, width)) for left in range(0, width, block)]
+        mean, _ = classifier.mean_and_deviation
+        self._rows = _Rows(raster, (self.plan.y.length, self.plan.x.length), fill=mean)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """All that decides what a band holds: `info`, and unrounded what is rounded there."""
+        exact = {
+            "scale": self.scale,
+            "range": self.raster.value_range,
+            "threshold": self.classifier.threshold,
+            "background": self.classifier.vocabulary.background_index,
+            "block": self.block,
+        }
+        told = {key: text for key, text in self.info.items() if key != "source"}
+        return {**told, **{key: repr(value) for key, value in exact.items()}}
+
+    def layout(self, *, scores: bool) -> Layout:
+        """What a band can look like."""
+        windows = (len(self.plan.y.starts), len(self.plan.x.starts))
+        count = len(self.classifier.vocabulary.labels)
+        return Layout(self.size[1], self.dtype, count, self.nodata, scores, windows)
+
+    def write(self, output: Path, scores: Path | None, *, kept: UnfinishedBands, replace: bool) -> LargeResult:
+        vocabulary = self.classifier.vocabulary
+        pixels: Counter[int] = Counter()
+        height, width = self.size
+        show = self.classifier.segmenter.show_progress
+        with ExitStack() as stack:
+            advance = stack.enter_context(progress_bar("rows", show=show))
+            options: dict[str, Any] = {"like": self.raster, "block": self.block, "tags": self.info, "replace": replace}
+            target = stack.enter_context(
+                create_geotiff(output, dtype=self.dtype, nodata=self.nodata, palette=vocabulary.palette, **options)
+            )
+            certainty = None
+            if scores is not None:
+                certainty = stack.enter_context(create_geotiff(scores, dtype="float32", nodata=np.nan, **options))
+            for top in range(0, height, self.block):
+                band = kept.read(top, min(self.block, height - top))
+                if band is None:
+                    band = self._band(top, scores=scores is not None)
+                    kept.write(top, band)
+                self._encoded |= dict(band.encoded.tolist())
+                for left in range(0, width, self.block):
+                    window = ((top, top + len(band.labels)), (left, min(left + self.block, width)))
+                    known = band.labels[:, slice(*window[1])] != self.nodata
+                    if known.any():
+                        target.write(band.labels[:, slice(*window[1])], 1, window=window)
+                    if known.any() and certainty is not None:
+                        certainty.write(band.scores[:, slice(*window[1])], 1, window=window)
+                found = np.bincount(band.labels[band.labels != self.nodata], minlength=len(vocabulary.labels))
+                pixels.update({index: int(number) for index, number in enumerate(found) if number})
+                if advance is not None:
+                    advance(top + len(band.labels), height, "")
+        return LargeResult(
+            size=self.size,
+            windows=self.plan.count,
+            encoded=sum(self._encoded.values()),
+            pixels={name: pixels[index] for index, name in enumerate(vocabulary.names)},
+            nodata=height * width - sum(pixels.values()),
+        )
+
+    def _band(self, top: int, *, scores: bool) -> Band:
+        """A band of the output; blocks without a valid pixel are not looked at."""
+        height, width = self.size
+        bottom = min(top + self.block, height)
+        y = part_of(self.plan.y, height, top, bottom)
+        needed = range(y.first, y.first + len(y.starts))
+        self._cosines = {
+            index: self._cosines[index] if index in self._cosines else self._encode(index) for index in needed
+        }
+        band = torch.cat([self._cosines[index] for index in needed])
+        _, valid = self.raster.read(top, bottom) if self.raster.may_be_invalid else (None, None)
+        labels = np.full((bottom - top, width), self.nodata, dtype=self.dtype)
+        best = np.full((bottom - top, width if scores else 0), np.nan, dtype=np.float32)
+        cells = self.plan.grid_size[1]
+        for left in range(0, width, self.block):
+            columns = slice(left, min(left + self.block, width))
+            x = self._columns[left // self.block]
+            known = np.ones((bottom - top, columns.stop - left), bool) if valid is None else valid[:, columns]
+            if not known.any():
+                continue
+            own = band[:, x.first * cells : (x.first + len(x.starts)) * cells].permute(2, 0, 1)
+            grid = LogitGrid(own, Plan(y, x), known.shape)
+            label_map, certain = self.classifier.label(grid, scores=scores)
+            labels[:, columns] = np.where(known, label_map, self.nodata)
+            if scores and certain is not None:
+                best[:, columns] = np.where(known, certain.cpu().numpy(), np.nan)
+        encoded = np.array([(index, self._encoded[index]) for index in needed if index in self._encoded], np.int64)
+        return Band(labels, best, encoded.reshape(-1, 2))
+
+    @inference
+    def _encode(self, index: int) -> Tensor:
+        """Cosines `(gh, nx · gw, Q)` of one row of windows; zeros where a window has no valid pixel."""
+        y, x = self.plan.y, self.plan.x
+        top = y.starts[index]
+        pixels, valid = self._rows.take(top, top + y.window)
+        wanted = [at for at, left in enumerate(x.starts) if valid[:, left : left + x.window].any()]
+        text = self.classifier.text
+        cosines = torch.zeros(y.cells, len(x.starts), x.cells, len(text), device=text.device)
+        at_once = windows_at_once(self.classifier.segmenter.backbone)
+        for begin in range(0, len(wanted), at_once):
+            chosen = wanted[begin : begin + at_once]
+            left, right = x.starts[chosen[0]], x.starts[chosen[-1]] + x.window
+            strip = Plan(
+                replace(y, length=y.window, starts=(0,)),
+                replace(x, length=right - left, starts=tuple(x.starts[at] - left for at in chosen)),
+            )
+            features = self.classifier.features(strip.cut(self.classifier.normalize(pixels[:, left:right])))
+            cosines[:, chosen] = (features @ text.T).transpose(0, 1)
+        if not cosines.isfinite().all():
+            raise ClearclipError(
+                "the model gave values that are no numbers: check it, or take --dtype float32 (dtype=)"
+            )
+        self._encoded[index] = len(wanted)
+        return cosines.flatten(1, 2)
+
+
+class _Rows:
+    """The image as the model shall see it, row by row from the top, each read once."""
+
+    def __init__(self, raster: Raster, size: tuple[int, int], *, fill: tuple[float, ...]) -> None:
+        self.raster = raster
+        self.size = size
+        self._fill = np.rint(np.array(fill) * 255).astype(np.uint8)
+        self._first = 0
+        self._pixels = np.empty((0, size[1], 3), dtype=np.uint8)
+        self._valid = np.empty((0, size[1]), dtype=bool)
+        width = raster.size[1]
+        self._columns = [
+            (left, *resample_band(width, size[1], left, min(left + COLUMNS_AT_ONCE, size[1]), antialias=True))
+            for left in range(0, size[1], COLUMNS_AT_ONCE)
+        ]
+
+    def take(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Rows of the resized image, `(stop - start, W, 3)` and `(stop - start, W)`; earlier ones are forgotten.
+
+        A resized pixel is valid if a valid pixel has a share in it; what invalid ones add is the model's mean colour.
+        """
+        drop = min(start - self._first, len(self._pixels))
+        end = self._first + len(self._pixels)
+        parts = [(self._pixels[drop:], self._valid[drop:])]
+        shrink = self.raster.size[0] / self.size[0]
+        step = max(1, int(PIXELS_AT_ONCE / self.raster.size[1] / shrink))
+        parts += [self._resized(row, min(row + step, stop)) for row in range(max(start, end), stop, step)]
+        self._first = start
+        self._pixels = np.concatenate([pixels for pixels, _ in parts])
+        self._valid = np.concatenate([valid for _, valid in parts])
+        return self._pixels, self._valid
+
+    def _resized(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        if self.raster.size == self.size:
+            return self._filled(start, stop)
+        top, rows = resample_band(self.raster.size[0], self.size[0], start, stop, antialias=True)
+        source, valid = self._filled(top, top + rows.shape[1])
+        pixels = np.empty((stop - start, self.size[1], 3), dtype=np.uint8)
+        known = np.empty((stop - start, self.size[1]), dtype=bool)
+        for left, begin, columns in self._columns:
+            taken = slice(begin, begin + columns.shape[1])
+            wanted = slice(left, left + len(columns))
+            part = torch.from_numpy(source[:, taken]).permute(2, 0, 1).double()
+            # Levels that end in exactly .5 are common; sums of other lengths must not send them another way.
+            levels = (rows @ (part @ columns.T)).sub_(1e-6).round_().clamp_(0, 255)
+            pixels[:, wanted] = levels.byte().permute(1, 2, 0).numpy()
+            shares = rows @ torch.from_numpy(valid[:, taken]).double() @ columns.T
+            known[:, wanted] = (shares > 0).numpy()
+        return pixels, known
+
+    def _filled(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        pixels, valid = self.raster.read(start, stop)
+        pixels[~valid] = self._fill
+        return pixels, valid
+
+
+def scaled(length: int, scale: float) -> int:
+    """Pixels of a side after the resize, as the protocol rounds them: at least one.
+
+    Args:
+        length: Pixels of the side.
+        scale: Factor.
+
+    Returns:
+        Pixels.
+    """
+    return max(1, int(length * scale + 0.5))

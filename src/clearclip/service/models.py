@@ -1,0 +1,399 @@
+"""Models that are allowed, and what is kept of images, so that new words run no part of an encoder.
+
+Belongs here: loading models, the bounded cache, one lock a model. Does not: what is drawn, Gradio.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from cachetools import LRUCache
+from PIL import Image
+
+from clearclip.backbones import load_backbone
+from clearclip.decompose import fit_depth
+from clearclip.encode.encoding import Encoded
+from clearclip.encode.images import load_image
+from clearclip.encode.text import read_templates
+from clearclip.errors import ImageError, UsageError, nearest
+from clearclip.inspection.features import Inspection, inspect_image
+from clearclip.methods import Method
+from clearclip.segmentation import Segmentation
+from clearclip.segmenter import Segmenter
+from clearclip.service.request import Limits, Request, read_image
+from clearclip.vocabulary import Label, Vocabulary
+
+if TYPE_CHECKING:
+    from clearclip.backbones import Backbone
+
+VIEW_SIDE = 1024
+WORDS_AT_ONCE = 8
+Value = TypeVar("Value")
+Say = Callable[[str], None]
+
+
+@dataclass
+class Loaded:
+    """A model in memory.
+
+    Attributes:
+        name: Its name here.
+        segmenter: It.
+        lock: Held while anything of it runs.
+        encoder_passes: How often its image encoder was started.
+    """
+
+    name: str
+    segmenter: Segmenter
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    encoder_passes: int = 0
+
+    def __post_init__(self) -> None:
+        embed_patches = self.backbone.embed_patches
+
+        def counted(images: torch.Tensor) -> torch.Tensor:
+            self.encoder_passes += 1
+            return embed_patches(images)
+
+        self.backbone.embed_patches = counted
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model itself."""
+        return self.segmenter.backbone
+
+
+@dataclass
+class Prepared:
+    """An encoded image, at its own size and at the size that a page shows; both share one pass of the trunk."""
+
+    full: Encoded
+    view: Encoded
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Segmentations of one image by one or several methods.
+
+    Attributes:
+        results: By spelling.
+        size: `(height, width)` of the image itself; the results may be of the smaller view.
+        encoder_passes: How often the encoder was started for them; 0 where its features were kept.
+        seconds: What it took.
+        unknown: Words that the model has never seen, where it knows which ones it has.
+    """
+
+    results: Mapping[str, Segmentation]
+    size: tuple[int, int]
+    encoder_passes: int
+    seconds: float
+    unknown: tuple[str, ...]
+
+    @property
+    def first(self) -> Segmentation:
+        """The first method's."""
+        return next(iter(self.results.values()))
+
+
+class Engine:
+    """All that visitors share: models and a bounded cache keyed by content.
+
+    Nothing in here belongs to a visitor: an image is found only by who has its bytes.
+
+    Attributes:
+        models: Allowed names and what `clearclip.load` is asked for.
+        devices: Allowed devices.
+        limits: What one visitor may ask.
+        keeps_words: Whether text embeddings stay on disk, for the next start. Not where others can fill it.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        *,
+        devices: Sequence[str],
+        limits: Limits | None = None,
+        keeps_words: bool = True,
+    ) -> None:
+        if not models or not devices:
+            raise UsageError("at least one model and one device must be allowed")
+        self.models = dict(models)
+        self.devices = tuple(devices)
+        self.limits = limits or Limits()
+        self.keeps_words = keeps_words
+        self._loaded: LRUCache[tuple[str, str], Loaded] = LRUCache(self.limits.models)
+        self._loading = threading.Lock()
+        self._cache: LRUCache[Hashable, Any] = LRUCache(self.limits.cache_bytes, getsizeof=held_bytes)
+        self._caching = threading.Lock()
+
+    def model(self, name: str, device: str = "auto", *, say: Say | None = None) -> Loaded:
+        """A model, loaded where it is not in memory yet.
+
+        Args:
+            name: One of the allowed.
+            device: One of the allowed.
+            say: Called with a sentence before something that takes long.
+
+        Returns:
+            The model.
+
+        Raises:
+            ClearclipError: It is not allowed, or cannot be loaded.
+        """
+        if name not in self.models:
+            raise UsageError(f"model {name!r} is not allowed here: {nearest(name, self.models)}")
+        if device not in self.devices:
+            raise UsageError(f"device {device!r} is not allowed here: {nearest(device, self.devices)}")
+        if (kept := self._in_memory(name, device)) is not None:
+            return kept  # nobody waits here while another model is loaded
+        with self._loading:
+            if (kept := self._in_memory(name, device)) is not None:
+                return kept
+            if say is not None:
+                say(f"Loading {name}")
+            segmenter = Segmenter(
+                load_backbone(self.models[name]),
+                method="clearclip",
+                device=device,
+                dtype="auto",
+                protocol="native",
+                cache=self.keeps_words,
+            )
+            segmenter.max_pixels = self.limits.pixels
+            segmenter.show_progress = False
+            loaded = Loaded(name, segmenter)
+            with self._caching:
+                self._loaded[name, device] = loaded
+            return loaded
+
+    def _in_memory(self, name: str, device: str) -> Loaded | None:
+        with self._caching:
+            return self._loaded.get((name, device))
+
+    def segment(
+        self,
+        image: Path,
+        request: Request,
+        *,
+        methods: Iterable[Method] = (),
+        full: bool = False,
+        say: Say | None = None,
+    ) -> Answer:
+        """Segment an image file.
+
+        Args:
+            image: The file.
+            request: How.
+            methods: Instead of the request's; methods deeper than the model are run over half of its blocks.
+            full: At the image's own size instead of the view's.
+            say: As `model`.
+
+        Returns:
+            The results, which may come from the cache.
+
+        Raises:
+            ClearclipError: The image or the request cannot be used.
+        """
+        loaded = self.model(request.model, request.device, say=say)
+        rows = [fit_depth(row, blocks=len(loaded.backbone.blocks)) for row in methods or (request.method,)]
+        if len(rows) > self.limits.methods:
+            raise UsageError(f"{len(rows)} methods: at most {self.limits.methods} side by side are allowed here")
+        content = digest(image, limits=self.limits)
+        vocabulary = request.vocabulary
+        self._read_words(loaded, request, vocabulary, say=None)
+        with loaded.lock:
+            started, passes = perf_counter(), loaded.encoder_passes
+            prepared = self._prepare(loaded, request.device, image, content, say=say)
+            wanted = prepared.full if full else prepared.view
+            loaded.segmenter.templates = read_templates(request.templates)
+            results = {}
+            for row in dict.fromkeys(rows):
+                key = ("result", content, loaded.name, request.device, full, row, vocabulary, request.threshold)
+                results[row.spelling] = self._keep(
+                    (*key, loaded.segmenter.templates),
+                    lambda row=row: loaded.segmenter.classify(  # type: ignore[misc]
+                        wanted, vocabulary, method=row, threshold=request.threshold
+                    ),
+                )
+            self._put(("encoded", content, loaded.name, request.device), prepared)  # it has grown
+            seconds, passes = perf_counter() - started, loaded.encoder_passes - passes
+        height, width = prepared.full.image.shape[:2]
+        return Answer(results, (height, width), passes, seconds, unknown_words(loaded, vocabulary))
+
+    def search(
+        self, image: Path, request: Request, words: Sequence[str], *, say: Callable[[float, str], None] | None = None
+    ) -> list[tuple[str, float, float]]:
+        """Which words of a large vocabulary an image contains.
+
+        Args:
+            image: The file.
+            request: Model, method and prompts; its labels and threshold are not used.
+            words: Labels as texts.
+            say: Called with the share of the words that are read, and a sentence.
+
+        Returns:
+            Name, share of the area and mean probability there, largest share first; only what covers any.
+
+        Raises:
+            ClearclipError: As `segment`.
+        """
+        loaded = self.model(request.model, request.device, say=lambda sentence: say(0, sentence) if say else None)
+        vocabulary = Vocabulary.parse(list(words))
+        self._read_words(loaded, request, vocabulary, say=say)
+        result = self.segment(image, replace(request, labels=vocabulary.labels, threshold=None)).first
+        counts = np.bincount(result.label_map.ravel(), minlength=len(words))
+        sums = np.bincount(result.label_map.ravel(), weights=result.scores.ravel(), minlength=len(words))
+        found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+        size = result.label_map.size
+        return [(result.labels[index], counts[index] / size, float(sums[index] / counts[index])) for index in found]
+
+    def _read_words(
+        self, loaded: Loaded, request: Request, vocabulary: Vocabulary, *, say: Callable[[float, str], None] | None
+    ) -> None:
+        """Embed the words a few at a time, so that others get their turn, and not for ever."""
+        queries, started = list(dict.fromkeys(vocabulary.queries)), perf_counter()
+        for start in range(0, len(queries), WORDS_AT_ONCE):
+            if say is not None:
+                say(start / len(queries), f"Reading words: {start} of {len(queries)}")
+            if perf_counter() - started > self.limits.seconds:
+                raise UsageError(
+                    f"{start} of {len(queries)} words were read in {self.limits.seconds} s, the limit here: ask again, "
+                    "they are kept, or ask for fewer words or prompts"
+                )
+            with loaded.lock:
+                loaded.segmenter.templates = read_templates(request.templates)
+                loaded.segmenter.embed([Label(query) for query in queries[start : start + WORDS_AT_ONCE]])
+
+    def inspect(self, image: Path, request: Request, *, method: Method, say: Say | None = None) -> Inspection:
+        """What flows through the model's last blocks; see `clearclip.inspection.features.inspect_image`.
+
+        Args:
+            image: The file.
+            request: Names the model.
+            method: Whose attention and residual.
+            say: As `model`.
+
+        Returns:
+            Maps and statistics.
+
+        Raises:
+            ClearclipError: As `segment`.
+        """
+        loaded = self.model(request.model, request.device, say=say)
+        content = digest(image, limits=self.limits)
+        key = ("inspection", content, loaded.name, request.device, method)
+        with loaded.lock:
+            return self._keep(key, lambda: inspect_image(loaded.segmenter, image, method=method, name=image.stem))
+
+    def _prepare(self, loaded: Loaded, device: str, image: Path, content: str, *, say: Say | None) -> Prepared:
+        key = ("encoded", content, loaded.name, device)
+        with self._caching:
+            kept = self._cache.get(key)
+        if isinstance(kept, Prepared):
+            return kept
+        pixels = self._read(image)
+        if say is not None:
+            say(f"{loaded.name} reads the image, once for all words")
+        full = loaded.segmenter.encode(pixels)
+        height, width = pixels.shape[:2]
+        scale = min(1.0, VIEW_SIDE / max(height, width))
+        if scale == 1:
+            return Prepared(full, full)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        return Prepared(full, replace(full, image=small))
+
+    def _read(self, image: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        try:
+            return load_image(image, max_pixels=self.limits.pixels)
+        except ImageError as error:
+            hidden = str(error).replace(str(image), image.name)
+            raise ImageError(
+                hidden.replace("raise it with --max-pixels (max_pixels=) if you trust the file", "make it smaller")
+            ) from error
+
+    def _keep(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        with self._caching:
+            kept: Value | None = self._cache.get(key)
+        if kept is None:
+            kept = make()
+            self._put(key, kept)
+        return kept
+
+    def _put(self, key: Hashable, value: Any) -> None:
+        with self._caching:
+            self._cache.pop(key, None)
+            if held_bytes(value) <= self._cache.maxsize:
+                self._cache[key] = value
+
+    @property
+    def held(self) -> int:
+        """Bytes of images, features and results that are kept."""
+        return int(self._cache.currsize)
+
+
+def available_devices() -> tuple[str, ...]:
+    """Devices of this machine, the one that `clearclip.load` takes by itself first.
+
+    Returns:
+        torch's names.
+    """
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return (*found, "cpu")
+
+
+def digest(image: Path, *, limits: Limits) -> str:
+    """What an image is known by in the cache: a hash of its file's bytes; `ImageError` as `read_image`."""
+    return hashlib.sha256(read_image(image, limits=limits)).hexdigest()
+
+
+def unknown_words(loaded: Loaded, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Queries of which a model that lists its words has never seen one.
+
+    Args:
+        loaded: The model.
+        vocabulary: The labels.
+
+    Returns:
+        Those queries; none where the model lists no words.
+    """
+    text = loaded.backbone.text
+    if text is None or text.known_words is None:
+        return ()
+    return tuple(query for query in vocabulary.queries if not text.known_words & set(query.lower().split()))
+
+
+def held_bytes(value: Any) -> int:
+    """Bytes of the tensors and arrays that a value holds, each once.
+
+    Args:
+        value: Dataclasses, dicts, lists, tensors and arrays.
+
+    Returns:
+        Bytes, at least 1.
+    """
+    seen: set[int] = set()
+    todo, total = [value], 1
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, (torch.Tensor, np.ndarray)):
+            total += item.nbytes
+        elif isinstance(item, Mapping):
+            todo += item.values()
+        elif isinstance(item, (list, tuple)):
+            todo += item
+        elif hasattr(item, "__dict__"):
+            todo += vars(item).values()
+    return total

@@ -1,0 +1,404 @@
+"""Train the embedded model: contrastive learning of crops and captions. `python -m tools.tiny.train --help`.
+
+Belongs here: the loop, its checkpoints and its command line. Does not: data (`crops`), numbers (`recipe`).
+No label or mask enters the loss: captions only, as CLIP was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.outputs import Outputs
+from clearclip.files.writing import claim
+from tools.tiny.crops import Album, draw_batch, render_album
+from tools.tiny.recipe import CLIP_MEAN, CLIP_STD, WEIGHTS_NAME, Recipe, write_model_folder
+
+CHECKPOINT_NAME = "checkpoint.pt"
+LOG_NAME = "log.jsonl"
+console = Console(stderr=True)
+
+
+def build_model(folder: Path, recipe: Recipe) -> nn.Module:
+    """The model that the folder's configuration describes, with the recipe's seed and its start of queries and keys.
+
+    Args:
+        folder: As `write_model_folder` leaves it.
+        recipe: Its seed and how queries and keys start.
+
+    Returns:
+        open_clip's `CLIP`, in training mode.
+    """
+    torch.manual_seed(recipe.seed)
+    model: nn.Module = open_clip.create_model(
+        f"local-dir:{folder}",
+        load_weights=False,
+        require_pretrained=False,
+        force_patch_dropout=0.5,
+    )
+    width = recipe.width
+    with torch.no_grad():
+        for block in model.visual.transformer.resblocks:  # type: ignore[union-attr]
+            weight = block.attn.in_proj_weight
+            for rows in (slice(width), slice(width, 2 * width)):
+                nn.init.normal_(weight[rows], std=recipe.query_gain * width**-0.5)
+    return model.train()
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only.
+
+    Args:
+        model: Its parameters are optimised.
+        recipe: Learning rate and weight decay.
+
+    Returns:
+        The optimiser.
+    """
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and "embedding" not in name
+        (matrices if matrix else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine decay to zero.
+
+    Args:
+        step: From 0.
+        recipe: Peak, warm-up and length.
+
+    Returns:
+        The step's learning rate.
+    """
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric cross entropy of matching pictures and captions.
+
+    Args:
+        images: (B, E), unit length.
+        texts: (B, E), unit length.
+        scale: Factor on the cosines.
+
+    Returns:
+        A scalar.
+    """
+    logits = scale * images @ texts.T
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """What the vision tower is shown in one step.
+
+    Attributes:
+        images: (B, 3, S, S), normalised: parts of views as large as the model's native size.
+        corners: (B, 2), row and column of each part's first patch in its view.
+        grid: Side in patches of the view.
+    """
+
+    images: Tensor
+    corners: Tensor
+    grid: int
+
+
+class Trainer:
+    """One training run: model, optimiser and step, resumable at any step with the same numbers.
+
+    Args:
+        folder: Holds the run: configuration, tokenizer, checkpoint, log, exported weights.
+        recipe: What to do.
+        album: The pictures.
+        device: Where to compute.
+
+    Raises:
+        UsageError: The folder's checkpoint is of another recipe, or a file there is none of ours.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, *, album: Album, device: str = "cpu") -> None:
+        self.folder, self.recipe, self.album = folder, recipe, album
+        self.device = torch.device(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.outputs = Outputs(folder)
+        self.outputs.check([CHECKPOINT_NAME, LOG_NAME])
+        write_model_folder(self.outputs, recipe)
+        self.model = build_model(folder, recipe).to(self.device)
+        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.step = 0
+        self.seconds = 0.0
+        self.log: list[str] = []
+        self._resume()
+
+    def _resume(self) -> None:
+        file = self.folder / CHECKPOINT_NAME
+        if not self.outputs.stands(CHECKPOINT_NAME):
+            return
+        saved = torch.load(file, map_location=self.device, weights_only=True)
+        mine = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        changed = [name for name in sorted(mine) if saved["recipe"].get(name) != mine[name] and name != "steps"]
+        if changed:
+            raise UsageError(f"{file} was made with other values of {', '.join(changed)}: use them, or another folder")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        if self.outputs.stands(LOG_NAME):
+            lines = (self.folder / LOG_NAME).read_text(encoding="utf-8").splitlines()
+            self.log = [line for line in lines if json.loads(line)["step"] <= self.step]
+
+    def save(self) -> None:
+        """Write the checkpoint and the log; the old ones stay until the new ones are complete."""
+        recipe = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "recipe": recipe}
+        with self.outputs.write(LOG_NAME, again=True) as partial:
+            partial.write_text("".join(f"{line}\n" for line in self.log), encoding="utf-8")
+        with self.outputs.write(CHECKPOINT_NAME, again=True) as partial:
+            torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
+
+    def export(self) -> None:
+        """Write the weights in float16 beside the configuration, as open_clip reads them."""
+        scaled = scale_queries(self.model.state_dict(), recipe=self.recipe)
+        weights = {name: value.detach().cpu().half().contiguous() for name, value in scaled.items()}
+        with self.outputs.write(WEIGHTS_NAME, again=True) as partial:
+            save_file(weights, partial, metadata={"format": "pt"})
+
+    def _batch(self) -> tuple[Views, Tensor]:
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, self.step))
+        side = recipe.image_size // recipe.patch_size
+        full = self.step >= recipe.steps * (1 - recipe.full_share)
+        fine = float(rng.random()) < recipe.fine_share
+        grid = 2 * side if fine else side
+        self.model.visual.patch_dropout.prob = 0.0 if full else 1.0 - recipe.kept  # type: ignore[union-attr]
+        batch = draw_batch(
+            self.album,
+            rng,
+            batch_size=recipe.batch_size,
+            side=side,
+            grid=grid,
+            patch_size=recipe.patch_size,
+            zoom=recipe.fine_zoom if fine else recipe.zoom,
+            named=recipe.named,
+            share=recipe.share,
+            ground_share=recipe.ground_share,
+            bare=recipe.bare,
+        )
+        images = torch.from_numpy(batch.images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
+        views = Views((images - mean) / std, torch.from_numpy(batch.corners).to(self.device), grid)
+        return views, self.tokenizer(batch.captions).to(self.device)
+
+    def train_step(self) -> float:
+        """Do one step.
+
+        Returns:
+            Its loss.
+        """
+        recipe, started = self.recipe, time.perf_counter()
+        views, tokens = self._batch()
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
+        model: Any = self.model
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, recipe)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+            image_features = encode_views(model, views, late=recipe.late, ffn_skipped=recipe.ffn_skipped)
+            text_features = encode_text_trimmed(model, tokens)
+        images, texts = F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
+        loss = contrastive_loss(images, texts, model.logit_scale.exp())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+        return float(loss.detach())
+
+    def run(self, *, until: int | None = None, save_every: int = 250) -> Iterator[tuple[int, float]]:
+        """Train to the end, saving and exporting now and then and at the end.
+
+        Args:
+            until: Stop after this many steps in all; by default the recipe's.
+            save_every: Steps between checkpoints.
+
+        Yields:
+            The number of steps done and the last one's loss.
+        """
+        last = min(until or self.recipe.steps, self.recipe.steps)
+        while self.step < last:
+            loss = self.train_step()
+            if self.step % 10 == 0 or self.step == last:
+                row = {"step": self.step, "loss": round(loss, 4), "seconds": round(self.seconds, 1)}
+                self.log.append(json.dumps(row))
+            if self.step % save_every == 0 or self.step == last:
+                self.save()
+                self.export()
+            yield self.step, loss
+
+
+def scale_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
+    """Multiply the last vision block's queries by a factor and divide its keys by it.
+
+    Only products of queries with keys reach the model's outputs, so none changes, and training leaves the factor
+    open. Self-self attention reads q with q: the factor is its temperature.
+
+    Args:
+        weights: A state dict of open_clip's `CLIP`.
+        recipe: The factor, `query_scale`, and which block is the last.
+
+    Returns:
+        Another state dict.
+    """
+    scaled = dict(weights)
+    factors = torch.tensor([recipe.query_scale, 1 / recipe.query_scale, 1.0]).repeat_interleave(recipe.width)
+    for name in ("in_proj_weight", "in_proj_bias"):
+        key = f"visual.transformer.resblocks.{recipe.layers - 1}.attn.{name}"
+        value = weights[key]
+        scaled[key] = value * factors.to(value.device).view(-1, *[1] * (value.ndim - 1))
+    return scaled
+
+
+def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: float = 0.0) -> Tensor:
+    """Image features of parts of views, their patches in the places that they have in the view.
+
+    Both shares are stochastic depth (Huang et al., ECCV 2016) of the class token alone; patch tokens go through all
+    blocks but the last, of which nothing but the class token's row is run.
+
+    Args:
+        model: open_clip's `CLIP` with a ViT.
+        views: One whose view has the native grid gives what `encode_image` gives, where both shares are 0.
+        late: Share of the views whose class token enters at the last block, as if it had skipped the others.
+        ffn_skipped: Share of the views whose class token skips the last block's FFN.
+
+    Returns:
+        (B, E), not normalised.
+    """
+    visual = model.visual
+    patches = visual.conv1(views.images)
+    steps = torch.arange(patches.shape[-1], device=patches.device)
+    rows, columns = views.corners[:, :1] + steps, views.corners[:, 1:] + steps
+    places = (rows[:, :, None] * views.grid + columns[:, None, :]).flatten(1)
+    table = visual.positional_embedding[1:]
+    if views.grid != visual.grid_size[0]:
+        square = table.view(1, *visual.grid_size, -1).permute(0, 3, 1, 2)
+        table = F.interpolate(square, (views.grid, views.grid), mode="bicubic").flatten(2)[0].T
+    tokens = patches.flatten(2).transpose(1, 2) + table[places]
+    first = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
+    tokens = visual.ln_pre(visual.patch_dropout(torch.cat([first, tokens], dim=1)))
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    class_tokens = tokens[:, :1]
+    if late > 0:
+        class_tokens = torch.where(_drawn(late, tokens), visual.ln_pre(first).to(tokens.dtype), class_tokens)
+    normed = last.ln_1(torch.cat([class_tokens, tokens[:, 1:]], dim=1))
+    stream = class_tokens + last.attn(normed[:, :1], normed, normed, need_weights=False)[0]
+    ffn = last.mlp(last.ln_2(stream))
+    if ffn_skipped > 0:
+        ffn = ffn.masked_fill(_drawn(ffn_skipped, tokens), 0.0)
+    features: Tensor = visual.ln_post((stream + ffn)[:, 0]) @ visual.proj
+    return features
+
+
+def _drawn(share: float, tokens: Tensor) -> Tensor:
+    return torch.rand(len(tokens), 1, 1, device=tokens.device) < share
+
+
+def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
+    """Text features of tokens trimmed to the longest caption: the tower is causal, so nothing changes but the time.
+
+    Args:
+        model: open_clip's `CLIP`.
+        tokens: (B, context), padded with 0.
+
+    Returns:
+        (B, E), not normalised.
+    """
+    length = int((tokens != 0).sum(dim=1).max())
+    ids = tokens[:, :length]
+    x = model.token_embedding(ids) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    pooled: Tensor = x[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
+    projected: Tensor = pooled @ model.text_projection
+    return projected
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+def train(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the run; an interrupted run goes on there.")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Length of the run.")] = Recipe.steps,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, crops and patch dropout.")
+    ] = Recipe.seed,
+    pictures: Annotated[int, typer.Option(min=1, help="Scenes rendered before training.")] = Recipe.pictures,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = Recipe.batch_size,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default torch's own choice.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Other values of the recipe, NAME=VALUE.")] = None,
+) -> None:
+    """Train the embedded model from nothing on generated scenes; run it again to go on after an interruption."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    recipe = Recipe(steps=steps, seed=seed, pictures=pictures, batch_size=batch_size)
+    for pair in change or []:
+        name, _, value = pair.partition("=")
+        if name not in {field.name for field in dataclasses.fields(Recipe)} or not value:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE of the recipe: {recipe}")
+        recipe = dataclasses.replace(recipe, **{name: type(getattr(recipe, name))(json.loads(value))})
+    try:
+        with claim(output), _bar() as bar:
+            drawing = bar.add_task("Rendering scenes", total=recipe.pictures)
+            album = render_album(
+                output / "album",
+                pictures=recipe.pictures,
+                size=recipe.picture_size,
+                portraits=recipe.portraits,
+                progress=lambda done: bar.update(drawing, completed=done),
+            )
+            bar.update(drawing, completed=recipe.pictures)
+            trainer = Trainer(output, recipe, album=album, device=device)
+            task = bar.add_task("Training", total=recipe.steps, completed=trainer.step)
+            for step, loss in trainer.run(save_every=save_every):
+                bar.update(task, completed=step, description=f"Training, loss {loss:.3f}")
+    except ClearclipError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    console.print(f"{trainer.step} steps, {trainer.seconds / 60:.0f} minutes; the model is in {output}")
+
+
+if __name__ == "__main__":
+    typer.run(train)
