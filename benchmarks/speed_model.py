@@ -27,8 +27,7 @@ from torch import Tensor, nn
 import clearclip
 from clearclip import Segmenter
 from clearclip.backbones.base import TextEncoder
-from clearclip.classify.classifier import Classifier
-from clearclip.encode.images import IMAGE_SUFFIXES, normalize, resize, resized_size
+from clearclip.encode.images import IMAGE_SUFFIXES, normalize, resize
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
 from clearclip.scenes import make_scene
 from clearclip.segmenter import BACKGROUND
@@ -110,9 +109,7 @@ def bare(model: nn.Module, *, layers: int) -> nn.Module:
 
 def windows_of(segmenter: Segmenter, image: Pixels) -> Tensor:
     """The windows of an image as the encoder sees them, `(count, 3, h, w)`."""
-    classifier = Classifier.prepare(segmenter, labels(1))
-    size = resized_size(image.shape[0], image.shape[1], classifier.protocol)
-    return classifier.plan(size).cut(classifier.normalize(resize(image, size)))
+    return segmenter.encoder.prepare(image).windows
 
 
 def labels(count: int, *, first: int = 0) -> list[str]:

@@ -16,15 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import speed_model
 from clearclip.backbones.devices import has_bfloat16_units
-from clearclip.classify.classifier import Classifier
 from clearclip.classify.grid import LogitGrid
-from clearclip.decompose import rewrite, trunk, wanted_blocks
-from clearclip.encode.images import resize, resized_size
+from clearclip.decompose import rewrite, run_trunk, wanted_blocks
 from clearclip.protocol import get_protocol
 
 LAUNCHER = (
@@ -95,26 +92,27 @@ def profile(
     Returns:
         Seconds by step, in order.
     """
-    classifier = Classifier.prepare(segmenter, speed_model.labels(queries))
+    words, encoder = segmenter.prepare(speed_model.labels(queries)), segmenter.encoder
     backbone, method = segmenter.backbone, segmenter.method
-    size = resized_size(image.shape[0], image.shape[1], classifier.protocol)
-    plan = classifier.plan(size)
     taken: dict[str, list[float]] = {}
     for _ in range(repeats + 1):
         marks = [clock()]
-        windows = plan.cut(classifier.normalize(resize(image, size)))
+        encoded = encoder.prepare(image)
+        plan, windows = encoded.plan, encoded.windows
         marks.append(clock())
         how = backbone.table_kind(plan.grid_size, method.positions)
-        inputs = trunk(backbone, windows.to(backbone.dtype), positions=how, wanted=wanted_blocks(backbone, [method]))
+        inputs = run_trunk(
+            backbone, windows.to(backbone.dtype), positions=how, wanted=wanted_blocks(backbone, [method])
+        )
         marks.append(clock())
         features = rewrite(backbone, inputs, [method], grid_size=plan.grid_size)[method].features
-        features = F.normalize(features.float(), dim=-1)
+        features = encoder.checked(method, features)
         marks.append(clock())
-        grid = LogitGrid.from_features(features, classifier.text, plan=plan, size=image.shape[:2])
+        grid = LogitGrid.from_features(features, words.text, plan=plan, size=image.shape[:2])
         marks.append(clock())
         winners, _ = grid.best(logit_scale=segmenter.protocol.logit_scale, scores=False)
         marks.append(clock())
-        torch.tensor(classifier.vocabulary.query_to_class, dtype=torch.int32)[winners].numpy()
+        torch.tensor(words.vocabulary.query_to_class, dtype=torch.int32)[winners].numpy()
         marks.append(clock())
         steps = (
             "resize, normalise, cut windows",

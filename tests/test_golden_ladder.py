@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 import clearclip
 from clearclip.attention import KINDS, Site, gaussian_prior
-from clearclip.decompose import trunk
+from clearclip.decompose import run_trunk
 from clearclip.protocol import Protocol
 
 NACLIP = {
@@ -77,7 +77,7 @@ def test_naclip_attention(naclip, inputs, backbone, strategy):
     tensors, _ = naclip
     row = clearclip.parse_method(NACLIP[f"reduced/{strategy}"])
     last = len(backbone.blocks) - 1
-    streams = trunk(backbone, inputs["images/96x96"][:1], positions="native", wanted=[last])
+    streams = run_trunk(backbone, inputs["images/96x96"][:1], positions="native", wanted=[last])
     site = Site(backbone.blocks[last], streams[last], backbone.heads, 1, (6, 6))
     term = KINDS[row.attention[0]](site, row)
     expected = tensors[f"tokens/96x96/attention/{strategy}"]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from rasterio.enums import ColorInterp
 
 import clearclip
+from clearclip.classify.words import Words
 from clearclip.encode.images import normalize
 from clearclip.encode.windows import bilinear_matrix, part_of, plan_windows, resample_band
 from clearclip.errors import ImageError, UsageError
@@ -427,8 +428,8 @@ def test_an_interruption_leaves_what_was_there(segmenter, scene, write, tmp_path
             raise KeyboardInterrupt
         return label(self, grid, **_)
 
-    label = clearclip.classify.classifier.Classifier.label
-    monkeypatch.setattr("clearclip.large.label.Classifier.label", interrupt)
+    label = Words.label
+    monkeypatch.setattr("clearclip.large.label.Words.label", interrupt)
     with pytest.raises(KeyboardInterrupt):
         segment_large(segmenter, image, output=out, scores=scores, scale=0.5, **options)
     assert out.read_bytes() == earlier
@@ -452,8 +453,8 @@ def test_an_interrupted_run_goes_on_where_it_was(segmenter, scene, write, tmp_pa
         result = segment_large(segmenter, image, **{"labels": WORDS, "block": 32, **targets, **options})
         return result, [file.read_bytes() for file in targets.values()]
 
-    label, stop = clearclip.classify.classifier.Classifier.label, None
-    monkeypatch.setattr("clearclip.large.label.Classifier.label", counted)
+    label, stop = Words.label, None
+    monkeypatch.setattr("clearclip.large.label.Words.label", counted)
     whole, files = call("whole")
     assert len(calls) == 20
     stop = 11

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import clearclip
+from clearclip.classify.maps import grids
 from clearclip.errors import ImageError, UsageError
 from clearclip.scenes import make_scene
 from clearclip.video.label import segment_video
@@ -173,8 +174,7 @@ def test_smoothing_is_the_average_of_the_full_size_logits(segmenter, moving, wri
     average = None
     owners = torch.tensor(clearclip.Vocabulary.parse(WORDS).query_to_class)
     for frame, found in zip(decode(path), maps(tmp_path / "clip-masks"), strict=True):
-        logits = segmenter.encode(frame)
-        logits = segmenter._grid(logits, segmenter.embed(WORDS), segmenter.method).logits()
+        logits = segmenter(frame, WORDS)._grid.logits()
         average = logits if average is None else 0.3 * logits + 0.7 * average
         assert (owners[average.argmax(dim=0)].numpy() == found).mean() > 0.999
 
@@ -209,16 +209,15 @@ def test_an_interrupted_run_goes_on_where_it_was(segmenter, moving, write, tmp_p
     path = write(moving(20))
     options = {"labels": WORDS, "masks": True}
     segment_video(segmenter, path, output=tmp_path / "whole", **options)
-    grids = clearclip.classify.classifier.Classifier.grids
     calls = []
 
-    def interrupt(self, images):
+    def interrupt(encoder, images, *more):
         calls.append(len(images))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return grids(self, images)
+        return grids(encoder, images, *more)
 
-    monkeypatch.setattr("clearclip.classify.classifier.Classifier.grids", interrupt)
+    monkeypatch.setattr("clearclip.video.label.grids", interrupt)
     with pytest.raises(KeyboardInterrupt):
         segment_video(segmenter, path, output=tmp_path / "parts", **options)
     assert {file.name for file in (tmp_path / "parts").iterdir()} == {"clip-masks"}

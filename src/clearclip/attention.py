@@ -1,6 +1,6 @@
 """The attention kinds of the rewritten block: small functions from a site to what attention takes.
 
-A new kind is one function under `@kind`, and its name in `methods.KINDS`. Shapes: `q`, `k`, `v` are
+A new kind is one function under `@kind`. Shapes: `q`, `k`, `v` are
 `(B, heads, N, head_dim)`; N counts the prefix tokens and the patch tokens.
 """
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip import methods
 from clearclip.backbones.base import Block
 from clearclip.methods import Method
 
@@ -138,10 +139,11 @@ KINDS: dict[str, Kind] = {}
 
 
 def kind(name: str) -> Callable[[Kind], Kind]:
-    """Register a kind under its name, one of `methods.KINDS`."""
+    """Register a kind under a name, which the axis `attention` then accepts."""
 
     def register(function: Kind) -> Kind:
         KINDS[name] = function
+        methods.add_name("attention", name)
         return function
 
     return register

@@ -7,7 +7,7 @@ attention, and methods that share an attention, or its projected output, share t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, overload
 
 import torch
@@ -21,7 +21,7 @@ from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_method, parse_methods
 
 MethodLike = str | Method
-_AFTER_ATTENTION = {"name", "residual", "alpha", "ffn"}
+_AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "window", "stitched"}
 _NOT_READ_BY_KINDS = _AFTER_ATTENTION | {"attention", "combine", "positions", "depth"}
 """All other axes are in the caches' keys, also those that are still to come."""
 Several = list[MethodLike] | list[str] | list[Method] | tuple[MethodLike, ...]
@@ -83,6 +83,8 @@ def dense_features(
         raise UsageError(f"images have the shape {tuple(images.shape)}: (B, 3, H, W) is needed")
     single = isinstance(method, (str, Method))
     methods = parse_methods([method] if isinstance(method, (str, Method)) else method)
+    if later := [row.spelling for row in methods if row.stitched != "none"]:
+        raise UsageError(f"{later[0]} reads features of several windows: use a Segmenter instead of dense_features")
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
     results = read(backbone, padded, methods, grid_size=grid_size)
@@ -93,20 +95,41 @@ def dense_features(
     return {row.spelling: results[row].features for row in methods}
 
 
+@dataclass
+class Trunk:
+    """What the unmodified blocks made of some images: the inputs of blocks, by position table and block.
+
+    `passes` counts how often they ran.
+    """
+
+    inputs: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    passes: int = 0
+
+
 def read(
-    backbone: Backbone, images: Tensor, methods: Iterable[Method], *, grid_size: tuple[int, int]
+    backbone: Backbone,
+    images: Tensor,
+    methods: Iterable[Method],
+    *,
+    grid_size: tuple[int, int],
+    trunk: Trunk | None = None,
 ) -> dict[Method, Parts]:
     """The whole formula for images of whole patches, the trunk running once for each position table.
 
-    `UsageError` if a row does not fit the model.
+    A `trunk` from an earlier call with the same images is used, and gains what it lacks. `UsageError` if a row does not
+    fit the model.
     """
+    trunk = Trunk() if trunk is None else trunk
     rows = list(methods)
     for row in rows:
         check_depth(backbone, row)
     results: dict[Method, Parts] = {}
     for how, group in group_by_table(backbone, rows, grid_size).items():
-        inputs = trunk(backbone, images, positions=how, wanted=wanted_blocks(backbone, group))
-        results |= rewrite(backbone, inputs, group, grid_size=grid_size)
+        wanted, kept = wanted_blocks(backbone, group), trunk.inputs.setdefault(how, {})
+        if not kept.keys() >= set(wanted):
+            kept |= run_trunk(backbone, images, positions=how, wanted=wanted)
+            trunk.passes += 1
+        results |= rewrite(backbone, kept, group, grid_size=grid_size)
     return results
 
 
@@ -176,7 +199,7 @@ def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> range:
     return range(count - max(row.depth for row in methods), count)
 
 
-def trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Iterable[int]) -> dict[int, Tensor]:
+def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Iterable[int]) -> dict[int, Tensor]:
     """Run the unmodified blocks, as the library runs them, and keep the inputs of the wanted ones.
 
     Args:
@@ -233,9 +256,8 @@ def rewrite(
         attn_out, residual = sums[key], inputs[count - method.depth][:, prefix:]
         total = add_residual(method, residual, attn_out)
         tokens = total + last.mlp(last.ln_2(total)) if method.ffn else total
-        features, *others = (
-            part.unflatten(1, grid_size) for part in (backbone.head(tokens), residual, attn_out, total)
-        )
+        projected = tokens if method.stitched != "none" else backbone.head(tokens)
+        features, *others = (part.unflatten(1, grid_size) for part in (projected, residual, attn_out, total))
         results[method] = Parts(features, *others)
     return results
 

@@ -19,11 +19,15 @@ from dataclasses import dataclass, fields, replace
 
 from clearclip.errors import UsageError, nearest
 
-KINDS = ("qk", "qq", "kk", "vv", "identity", "uniform")
+KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform"]
 """Names of the attention kinds; `attention.py` has their functions."""
 SELF_KINDS = ("qq", "kk", "vv")
 COMBINE = ("sum", "mean")
 RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta")
+WINDOW_STAGES = ["none"]
+"""Names of the stages that see a window with its words; `classify/maps.py` has their functions."""
+STITCHED_STAGES = ["none", "mean"]
+"""Names of the stages that see an image's stitched features; `encode/stitch.py` has their functions."""
 LARGEST_ALPHA = 10_000_000
 POSITIONS = ("model", "offset", "antialias", "size")
 
@@ -69,6 +73,13 @@ AXES = (
         "(CLIP: offset, BLIP: size), bicubic with the +0.1 offset, bicubic with antialiasing (GEM), plain bicubic",
     ),
     Axis("depth", "a whole number ≥ 1", "how many last blocks add their rewritten attention to the residual"),
+    Axis("window", "none", "what looks at each window once more, with its pixels and the words"),
+    Axis(
+        "stitched",
+        "none | mean",
+        "none: windows are compared with the words and the cosines stitched; else the features are stitched before "
+        "the projection (mean: over the windows) and compared after",
+    ),
 )
 
 
@@ -90,6 +101,8 @@ class Method:
         ffn: Whether the block's feed-forward network is applied.
         positions: Resize of the position table, see `AXES`.
         depth: Number of last blocks that are rewritten beside the unmodified stream.
+        window: Stage that sees each window with its words.
+        stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
 
     Raises:
         UsageError: A value is unknown, or the combination makes no sense; the message gives the reason.
@@ -105,6 +118,8 @@ class Method:
     ffn: bool = True
     positions: str = "model"
     depth: int = 1
+    window: str = "none"
+    stitched: str = "none"
 
     def __post_init__(self) -> None:
         if not isinstance(self.attention, str):
@@ -184,6 +199,8 @@ def _check_values(method: Method) -> None:
         raise UsageError(f"prior={method.prior!r}: write none, or the width in patches (0.01–10,000), as in gaussian:5")
     _check_choice("combine", method.combine, COMBINE)
     _check_choice("positions", method.positions, POSITIONS)
+    _check_choice("window", method.window, WINDOW_STAGES)
+    _check_choice("stitched", method.stitched, STITCHED_STAGES)
     _check_choice("residual", method.residual_kind, RESIDUALS)
     _, colon, percent = method.residual.partition(":")
     if method.residual_kind.endswith("beta"):
@@ -212,6 +229,11 @@ def _check_combination(method: Method) -> None:
     if method.sigma is not None and (method.normalize or method.attention == ("identity",)):
         what = "normalize=yes" if method.normalize else "attention=identity"
         raise UsageError(f"prior={method.prior} with {what} has no effect: it is added to the logits of one attention")
+    if method.window != "none" and method.stitched != "none":
+        raise UsageError(
+            f"window={method.window} with stitched={method.stitched} makes no sense: features are stitched "
+            "before windows meet the words"
+        )
     if method.depth > 1 and method.ffn:
         raise UsageError(
             f"depth={method.depth} with ffn=keep makes no sense: the stream beside the unmodified one has no "
@@ -224,6 +246,13 @@ def _check_combination(method: Method) -> None:
             f"alpha={method.alpha:g} with residual=drop,ffn=drop has no effect: the final LayerNorm undoes a scale "
             "(keep the residual to use alpha)"
         )
+
+
+def add_name(axis: str, name: str) -> None:
+    """Let an axis accept a name whose function has just been registered."""
+    names = {"attention": KINDS, "window": WINDOW_STAGES, "stitched": STITCHED_STAGES}[axis]
+    if name not in names:
+        names.append(name)
 
 
 def _is_number(text: str) -> bool:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.words import Words
 from clearclip.files.drawing import draw_overlay
 from clearclip.files.label_maps import save_label_map
 from clearclip.vocabulary import Vocabulary
@@ -36,7 +37,7 @@ class Segmentation:
     image: npt.NDArray[np.uint8]
     info: Mapping[str, str] = field(default_factory=dict)
     _grid: LogitGrid | None = field(default=None, repr=False)
-    _logit_scale: float = field(default=50.0, repr=False)
+    _words: Words | None = field(default=None, repr=False)
     _scores: Tensor | None = field(default=None, repr=False)
 
     @cached_property
@@ -45,11 +46,9 @@ class Segmentation:
 
         Where a threshold turned a pixel into background it is still the best query's.
         """
-        scores = self._scores
-        if scores is None:
-            _, scores = self._require_grid().best(logit_scale=self._logit_scale)
-        if scores is None:
-            raise AssertionError("scores were asked for")
+        if (scores := self._scores) is None:
+            grid, words = self._kept()
+            scores = words.scores(grid)
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
     @property
@@ -68,138 +67,69 @@ class Segmentation:
         return self.vocabulary.palette
 
     def mask(self, label: str) -> npt.NDArray[np.bool_]:
-        """Where a label won.
-
-        Args:
-            label: Its name.
-
-        Returns:
-            `(H, W)` bool.
-
-        Raises:
-            UsageError: No label has that name.
-        """
+        """Boolean mask `(H, W)` of the pixels labelled `label`; `UsageError` if there is no such label."""
         return np.equal(self.label_map, self.vocabulary.index(label))
 
     def probabilities(self, label: str) -> npt.NDArray[np.float32]:
-        """Probability of a label at every pixel, the best of its words; computed when asked for.
+        """Probability of a label at every pixel, `(H, W)` float32 from 0 to 1: the best of its words among all.
 
-        Args:
-            label: Its name.
-
-        Returns:
-            `(H, W)` float32, 0–1; zeros for a background without words of its own.
-
-        Raises:
-            UsageError: No label has that name.
+        Zeros for a background without words of its own; `UsageError` if there is no such label.
         """
-        queries = self._queries(self.vocabulary.index(label))
-        probability = self._require_grid().probability(queries, logit_scale=self._logit_scale)
-        return np.asarray(probability.cpu().numpy(), dtype=np.float32)
+        grid, words = self._kept()
+        return next(words.probabilities(grid, [self.vocabulary.index(label)]))
 
     def probability_maps(self) -> Iterator[npt.NDArray[np.float32]]:
-        """As `probabilities`, of every label in turn: one is in memory at a time, and what they share is computed once.
-
-        Yields:
-            `(H, W)` float32, 0–1, in the labels' order.
-        """
-        grid, scale = self._require_grid(), self._logit_scale
-        normalizer = grid.normalizer(logit_scale=scale)
-        for index in range(len(self.labels)):
-            probability = grid.probability(self._queries(index), logit_scale=scale, normalizer=normalizer)
-            yield np.asarray(probability.cpu().numpy(), dtype=np.float32)
-
-    def _queries(self, index: int) -> list[int]:
-        return [query for query, owner in enumerate(self.vocabulary.query_to_class) if owner == index]
+        """As `probabilities`, of every label in turn; one is in memory at a time, what they share is computed once."""
+        grid, words = self._kept()
+        return words.probabilities(grid, range(len(self.labels)))
 
     def ranking(self, y: int, x: int) -> list[tuple[str, float]]:
-        """All labels at one pixel, the likeliest first.
+        """All labels at one pixel with the best probability of their words, the likeliest first.
 
-        Args:
-            y: Row.
-            x: Column.
-
-        Returns:
-            Names and probabilities, the best of each label's words.
-
-        Raises:
-            IndexError: The pixel is outside the image.
+        `IndexError` if the pixel is outside the image.
         """
         if not (0 <= y < self.label_map.shape[0] and 0 <= x < self.label_map.shape[1]):
             raise IndexError(f"pixel ({y}, {x}) is outside the image of {self.label_map.shape}")
-        best = dict.fromkeys(self.labels, 0.0)
-        probabilities = self._require_grid().ranking(y, x, logit_scale=self._logit_scale).tolist()
-        for owner, probability in zip(self.vocabulary.query_to_class, probabilities, strict=True):
-            name = self.labels[owner]
-            best[name] = max(best[name], probability)
-        return sorted(best.items(), key=lambda item: -item[1])
+        grid, words = self._kept()
+        return words.ranking(grid, y, x)
 
-    def _require_grid(self) -> LogitGrid:
-        if self._grid is None:
+    def _kept(self) -> tuple[LogitGrid, Words]:
+        if self._grid is None or self._words is None:
             raise AttributeError("this segmentation was made without its logits: segment the image again")
-        return self._grid
+        return self._grid, self._words
 
     def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
-        """The image with every label's colour laid over it.
+        """The image as an RGB picture with the labels' colours laid over it, 0 ≤ `opacity` ≤ 1.
 
-        Args:
-            opacity: Of the colours, 0–1.
-            legend: Whether a strip below names the labels that occur, largest first, with their share of the area.
-
-        Returns:
-            An RGB picture, higher than the image where there is a legend.
+        The legend is a strip below that names the labels that occur, largest first, with their share of the area.
         """
         return draw_overlay(
             self.image, self.label_map, self.palette, names=self.labels if legend else None, opacity=opacity
         )
 
     def to_detections(self, *, things: Sequence[str] = (), min_area: int = 1) -> Any:
-        """The result as roboflow's supervision has it, for its annotators, trackers and metrics.
+        """The result as `supervision.Detections`, for its annotators, trackers and metrics.
 
-        Args:
-            things: Labels whose connected regions are objects of their own; every other label is one detection.
-            min_area: Regions of fewer pixels are left out.
-
-        Returns:
-            `supervision.Detections` with masks, boxes, the labels' indices as `class_id`, their names as
-            `data["class_name"]`, mean scores as `confidence`, how it was made as `metadata`. The masks are full-size,
-            a byte for each region and pixel.
-
-        Raises:
-            UsageError: A thing is none of the labels, or supervision or OpenCV is not installed.
+        Each connected region of a label among `things` of at least `min_area` pixels is an object of its own; every
+        other label is one detection. Masks are full-size, `class_id` is the label's index, `data["class_name"]` its
+        name, `confidence` the mean score. `UsageError` if a thing is none of the labels, or a library is not installed.
         """
         from clearclip.formats.objects import to_detections
 
         return to_detections(self, things=things, min_area=min_area)
 
     def to_fiftyone(self, *, things: Sequence[str] | None = None, min_area: int = 1) -> Any:
-        """The result as a label of FiftyOne's samples.
+        """The result as `fiftyone.Segmentation`, or with `things`, even none, as `fiftyone.Detections` of such objects.
 
-        Args:
-            things: `None` gives one label map; a list, also an empty one, gives objects as `to_detections` does.
-            min_area: Objects of fewer pixels are left out.
-
-        Returns:
-            `fiftyone.Segmentation`, whose pixels are labels' indices plus 1, as FiftyOne hides 0: its `mask_targets`
-            are `{index + 1: name for index, name in enumerate(result.labels)}`. With `things`: `fiftyone.Detections`.
-
-        Raises:
-            UsageError: A thing is none of the labels, or FiftyOne or OpenCV is not installed.
+        FiftyOne hides pixels of 0, so they are labels' indices plus 1: its `mask_targets` are
+        `{index + 1: name for index, name in enumerate(result.labels)}`. Errors as in `to_detections`.
         """
         from clearclip.formats.objects import to_fiftyone
 
         return to_fiftyone(self, things=things, min_area=min_area)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the label map as a PNG whose pixel values are label indices; it appears only when complete.
-
-        Args:
-            path: Where to; the suffix is `.png`.
-
-        Raises:
-            ValueError: The suffix is another one.
-            OSError: The file cannot be written.
-        """
+        """Write the label map as a PNG of label indices; the file appears only when it is complete."""
         target = Path(path)
         if target.suffix.lower() != ".png":
             raise ValueError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import repeat
 from typing import Any, overload
 
 import numpy as np
@@ -14,10 +16,12 @@ from torch import Tensor
 
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
-from clearclip.backbones.devices import inference, pick_device, pick_dtype
+from clearclip.backbones.devices import pick_device, pick_dtype
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.maps import grids
+from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike, Several, check_depth
-from clearclip.encode.encoding import Encoded, add_features, logit_grids, plan_of, prepare_images
+from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.images import MAX_PIXELS, ImageLike, load_image
 from clearclip.encode.text import TemplatesLike, embed_queries, read_templates
 from clearclip.errors import UsageError
@@ -41,22 +45,16 @@ def load(
     templates: TemplatesLike = None,
     tokenizer: str | None = None,
 ) -> Segmenter:
-    """Load a checkpoint and make a segmenter of it.
+    """Load a checkpoint, named as for `load_backbone`, and make a segmenter of it.
 
-    Args:
-        model: As `clearclip.load_backbone`.
-        method: The method that is used where a call names none.
-        device: `"auto"` (CUDA, then Apple's MPS, then the CPU), or torch's name of a device.
-        dtype: As `backbones.devices.pick_dtype`: `"auto"`, `"float32"`, `"float16"` or `"bfloat16"`.
-        protocol: A preset's name or a `Protocol`.
-        templates: Prompts with `{}` for the label; `None` for the paper's 80.
-        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
+    >>> segmenter = clearclip.load("tiny", device="cpu")
+    >>> segmenter.method.spelling
+    'clearclip'
 
-    Returns:
-        The segmenter.
-
-    Raises:
-        ClearclipError: A name is unknown, or the checkpoint cannot be used; the message says what to do.
+    `device` is `"auto"` (CUDA, then Apple's MPS, then the CPU) or torch's name of one; `dtype` is `"auto"`,
+    `"float32"`, `"float16"` or `"bfloat16"`; `templates` are prompts with `{}` for the label, instead of the paper's
+    80; `tokenizer` is a Hugging Face tokenizer's folder or id instead of the model's own. `ClearclipError` says what to
+    do about a name that is unknown, or a checkpoint that cannot be used.
     """
     parse_method(method), get_protocol(protocol), pick_dtype(dtype, pick_device(device))
     if templates is not None:
@@ -72,27 +70,17 @@ def load(
 
 
 class Segmenter:
-    """A backbone with a method, a protocol and its prompts.
+    """A backbone with a method, a protocol and its prompts; see `load` for the arguments.
+
+    The backbone is moved in place; `dtype="model"` leaves its weights as they are. `cache` keeps text embeddings on
+    disk (`$CLEARCLIP_CACHE`, else the user's cache folder), `max_pixels` refuses larger images, `show_progress` draws
+    bars on standard error (`None`: where that is a terminal).
 
     Attributes:
         backbone: The model.
         method: Used where a call names none.
         protocol: Resize, windows and post-processing.
         templates: The prompts.
-
-    Args:
-        backbone: What `clearclip.view` or `clearclip.load_backbone` returns. It is moved in place.
-        method: As `load`.
-        device: As `load`.
-        dtype: As `load`, or `"model"`: the backbone's own, so that a model of yours keeps its weights as they are.
-        protocol: As `load`.
-        templates: As `load`.
-        cache: Whether text embeddings are kept on disk (`$CLEARCLIP_CACHE`, else the user's cache folder).
-        max_pixels: Larger images are refused.
-        show_progress: Whether long steps draw a bar on standard error; `None`: where that is a terminal.
-
-    Raises:
-        UsageError: A name is unknown, or the method is deeper than the model.
     """
 
     def __init__(
@@ -121,6 +109,11 @@ class Segmenter:
         check_depth(backbone, self.method)
         self.backbone = backbone.to(target, backbone.dtype if dtype == "model" else pick_dtype(dtype, target))
 
+    @property
+    def encoder(self) -> Encoder:
+        """The backbone with the protocol in pixels."""
+        return Encoder(self.backbone, self.protocol.in_pixels(self.backbone.native_size))
+
     @overload
     def __call__(
         self,
@@ -145,57 +138,38 @@ class Segmenter:
     ) -> Segmentation | list[Segmentation]:
         """Label every pixel of one image or of a list of them.
 
-        Args:
-            images: A path, a PIL image, an array `(H, W, 3)`, or a list of these. The windows of a list go through the
-                encoder together.
-            labels: As `Vocabulary.parse`.
-            method: Instead of the segmenter's own.
-            threshold: Pixels whose best probability is below become background: the label of that name, or a
-                new first one. Default: the protocol's, where the vocabulary has a background.
+        >>> segmenter(clearclip.scenes.make_scene(0).image, ["sky", "grass", "tree"]).labels
+        ('sky', 'grass', 'tree')
 
-        Returns:
-            One `Segmentation`, or a list of them.
-
-        Raises:
-            ImageError: An image cannot be read.
-            UsageError: The labels cannot be used; there are no images.
+        An image is a path, a PIL image or an array `(H, W, 3)`; the windows of a list go through the encoder together.
+        Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
+        threshold become background: the label of that name, or a new first one; by default the protocol's threshold
+        holds where the vocabulary has a background. `ImageError` if an image cannot be read, `UsageError` if the labels
+        cannot be used.
         """
         single = isinstance(images, (np.ndarray, str)) or not isinstance(images, (list, tuple))
         listed = [images] if single else list(images)
         if not listed:
             raise UsageError("no images were given: give at least one")
         row = self.method if method is None else parse_method(method)
-        vocabulary, limit = self.vocabulary(labels, threshold)
-        text = self.embed(vocabulary)
+        words, encoder = self.prepare(labels, threshold=threshold), self.encoder
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
             arrays = [load_image(image, max_pixels=self.max_pixels) for image in listed[start : start + IMAGES_AT_ONCE]]
-            encoded = prepare_images(self.backbone, arrays, self._pixels())
-            grids = logit_grids(self.backbone, encoded, row, text)
-            results += [
-                self._labelled(image, grid, vocabulary, row, limit) for image, grid in zip(encoded, grids, strict=True)
-            ]
+            encoded = [encoder.prepare(array) for array in arrays]
+            results += map(self._labelled, encoded, grids(encoder, encoded, row, words), repeat(words), repeat(row))
         return results[0] if single else results
 
     def encode(self, image: ImageLike, *, method: MethodLike | Several | None = None) -> Encoded:
-        """Run the trunk over an image, once for all words and methods.
+        """Run the trunk over an image, once for all words and methods, for `classify`.
 
-        Args:
-            image: A path, a PIL image or an array `(H, W, 3)`.
-            method: The method, or a list of them, that will be asked for, instead of the segmenter's own; any other
-                may be asked for later, for the price of its rewritten blocks (away from the model's native size, GEM
-                reads a trunk of its own).
-
-        Returns:
-            What `classify` takes.
-
-        Raises:
-            ImageError: The image cannot be read.
-            UsageError: A method is unknown or deeper than the model.
+        Other methods than these may be asked for later, for the price of their rewritten blocks (away from the model's
+        native size, GEM reads a trunk of its own). `ImageError` if the image cannot be read, `UsageError` if a method
+        is unknown or deeper than the model.
         """
         rows = self._rows(method)
-        (encoded,) = prepare_images(self.backbone, [load_image(image, max_pixels=self.max_pixels)], self._pixels())
-        add_features(self.backbone, encoded, rows)
+        encoded = self.encoder.prepare(load_image(image, max_pixels=self.max_pixels))
+        self.encoder.add_features(encoded, rows)
         return encoded
 
     @overload
@@ -227,59 +201,46 @@ class Segmenter:
     ) -> Segmentation | dict[str, Segmentation]:
         """Label an encoded image: new words run no part of the encoder, another method its rewritten blocks alone.
 
-        Args:
-            encoded: What `encode` returned.
-            labels: As `Vocabulary.parse`.
-            method: A method, or a list of them, instead of the segmenter's own.
-            threshold: As in a call; for a list of methods also a dict by spelling.
-
-        Returns:
-            A `Segmentation`, or a dict of them by the method's spelling.
-
-        Raises:
-            UsageError: A method is unknown, or the labels cannot be used.
+        Arguments as in a call; for a list of methods the result is a dict by spelling, and the threshold may be one.
         """
         single = method is None or isinstance(method, (str, Method))
-        rows = self._rows(method)
-        add_features(self.backbone, encoded, rows)
+        rows, encoder = self._rows(method), self.encoder
+        encoder.add_features(encoded, rows)
         results = {}
         for row in rows:
             wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
-            vocabulary, limit = self.vocabulary(labels, wanted)
-            grid = self._grid(encoded, self.embed(vocabulary), row)
-            results[row.spelling] = self._labelled(encoded, grid, vocabulary, row, limit)
+            words = self.prepare(labels, threshold=wanted)
+            (grid,) = grids(encoder, [encoded], row, words)
+            results[row.spelling] = self._labelled(encoded, grid, words, row)
         return results[rows[0].spelling] if single else results
 
-    def embed(self, labels: Any) -> Tensor:
-        """Text embeddings of a vocabulary's queries; kept in memory and on disk.
+    def prepare(self, labels: Any, *, threshold: float | None = None, templates: TemplatesLike = None) -> Words:
+        """Embed the labels once, to classify many images; arguments as in a call, and prompts instead of its own."""
+        if isinstance(labels, Words):
+            return labels
+        vocabulary, limit = self.vocabulary(labels, threshold)
+        prompts = self.templates if templates is None else read_templates(templates)
+        text = self.embed(vocabulary, templates=prompts)
+        return Words(vocabulary, text, limit, self.protocol.logit_scale, prompts)
 
-        Args:
-            labels: As `Vocabulary.parse`.
+    def embed(self, labels: Any, *, templates: TemplatesLike = None) -> Tensor:
+        """Text embeddings of a vocabulary's queries, `(Q, E)` float32 of unit length; kept in memory and on disk.
 
-        Returns:
-            `(Q, E)` float32, unit length.
-
-        Raises:
-            UsageError: A label does not fit the model's context.
-            UnsupportedModelError: The backbone cannot read words.
+        `UsageError` if a label does not fit the model's context, `UnsupportedModelError` if the model reads no words.
         """
+        prompts = self.templates if templates is None else read_templates(templates)
         queries = Vocabulary.parse(labels).queries
-        missing = [query for query in dict.fromkeys(queries) if (self.templates, query) not in self._embedded]
+        missing = [query for query in dict.fromkeys(queries) if (prompts, query) not in self._embedded]
         if missing:
             if len(self._embedded) > 10_000:
                 self._embedded.clear()
                 missing = list(dict.fromkeys(queries))
             embeddings = embed_queries(
-                self.backbone,
-                missing,
-                templates=self.templates,
-                cache_dir=self._cache_dir,
-                show_progress=self.show_progress,
+                self.backbone, missing, templates=prompts, cache_dir=self._cache_dir, show_progress=self.show_progress
             )
-            self._embedded.update(zip(((self.templates, query) for query in missing), embeddings, strict=True))
-        return torch.stack([self._embedded[self.templates, query] for query in queries])
+            self._embedded.update(zip(((prompts, query) for query in missing), embeddings, strict=True))
+        return torch.stack([self._embedded[prompts, query] for query in queries])
 
-    @inference
     def logits(
         self,
         images: Tensor,
@@ -292,19 +253,9 @@ class Segmenter:
     ) -> Tensor:
         """Cosine logits of prepared tensors: windows, stitching and the resize of the protocol, without softmax.
 
-        Args:
-            images: `(B, 3, H, W)`, resized and normalised.
-            text_embeddings: `(Q, E)`; they are normalised here.
-            crop_size: Side of a window in pixels; default: the protocol's.
-            stride: Step of the windows; default: the protocol's.
-            size: `(height, width)` of the logits; default: the images'.
-            method: Instead of the segmenter's own.
-
-        Returns:
-            `(B, Q, height, width)` float32 cosines.
-
-        Raises:
-            UsageError: A shape does not fit.
+        Images are `(B, 3, H, W)`, resized and normalised, embeddings `(Q, E)` of any length; the result is
+        `(B, Q, height, width)` float32. Crop size and stride are in pixels and by default the protocol's, `size` is
+        `(height, width)` and by default the images'.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise UsageError(f"images have the shape {tuple(images.shape)}: (B, 3, H, W) is needed")
@@ -314,25 +265,28 @@ class Segmenter:
                 f"(Q, {self.backbone.embed_dim}) is needed"
             )
         row = self.method if method is None else parse_method(method)
-        numbers = self._pixels().with_overrides(crop_size=crop_size, stride=stride)
-        plan = plan_of(self.backbone, (images.shape[2], images.shape[3]), numbers)
+        own = self.encoder
+        encoder = Encoder(own.backbone, own.protocol.with_overrides(crop_size=crop_size, stride=stride))
         text = F.normalize(text_embeddings.to(self.backbone.device).float(), dim=-1)
-        empty = np.zeros((*(size or tuple(images.shape[2:])), 3), dtype=np.uint8)
-        encoded = [Encoded(empty, plan, image.float()) for image in images]
-        return torch.stack([grid.logits() for grid in logit_grids(self.backbone, encoded, row, text)])
+        words = Words(Vocabulary.parse([f"query {index}" for index in range(len(text))]), text, None, 1.0, ())
+        height, width = images.shape[2:]
+        encoded = [Encoded(size or (height, width), encoder.plan((height, width)), image.float()) for image in images]
+        return torch.stack([grid.logits() for grid in grids(encoder, encoded, row, words)])
 
-    def describe(self, method: Method, threshold: float | None = None) -> dict[str, str]:
-        """How a result is made: everything that decides it, but not where it is computed.
+    def describe(
+        self,
+        method: Method,
+        threshold: float | None = None,
+        *,
+        templates: tuple[str, ...] | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> dict[str, str]:
+        """How a result is made, as texts: everything that decides it, but not where it is computed.
 
-        Args:
-            method: The row used.
-            threshold: The background threshold used.
-
-        Returns:
-            Texts: model with its fingerprint (weights, settings, tokenizer), method, protocol, prompts and versions.
+        The labels are told where a vocabulary is given.
         """
-        numbers = self._pixels()
-        return {
+        numbers, prompts = self.encoder.protocol, self.templates if templates is None else templates
+        described = {
             "software": f"clearclip {__version__}",
             "model": self.backbone.name,
             "weights": self.backbone.fingerprint[:16],
@@ -342,26 +296,18 @@ class Segmenter:
             f"logit_scale={numbers.logit_scale:.17g}" + (" remainder=drop" if numbers.remainder == "drop" else ""),
             "threshold": "none" if threshold is None else f"{threshold:.15g}",
             "templates": "80 of the paper"
-            if self.templates == read_templates(None)
-            else " | ".join(template.replace("|", "||") for template in self.templates),
+            if prompts == read_templates(None)
+            else " | ".join(template.replace("|", "||") for template in prompts),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "versions": f"python {platform.python_version()}, torch {version('torch')}, "
             f"open_clip_torch {version('open_clip_torch')}, transformers {version('transformers')}",
         }
+        if vocabulary is not None:
+            described["labels"] = json.dumps(vocabulary.entries, ensure_ascii=False)
+        return described
 
     def vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
-        """The labels of a run with the background that a threshold needs, and the threshold that holds.
-
-        Args:
-            labels: As `Vocabulary.parse`.
-            threshold: As in a call.
-
-        Returns:
-            The vocabulary, and the threshold or `None`.
-
-        Raises:
-            UsageError: The labels cannot be used, or the threshold is no probability.
-        """
+        """The labels with the background that a threshold needs, and the threshold that holds, as in a call."""
         vocabulary = Vocabulary.parse(labels)
         if threshold is None:
             limit = self.protocol.threshold if vocabulary.background is not None else None
@@ -380,31 +326,15 @@ class Segmenter:
             return (self.method,)
         return parse_methods([method] if isinstance(method, (str, Method)) else method)
 
-    def _pixels(self) -> Protocol:
-        return self.protocol.in_pixels(self.backbone.native_size)
-
-    def _grid(self, encoded: Encoded, text_embeddings: Tensor, method: Method) -> LogitGrid:
-        size = (encoded.image.shape[0], encoded.image.shape[1])
-        return LogitGrid.from_features(encoded.features(method), text_embeddings, plan=encoded.plan, size=size)
-
-    @inference
-    def _labelled(
-        self, encoded: Encoded, grid: LogitGrid, vocabulary: Vocabulary, method: Method, threshold: float | None
-    ) -> Segmentation:
-        background = vocabulary.background_index
-        winners, scores = grid.best(
-            logit_scale=self.protocol.logit_scale, scores=threshold is not None and background is not None
-        )
-        owners = torch.tensor(vocabulary.query_to_class, device=winners.device, dtype=torch.int32)
-        label_map = owners[winners]
-        if scores is not None and threshold is not None and background is not None:
-            label_map = label_map.masked_fill_(scores < threshold, background)
+    def _labelled(self, encoded: Encoded, grid: LogitGrid, words: Words, method: Method) -> Segmentation:
+        label_map, scores = words.label(grid)
+        assert encoded.image is not None  # only `logits` goes without
         return Segmentation(
-            label_map=np.asarray(label_map.cpu().numpy(), dtype=np.int32),
-            vocabulary=vocabulary,
+            label_map=label_map,
+            vocabulary=words.vocabulary,
             image=encoded.image,
-            info=self.describe(method, threshold),
+            info=self.describe(method, words.threshold, templates=words.templates),
             _grid=grid,
-            _logit_scale=self.protocol.logit_scale,
+            _words=words,
             _scores=scores,
         )

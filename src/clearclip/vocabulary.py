@@ -172,6 +172,15 @@ class Vocabulary:
                 drawn[index] = label.color
         return drawn
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The labels as JSON-able data: index, name, queries and colour."""
+        palette = self.palette.tolist()
+        return [
+            {"index": index, "name": label.name, "queries": list(label.queries), "color": palette[index]}
+            for index, label in enumerate(self.labels)
+        ]
+
     def index(self, name: str) -> int:
         """Index of a label by its name.
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from videos import write
 
-import clearclip
 from clearclip import ClearclipError, ImageError, UsageError
+from clearclip.classify.maps import grids
 from clearclip.files.endings import what_is_missing
 from clearclip.files.label_maps import read_settings
 from clearclip.files.writing import PREFIX, claim
@@ -216,16 +216,15 @@ def test_the_command_refuses_them_too(run, clip, tmp_path, name, number):
 
 @pytest.mark.parametrize("way", ["grows", "rewritten"])
 def test_a_video_that_changes_while_it_is_read_is_told(segmenter, clip, tmp_path, monkeypatch, way):
-    grids = clearclip.classify.classifier.Classifier.grids
 
-    def change(self, images):
+    def change(*given):
         with clip.open("r+b") as file:
             file.seek(0, 2 if way == "grows" else 0)
             file.write(b"\0" * 8 if way == "grows" else clip.read_bytes()[:8])
         os.utime(clip, ns=(1, 1))
-        return grids(self, images)
+        return grids(*given)
 
-    monkeypatch.setattr("clearclip.classify.classifier.Classifier.grids", change)
+    monkeypatch.setattr("clearclip.video.label.grids", change)
     options = {"labels": LABELS, "output": tmp_path / "out.mp4", "masks": True}
     assert "it changed while it was read" in segment_video(segmenter, clip, **options).damage
     monkeypatch.undo()
@@ -264,18 +263,17 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(segmenter, clip, tmp_path
     out = tmp_path / "out.mp4"
     options = {"labels": LABELS, "output": out, "masks": True, "overwrite": overwrite}
     file = out if theirs == "out.mp4" else tmp_path / "out-masks" / "000004.png"
-    grids = clearclip.classify.classifier.Classifier.grids
 
-    def appear(self, images):
+    def appear(*given):
         if theirs == "link":
             file.symlink_to(clip)
         elif theirs == "picture":
             Image.new("L", (32, 32)).save(file, "PNG")
         else:
             file.write_text("mine")
-        return grids(self, images)
+        return grids(*given)
 
-    monkeypatch.setattr("clearclip.classify.classifier.Classifier.grids", appear)
+    monkeypatch.setattr("clearclip.video.label.grids", appear)
     before = clip.read_bytes()
     with pytest.raises((UsageError, FileExistsError)):
         segment_video(segmenter, clip, **options)

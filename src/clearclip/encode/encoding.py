@@ -1,14 +1,10 @@
-"""Images → features of every patch, or their cosines with queries, window by window in bounded memory.
-
-Belongs here: how an image is prepared, what of it is kept where more will be asked of it, and how windows go through
-the trunk. Does not: words and label maps (`segmenter.py`), and what a method computes (`decompose.py`).
-"""
+"""Images → features of every patch, window by window in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +14,7 @@ from torch import Tensor
 
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
-from clearclip.classify.grid import LogitGrid
-from clearclip.decompose import check_depth, group_by_table, read, rewrite, trunk, wanted_blocks
+from clearclip.decompose import Trunk, read
 from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.encode.windows import Plan, plan_windows
 from clearclip.errors import CheckpointError
@@ -33,18 +28,20 @@ WINDOWS_AT_ONCE_ON_A_CPU = 2
 
 @dataclass
 class Encoded:
-    """An image that the trunk has read: what `Segmenter.classify` starts from.
+    """An image with its windows, and what the model made of them: what `Segmenter.classify` starts from.
 
     Attributes:
-        image: `(H, W, 3)` uint8.
-        plan: Its windows.
-        prepared: The resized and normalised image that the windows are cut from, `(3, h, w)` float32.
+        size: `(height, width)` of the label maps.
+        plan: The windows.
+        prepared: The resized and normalised image that they are cut from, `(3, h, w)` float32.
+        image: `(H, W, 3)` uint8; `None` for prepared tensors.
     """
 
-    image: npt.NDArray[np.uint8]
+    size: tuple[int, int]
     plan: Plan
     prepared: Tensor = field(repr=False)
-    _inputs: dict[str, dict[int, Tensor]] = field(default_factory=dict, repr=False)
+    image: npt.NDArray[np.uint8] | None = None
+    _trunks: list[Trunk] = field(default_factory=list, repr=False)
     _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -52,164 +49,127 @@ class Encoded:
         """The windows as the encoder sees them, `(count, 3, h, w)`; cut anew each time."""
         return self.plan.cut(self.prepared)
 
+    @property
+    def encoder_passes(self) -> int:
+        """How often the trunk has run over the image."""
+        return max((trunk.passes for trunk in self._trunks), default=0)
+
     def features(self, method: Method) -> Tensor:
-        """What `add_features` found.
-
-        Args:
-            method: A row that it was asked for.
-
-        Returns:
-            `(count, gh, gw, E)` float32, unit length.
-        """
+        """`(count, gh, gw, E)` float32, unit length, of a row that `encode` or `classify` was asked for."""
         return self._features[method]
 
 
-def plan_of(backbone: Backbone, size: tuple[int, int], protocol: Protocol) -> Plan:
-    """The windows of a resized image.
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A backbone with a protocol in pixels: image → windows → features."""
 
-    Args:
-        backbone: Decides the patch size, and whether windows must be square.
-        size: `(height, width)`.
-        protocol: In pixels.
+    backbone: Backbone
+    protocol: Protocol
 
-    Returns:
-        The plan.
-    """
-    return plan_windows(
-        size,
-        crop_size=int(protocol.crop_size),
-        stride=int(protocol.stride),
-        patch_size=backbone.patch_size,
-        fit="resize" if backbone.square_windows else protocol.remainder,
-    )
+    @property
+    def mean_and_deviation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of the pixels, as the protocol's normalisation says, in units of 0–1."""
+        own = self.protocol.normalization == "model"
+        return (self.backbone.mean, self.backbone.std) if own else (CLIP_MEAN, CLIP_STD)
 
+    @property
+    def at_once(self) -> int:
+        """How many windows go through the model together."""
+        return WINDOWS_AT_ONCE_ON_A_CPU if self.backbone.device.type == "cpu" else WINDOWS_AT_ONCE
 
-@inference
-def prepare_images(backbone: Backbone, images: Iterable[npt.NDArray[np.uint8]], protocol: Protocol) -> list[Encoded]:
-    """Resize and normalise images and lay windows over them; nothing of the model is run.
+    def resize(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """An image `(H, W, 3)` at the protocol's size."""
+        return resize(image, resized_size(image.shape[0], image.shape[1], self.protocol))
 
-    Args:
-        backbone: Whose windows.
-        images: `(H, W, 3)` each.
-        protocol: In pixels.
+    def normalize(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Pixels `(H, W, 3)` as the model wants them, `(3, H, W)` float32."""
+        mean, std = self.mean_and_deviation
+        return normalize(pixels, mean=mean, std=std)
 
-    Returns:
-        One value an image, still without features.
-    """
-    own = protocol.normalization == "model"
-    mean, std = (backbone.mean, backbone.std) if own else (CLIP_MEAN, CLIP_STD)
-    encoded = []
-    for image in images:
-        size = resized_size(image.shape[0], image.shape[1], protocol)
-        plan = plan_of(backbone, size, protocol)
-        encoded.append(Encoded(image, plan, normalize(resize(image, size), mean=mean, std=std)))
-    return encoded
-
-
-@inference
-def add_features(backbone: Backbone, image: Encoded, methods: Sequence[Method]) -> None:
-    """Give an image the features it lacks; the trunk's outputs stay with it, so that other methods need no trunk.
-
-    Args:
-        backbone: The model.
-        image: It is written to.
-        methods: Rows.
-
-    Raises:
-        UsageError: A method is deeper than the model.
-    """
-    for row in methods:
-        check_depth(backbone, row)
-    grid_size = image.plan.grid_size
-    lacking = [row for row in methods if row not in image._features]
-    for how, rows in group_by_table(backbone, lacking, grid_size).items():
-        wanted = wanted_blocks(backbone, rows)
-        if not image._inputs.get(how, {}).keys() >= set(wanted):
-            parts = [
-                trunk(backbone, windows.to(backbone.device, backbone.dtype), positions=how, wanted=wanted)
-                for windows in _batches(backbone, [image])
-            ]
-            image._inputs[how] = {index: torch.cat([part[index] for part in parts]) for index in wanted}
-        kept = image._inputs[how]
-        found: dict[Method, list[Tensor]] = {row: [] for row in rows}
-        at_once = windows_at_once(backbone)
-        for tokens in zip(*(stream.split(at_once) for stream in kept.values()), strict=True):
-            parts_of = rewrite(backbone, dict(zip(kept, tokens, strict=True)), rows, grid_size=grid_size)
-            for row in rows:
-                found[row].append(unit_features(backbone, parts_of[row].features))
-        image._features |= {row: torch.cat(features) for row, features in found.items()}
-
-
-@inference
-def logit_grids(backbone: Backbone, images: Sequence[Encoded], method: Method, text: Tensor) -> list[LogitGrid]:
-    """Cosines of images with queries; nothing else of them is kept, so that memory hardly grows with the windows.
-
-    Windows of equal size go through the trunk together, whosever they are.
-
-    Args:
-        backbone: The model.
-        images: Prepared; they are not written to.
-        method: How features are made.
-        text: `(Q, E)`, unit length.
-
-    Returns:
-        One grid an image.
-
-    Raises:
-        UsageError: The method is deeper than the model.
-    """
-    check_depth(backbone, method)
-    grids = [LogitGrid.empty(text, plan=image.plan, size=image.image.shape[:2]) for image in images]
-    by_grid: dict[tuple[int, int], list[int]] = {}
-    for index, image in enumerate(images):
-        by_grid.setdefault((image.plan.y.encoded, image.plan.x.encoded), []).append(index)
-    for group in by_grid.values():
-        grid_size = images[group[0]].plan.grid_size
-        places = chain.from_iterable(grids[index].windows() for index in group)
-        for windows in _batches(backbone, [images[index] for index in group]):
-            encoded = windows.to(backbone.device, backbone.dtype)
-            found = unit_features(backbone, read(backbone, encoded, [method], grid_size=grid_size)[method].features)
-            for features, place in zip(found, places, strict=False):  # `found` first: it ends before a place is taken
-                place.copy_(features @ text.T)
-    return grids
-
-
-def unit_features(backbone: Backbone, features: Tensor) -> Tensor:
-    """Features of length 1 in float32; `CheckpointError` where the model's numbers grew beyond all limits."""
-    unit = F.normalize(features.float(), dim=-1)
-    if not unit.isfinite().all():
-        raise CheckpointError(
-            f"{backbone.name}: an image's features are NaN in {backbone.dtype}: the weights are damaged, or need "
-            "--dtype float32"
+    def plan(self, size: tuple[int, int]) -> Plan:
+        """The windows over a resized image of `(height, width)`."""
+        return plan_windows(
+            size,
+            crop_size=int(self.protocol.crop_size),
+            stride=int(self.protocol.stride),
+            patch_size=self.backbone.patch_size,
+            fit="resize" if self.backbone.square_windows else self.protocol.remainder,
         )
-    return unit
 
+    @inference
+    def prepare(self, image: npt.NDArray[np.uint8]) -> Encoded:
+        """Resize and normalise an image `(H, W, 3)` and lay windows over it; nothing of the model is run."""
+        prepared = self.normalize(self.resize(image))
+        size = (image.shape[0], image.shape[1])
+        return Encoded(size, self.plan((prepared.shape[1], prepared.shape[2])), prepared, image)
 
-def windows_at_once(backbone: Backbone) -> int:
-    """How many windows go through a model together.
+    @inference
+    def add_features(self, image: Encoded, rows: Sequence[Method]) -> None:
+        """Give an image the features it lacks; what the trunk made stays with it, so that other rows need no trunk."""
+        lacking = [row for row in rows if row not in image._features]
+        if not lacking:
+            return
+        found: dict[Method, list[Tensor]] = {row: [] for row in lacking}
+        for index, windows in enumerate(self._batches([image])):
+            if index == len(image._trunks):
+                image._trunks.append(Trunk())
+            for row, features in self._run(windows, lacking, image.plan, image._trunks[index]).items():
+                found[row].append(features)
+        image._features |= {row: torch.cat(parts) for row, parts in found.items()}
 
-    Args:
-        backbone: The model; its device decides.
+    def features(self, images: Sequence[Encoded], row: Method) -> Iterator[tuple[int, int, Tensor]]:
+        """Index of the image, index of the window and its features `(gh, gw, E)`; nothing new of them is kept.
 
-    Returns:
-        A number.
-    """
-    return WINDOWS_AT_ONCE_ON_A_CPU if backbone.device.type == "cpu" else WINDOWS_AT_ONCE
+        Windows of equal size go through the trunk together, from whichever image they are.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            if row in image._features:
+                yield from zip([index] * image.plan.count, count(), image._features[row], strict=False)
+            else:
+                groups.setdefault((image.plan.y.encoded, image.plan.x.encoded), []).append(index)
+        for group in groups.values():
+            places = [(index, window) for index in group for window in range(images[index].plan.count)]
+            start = 0
+            for windows in self._batches([images[index] for index in group]):
+                found = self._run(windows, [row], images[group[0]].plan)[row]
+                for place, features in zip(places[start:], found, strict=False):
+                    yield *place, features
+                start += len(found)
 
+    def _run(
+        self, windows: Tensor, rows: Sequence[Method], plan: Plan, trunk: Trunk | None = None
+    ) -> dict[Method, Tensor]:
+        windows = windows.to(self.backbone.device, self.backbone.dtype)
+        found = read(self.backbone, windows, rows, grid_size=plan.grid_size, trunk=trunk)
+        return {row: self.checked(row, parts.features) for row, parts in found.items()}
 
-def _batches(backbone: Backbone, images: Sequence[Encoded]) -> Iterator[Tensor]:
-    """The images' windows in order, cut as they go through the model."""
-    waiting: list[Tensor] = []
-    at_once = free = windows_at_once(backbone)
-    for image in images:
-        start = 0
-        while start < image.plan.count:
-            stop = min(start + free, image.plan.count)
-            waiting.append(image.plan.cut(image.prepared, start=start, stop=stop))
-            free -= stop - start
-            start = stop
-            if not free:
-                yield torch.cat(waiting)
-                waiting, free = [], at_once
-    if waiting:
-        yield torch.cat(waiting)
+    def checked(self, row: Method, features: Tensor) -> Tensor:
+        """Features in float32, of length 1 if the row compares them as they are.
+
+        `CheckpointError` where the model's numbers grew beyond all limits.
+        """
+        unit = features.float() if row.stitched != "none" else F.normalize(features.float(), dim=-1)
+        if not unit.isfinite().all():
+            raise CheckpointError(
+                f"{self.backbone.name}: an image's features are NaN in {self.backbone.dtype}: the weights are damaged, "
+                "or need --dtype float32"
+            )
+        return unit
+
+    def _batches(self, images: Sequence[Encoded]) -> Iterator[Tensor]:
+        """The images' windows in order, cut as they go through the model."""
+        waiting: list[Tensor] = []
+        free = self.at_once
+        for image in images:
+            start = 0
+            while start < image.plan.count:
+                stop = min(start + free, image.plan.count)
+                waiting.append(image.plan.cut(image.prepared, start=start, stop=stop))
+                free -= stop - start
+                start = stop
+                if not free:
+                    yield torch.cat(waiting)
+                    waiting, free = [], self.at_once
+        if waiting:
+            yield torch.cat(waiting)

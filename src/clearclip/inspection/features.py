@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.backbones import Backbone
-from clearclip.decompose import MethodLike, Parts, pad_to_patches, rewrite, trunk
+from clearclip.decompose import MethodLike, Parts, pad_to_patches, rewrite, run_trunk
 from clearclip.encode.images import ImageLike, load_image, normalize, resize, resized_size
 from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_method
@@ -160,7 +160,7 @@ def block_parts(backbone: Backbone, images: Tensor, *, method: Method) -> list[P
     """
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
-    inputs = trunk(backbone, padded, positions=method.positions, wanted=range(len(backbone.blocks)))
+    inputs = run_trunk(backbone, padded, positions=method.positions, wanted=range(len(backbone.blocks)))
     return [
         rewrite(replace(backbone, blocks=backbone.blocks[: index + 1]), {index: tokens}, [method], grid_size=grid_size)[
             method

@@ -26,14 +26,16 @@ import torch
 from torch import Tensor
 
 from clearclip.backbones.devices import inference
-from clearclip.classify.classifier import Classifier
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.maps import stitched_cosines, window_maps
+from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike
-from clearclip.encode.encoding import windows_at_once
-from clearclip.encode.windows import Plan, part_of, resample_band
+from clearclip.encode import stitch
+from clearclip.encode.encoding import Encoded, Encoder
+from clearclip.encode.windows import Part, Plan, part_of, resample_band
 from clearclip.engine.sources import stamp
 from clearclip.errors import ClearclipError, UsageError, printable
-from clearclip.files.progress import progress_bar
+from clearclip.files.progress import Advance, progress_bar
 from clearclip.files.writing import claim
 from clearclip.large.geotiff import (
     check_beside,
@@ -46,6 +48,7 @@ from clearclip.large.geotiff import (
 )
 from clearclip.large.image import Raster, mask_file, open_raster
 from clearclip.large.kept import Band, Layout, UnfinishedBands
+from clearclip.methods import Method, parse_method
 from clearclip.segmenter import Segmenter
 
 BLOCK = 512
@@ -137,9 +140,15 @@ def segment_large(
             check_beside(file, raster.place)
         if "polygons" in targets:
             check_places(raster.place, raster.size)
-        classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
-        check_size(raster, classifier, scale=scale, block=block, max_memory=max_memory)
-        work = _Work(classifier, raster.measured(), scale, block)
+        row = segmenter.method if method is None else parse_method(method)
+        halo = stitch.STAGES[row.stitched].halo if row.stitched != "none" else 0
+        if halo is None:
+            raise UsageError(f"{row.spelling} looks at the whole image at once: it cannot label one in parts")
+        words, encoder = segmenter.prepare(labels, threshold=threshold), segmenter.encoder
+        values = len(words.text) if row.stitched == "none" else encoder.backbone.width
+        check_size(raster, encoder, values=values, scale=scale, block=block, max_memory=max_memory)
+        told = segmenter.describe(row, words.threshold, vocabulary=words.vocabulary)
+        work = _Work(encoder, row, words, halo, raster.measured(), scale, block, told)
         layout = work.layout(scores="scores" in targets)
         settings = {
             **work.settings,
@@ -148,9 +157,10 @@ def segment_large(
             "driver": f"{driver}",
         }
         kept = UnfinishedBands.open(targets["output"], settings, layout, overwrite=overwrite)
-        result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=overwrite)
+        advance = stack.enter_context(progress_bar("rows", show=segmenter.show_progress))
+        result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=overwrite, advance=advance)
         if polygons_file := targets.get("polygons"):
-            names = classifier.vocabulary.names
+            names = words.vocabulary.names
             count = write_polygons(targets["output"], polygons_file, names=names, info=work.info, replace=overwrite)
             result = replace(result, polygons=count)
         kept.remove()
@@ -162,10 +172,13 @@ def stamps(image: str | Path) -> str:
     return f"{stamp(str(image))}, mask {stamp(mask_file(Path(image))) or 'none'}"
 
 
-def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: int, max_memory: float) -> None:
-    """Refuse what has too many windows, or would take too much memory, before any pixel is read."""
+def check_size(raster: Raster, encoder: Encoder, *, values: int, scale: float, block: int, max_memory: float) -> None:
+    """Refuse what has too many windows, or would take too much memory, before any pixel is read.
+
+    `values` are kept of every cell of a window.
+    """
     height, width = raster.size
-    protocol, patch = classifier.protocol, classifier.segmenter.backbone.patch_size
+    protocol, patch = encoder.protocol, encoder.backbone.patch_size
     crop, stride = int(protocol.crop_size), int(protocol.stride)
     if not crop:
         raise UsageError("crop_size=0, the whole image as one window, is for small images: give a --crop-size")
@@ -183,7 +196,7 @@ def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: i
         "its own blocks": max(math.prod(shape) for shape in raster.dataset.block_shapes) * raster.pixel_bytes * 2,
         "its rows": source + (0 if scale == 1 else 1024 * width),
         "a row of windows": crop * shown * 24,
-        "cosines": 2 * reach * cells * columns * cells * len(classifier.text) * 4,
+        "cosines": 2 * reach * cells * columns * cells * values * 4,
         "blocks of the output": block * width * 16 + height * width / block**2 * 24,
         "how windows become pixels": reach * cells * (8 * (block * scale + 2) + 4 * width),
     }
@@ -199,23 +212,34 @@ def check_size(raster: Raster, classifier: Classifier, *, scale: float, block: i
 class _Work:
     """One image on its way through the model."""
 
-    def __init__(self, classifier: Classifier, raster: Raster, scale: float, block: int) -> None:
-        self.classifier = classifier
+    def __init__(
+        self,
+        encoder: Encoder,
+        row: Method,
+        words: Words,
+        halo: int,
+        raster: Raster,
+        scale: float,
+        block: int,
+        told: dict[str, str],
+    ) -> None:
+        self.encoder, self.row, self.words, self.halo = encoder, row, words, halo
         self.raster = raster
         self.block = block
         self.scale = scale
         self.size = raster.size
-        self.plan = classifier.plan((scaled(self.size[0], scale), scaled(self.size[1], scale)))
-        count = len(classifier.vocabulary.labels)
+        self.plan = encoder.plan((scaled(self.size[0], scale), scaled(self.size[1], scale)))
+        count = len(words.vocabulary.labels)
         if count > 65535:
             raise UsageError(f"{count:,} labels: a GeoTIFF of labels holds 65,535")
         self.dtype, self.nodata = ("uint8", 255) if count <= 255 else ("uint16", 65535)
-        self.info = {**classifier.info, **raster.info, "scale": f"{scale:g}"}
+        self.info = {**told, **raster.info, "scale": f"{scale:g}"}
         self._encoded: dict[int, int] = {}
-        self._cosines: dict[int, Tensor] = {}
+        self._windows: dict[int, Tensor] = {}
         width = self.size[1]
-        self._columns = [part_of(self.plan.x, width, left, min(left + block, width)) for left in range(0, width, block)]
-        mean, _ = classifier.mean_and_deviation
+        axis = self.plan.x if row.stitched == "none" else stitch.stitched_plan(self.plan).x
+        self._columns = [part_of(axis, width, left, min(left + block, width)) for left in range(0, width, block)]
+        mean, _ = encoder.mean_and_deviation
         self._rows = _Rows(raster, (self.plan.y.length, self.plan.x.length), fill=mean)
 
     @property
@@ -224,8 +248,8 @@ class _Work:
         exact = {
             "scale": self.scale,
             "range": self.raster.value_range,
-            "threshold": self.classifier.threshold,
-            "background": self.classifier.vocabulary.background_index,
+            "threshold": self.words.threshold,
+            "background": self.words.vocabulary.background_index,
             "block": self.block,
         }
         told = {key: text for key, text in self.info.items() if key != "source"}
@@ -234,16 +258,16 @@ class _Work:
     def layout(self, *, scores: bool) -> Layout:
         """What a band can look like."""
         windows = (len(self.plan.y.starts), len(self.plan.x.starts))
-        count = len(self.classifier.vocabulary.labels)
+        count = len(self.words.vocabulary.labels)
         return Layout(self.size[1], self.dtype, count, self.nodata, scores, windows)
 
-    def write(self, output: Path, scores: Path | None, *, kept: UnfinishedBands, replace: bool) -> LargeResult:
-        vocabulary = self.classifier.vocabulary
+    def write(
+        self, output: Path, scores: Path | None, *, kept: UnfinishedBands, replace: bool, advance: Advance | None
+    ) -> LargeResult:
+        vocabulary = self.words.vocabulary
         pixels: Counter[int] = Counter()
         height, width = self.size
-        show = self.classifier.segmenter.show_progress
         with ExitStack() as stack:
-            advance = stack.enter_context(progress_bar("rows", show=show))
             options: dict[str, Any] = {"like": self.raster, "block": self.block, "tags": self.info, "replace": replace}
             target = stack.enter_context(
                 create_geotiff(output, dtype=self.dtype, nodata=self.nodata, palette=vocabulary.palette, **options)
@@ -280,41 +304,61 @@ class _Work:
         """A band of the output; blocks without a valid pixel are not looked at."""
         height, width = self.size
         bottom = min(top + self.block, height)
-        y = part_of(self.plan.y, height, top, bottom)
-        needed = range(y.first, y.first + len(y.starts))
-        self._cosines = {
-            index: self._cosines[index] if index in self._cosines else self._encode(index) for index in needed
-        }
-        band = torch.cat([self._cosines[index] for index in needed])
+        y, needed, maps = self._stitched(top, bottom) if self.row.stitched != "none" else self._maps(top, bottom)
         _, valid = self.raster.read(top, bottom) if self.raster.may_be_invalid else (None, None)
         labels = np.full((bottom - top, width), self.nodata, dtype=self.dtype)
         best = np.full((bottom - top, width if scores else 0), np.nan, dtype=np.float32)
-        cells = self.plan.grid_size[1]
         for left in range(0, width, self.block):
             columns = slice(left, min(left + self.block, width))
             x = self._columns[left // self.block]
             known = np.ones((bottom - top, columns.stop - left), bool) if valid is None else valid[:, columns]
             if not known.any():
                 continue
-            own = band[:, x.first * cells : (x.first + len(x.starts)) * cells].permute(2, 0, 1)
-            grid = LogitGrid(own, Plan(y, x), known.shape)
-            label_map, certain = self.classifier.label(grid, scores=scores)
+            own = maps[:, x.first * x.cells : (x.first + len(x.starts)) * x.cells].permute(2, 0, 1)
+            label_map, certain = self.words.label(LogitGrid(own, Plan(y, x), known.shape), scores=scores)
             labels[:, columns] = np.where(known, label_map, self.nodata)
             if scores and certain is not None:
                 best[:, columns] = np.where(known, certain.cpu().numpy(), np.nan)
         encoded = np.array([(index, self._encoded[index]) for index in needed if index in self._encoded], np.int64)
         return Band(labels, best, encoded.reshape(-1, 2))
 
+    def _maps(self, top: int, bottom: int) -> tuple[Part, Sequence[int], Tensor]:
+        """What some rows of the output depend on: the axis, the rows of windows, and their maps side by side."""
+        y = part_of(self.plan.y, self.size[0], top, bottom)
+        needed = range(y.first, y.first + len(y.starts))
+        return y, needed, torch.cat([row.flatten(1, 2) for row in self._rows_of_windows(needed)])
+
+    def _stitched(self, top: int, bottom: int) -> tuple[Part, Sequence[int], Tensor]:
+        """As `_maps`, of the image's own grid: features of the rows needed and of the stage's halo are stitched."""
+        whole, cells = stitch.stitched_plan(self.plan), stitch.places(self.plan.y)
+        y = part_of(whole.y, self.size[0], top, bottom)
+        used = y.way.matrix.any(dim=0).nonzero()[:, 0]
+        first, last = int(used[0]), int(used[-1]) + 1
+        rows = range(max(first - self.halo, 0), min(last + self.halo, whole.grid_size[0]))
+        needed = ((cells >= rows.start) & (cells < rows.stop)).any(dim=1).nonzero()[:, 0].tolist()
+        features = torch.stack(self._rows_of_windows(needed))
+        across, columns = stitch.places(self.plan.x), whole.grid_size[1]
+        grid = stitch.stitch(features, y=cells[needed], x=across, rows=rows, columns=columns)
+        maps = stitched_cosines(self.encoder, grid, self.row, self.words)[first - rows.start : last - rows.start]
+        return replace(y, cells=last - first, way=replace(y.way, matrix=y.way.matrix[:, first:last])), needed, maps
+
+    def _rows_of_windows(self, needed: Sequence[int]) -> list[Tensor]:
+        self._windows = {
+            index: self._windows[index] if index in self._windows else self._encode(index) for index in needed
+        }
+        return [self._windows[index] for index in needed]
+
     @inference
     def _encode(self, index: int) -> Tensor:
-        """Cosines `(gh, nx · gw, Q)` of one row of windows; zeros where a window has no valid pixel."""
+        """Maps, or features to be stitched, of one row of windows, `(gh, nx, gw, n)`; 0 where no pixel is valid."""
         y, x = self.plan.y, self.plan.x
         top = y.starts[index]
         pixels, valid = self._rows.take(top, top + y.window)
         wanted = [at for at, left in enumerate(x.starts) if valid[:, left : left + x.window].any()]
-        text = self.classifier.text
-        cosines = torch.zeros(y.cells, len(x.starts), x.cells, len(text), device=text.device)
-        at_once = windows_at_once(self.classifier.segmenter.backbone)
+        stitches, text = self.row.stitched != "none", self.words.text
+        values = self.encoder.backbone.width if stitches else len(text)
+        found = torch.zeros(y.cells, len(x.starts), x.cells, values, device=text.device)
+        at_once = self.encoder.at_once
         for begin in range(0, len(wanted), at_once):
             chosen = wanted[begin : begin + at_once]
             left, right = x.starts[chosen[0]], x.starts[chosen[-1]] + x.window
@@ -322,14 +366,18 @@ class _Work:
                 replace(y, length=y.window, starts=(0,)),
                 replace(x, length=right - left, starts=tuple(x.starts[at] - left for at in chosen)),
             )
-            features = self.classifier.features(strip.cut(self.classifier.normalize(pixels[:, left:right])))
-            cosines[:, chosen] = (features @ text.T).transpose(0, 1)
-        if not cosines.isfinite().all():
+            image = Encoded((y.window, right - left), strip, self.encoder.normalize(pixels[:, left:right]))
+            if stitches:
+                parts = [features for _, _, features in self.encoder.features([image], self.row)]
+            else:
+                parts = [maps for _, maps in window_maps(self.encoder, [image], self.row, self.words)]
+            found[:, chosen] = torch.stack(parts, dim=1)
+        if not found.isfinite().all():
             raise ClearclipError(
                 "the model gave values that are no numbers: check it, or take --dtype float32 (dtype=)"
             )
         self._encoded[index] = len(wanted)
-        return cosines.flatten(1, 2)
+        return found
 
 
 class _Rows:

@@ -22,7 +22,6 @@ from clearclip.backbones import load_backbone
 from clearclip.decompose import fit_depth
 from clearclip.encode.encoding import Encoded
 from clearclip.encode.images import load_image
-from clearclip.encode.text import read_templates
 from clearclip.errors import ImageError, UsageError, nearest
 from clearclip.inspection.features import Inspection, inspect_image
 from clearclip.methods import Method
@@ -48,22 +47,11 @@ class Loaded:
         name: Its name here.
         segmenter: It.
         lock: Held while anything of it runs.
-        encoder_passes: How often its image encoder was started.
     """
 
     name: str
     segmenter: Segmenter
     lock: threading.Lock = field(default_factory=threading.Lock)
-    encoder_passes: int = 0
-
-    def __post_init__(self) -> None:
-        embed_patches = self.backbone.embed_patches
-
-        def counted(images: torch.Tensor) -> torch.Tensor:
-            self.encoder_passes += 1
-            return embed_patches(images)
-
-        self.backbone.embed_patches = counted
 
     @property
     def backbone(self) -> Backbone:
@@ -210,22 +198,20 @@ class Engine:
         vocabulary = request.vocabulary
         self._read_words(loaded, request, vocabulary, say=None)
         with loaded.lock:
-            started, passes = perf_counter(), loaded.encoder_passes
-            prepared = self._prepare(loaded, request.device, image, content, say=say)
+            started = perf_counter()
+            words = loaded.segmenter.prepare(vocabulary, threshold=request.threshold, templates=request.templates)
+            prepared, passes = self._prepare(loaded, request.device, image, content, say=say)
             wanted = prepared.full if full else prepared.view
-            loaded.segmenter.templates = read_templates(request.templates)
             results = {}
             for row in dict.fromkeys(rows):
                 key = ("result", content, loaded.name, request.device, full, row, vocabulary, request.threshold)
                 results[row.spelling] = self._keep(
-                    (*key, loaded.segmenter.templates),
-                    lambda row=row: loaded.segmenter.classify(  # type: ignore[misc]
-                        wanted, vocabulary, method=row, threshold=request.threshold
-                    ),
+                    (*key, words.templates),
+                    lambda row=row: loaded.segmenter.classify(wanted, words, method=row),  # type: ignore[misc]
                 )
             self._put(("encoded", content, loaded.name, request.device), prepared)  # it has grown
-            seconds, passes = perf_counter() - started, loaded.encoder_passes - passes
-        height, width = prepared.full.image.shape[:2]
+            seconds, passes = perf_counter() - started, prepared.full.encoder_passes - passes
+        height, width = prepared.full.size
         return Answer(results, (height, width), passes, seconds, unknown_words(loaded, vocabulary))
 
     def search(
@@ -269,8 +255,8 @@ class Engine:
                     "they are kept, or ask for fewer words or prompts"
                 )
             with loaded.lock:
-                loaded.segmenter.templates = read_templates(request.templates)
-                loaded.segmenter.embed([Label(query) for query in queries[start : start + WORDS_AT_ONCE]])
+                few = [Label(query) for query in queries[start : start + WORDS_AT_ONCE]]
+                loaded.segmenter.embed(few, templates=request.templates)
 
     def inspect(self, image: Path, request: Request, *, method: Method, say: Say | None = None) -> Inspection:
         """What flows through the model's last blocks; see `clearclip.inspection.features.inspect_image`.
@@ -293,12 +279,15 @@ class Engine:
         with loaded.lock:
             return self._keep(key, lambda: inspect_image(loaded.segmenter, image, method=method, name=image.stem))
 
-    def _prepare(self, loaded: Loaded, device: str, image: Path, content: str, *, say: Say | None) -> Prepared:
+    def _prepare(
+        self, loaded: Loaded, device: str, image: Path, content: str, *, say: Say | None
+    ) -> tuple[Prepared, int]:
+        """The encoded image, and how often the encoder had run over it before it was asked for."""
         key = ("encoded", content, loaded.name, device)
         with self._caching:
             kept = self._cache.get(key)
         if isinstance(kept, Prepared):
-            return kept
+            return kept, kept.full.encoder_passes
         pixels = self._read(image)
         if say is not None:
             say(f"{loaded.name} reads the image, once for all words")
@@ -306,10 +295,10 @@ class Engine:
         height, width = pixels.shape[:2]
         scale = min(1.0, VIEW_SIDE / max(height, width))
         if scale == 1:
-            return Prepared(full, full)
+            return Prepared(full, full), 0
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-        return Prepared(full, replace(full, image=small))
+        return Prepared(full, replace(full, image=small, size=(size[1], size[0]))), 0
 
     def _read(self, image: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         try:

@@ -22,17 +22,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clearclip.classify.classifier import Classifier
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.maps import grids
+from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike
+from clearclip.encode.encoding import Encoder
 from clearclip.errors import ImageError, UsageError, printable
 from clearclip.files.drawing import draw_legend, draw_overlay
 from clearclip.files.label_maps import read_info, read_settings, save_json, save_label_map, verify
 from clearclip.files.progress import progress_bar
 from clearclip.files.reading import RefusedError, check_regular, open_regular
 from clearclip.files.writing import atomic_write, claim
+from clearclip.methods import Method, parse_method
 from clearclip.segmenter import Segmenter
 from clearclip.video.frames import Frame, FrameReader, FrameWriter, video_settings
+from clearclip.vocabulary import Vocabulary
 
 SUFFIXES = (".mp4", ".mkv", ".mov")
 FRAMES_AT_ONCE = 8
@@ -129,13 +133,18 @@ def segment_video(
         if masks:
             held.enter_context(claim(folder))
         is_replaced = _check_target(target, source, overwrite=overwrite)
-        classifier = Classifier.prepare(segmenter, labels, method=method, threshold=threshold)
+        row = segmenter.method if method is None else parse_method(method)
+        words = segmenter.prepare(labels, threshold=threshold)
         settings = {
-            **classifier.info, "source": printable(str(source)), "stamp": reader.stamp, "every": f"{every}",
-            "smooth": f"{smooth:g}", "cut": f"{cut:g}",
-        }  # fmt: skip
-        kept = MaskFolder.open(folder, settings, classifier, overwrite=overwrite) if masks else None
-        labelled = _Labelled(classifier, every=every, smooth=smooth, cut=cut, kept=kept)
+            **segmenter.describe(row, words.threshold, vocabulary=words.vocabulary),
+            "source": printable(str(source)),
+            "stamp": reader.stamp,
+            "every": f"{every}",
+            "smooth": f"{smooth:g}",
+            "cut": f"{cut:g}",
+        }
+        kept = MaskFolder.open(folder, settings, words.vocabulary, overwrite=overwrite) if masks else None
+        labelled = _Labelled(segmenter.encoder, row, words, every=every, smooth=smooth, cut=cut, kept=kept)
         size = (0, 0)
         with ExitStack() as stack:
             advance = stack.enter_context(progress_bar("frames", show=segmenter.show_progress))
@@ -144,8 +153,8 @@ def segment_video(
             layout = None
             for frame, label_map in labelled.frames(reader.frames()):
                 size = (frame.image.shape[0], frame.image.shape[1])
-                layout = layout or _Layout(size, classifier if legend else None)
-                drawn = draw_overlay(frame.image, label_map, classifier.vocabulary.palette, opacity=opacity)
+                layout = layout or _Layout(size, words.vocabulary if legend else None)
+                drawn = draw_overlay(frame.image, label_map, words.vocabulary.palette, opacity=opacity)
                 writer.write(layout.place(np.asarray(drawn)), frame, like=reader)
                 if advance is not None:
                     advance(frame.index + 1, max(reader.expected, frame.index + 1), "")
@@ -190,9 +199,17 @@ class _Labelled:
     """Frames with their label maps, in order."""
 
     def __init__(
-        self, classifier: Classifier, *, every: int, smooth: float, cut: float, kept: MaskFolder | None
+        self,
+        encoder: Encoder,
+        row: Method,
+        words: Words,
+        *,
+        every: int,
+        smooth: float,
+        cut: float,
+        kept: MaskFolder | None,
     ) -> None:
-        self.classifier = classifier
+        self.encoder, self.row, self.words = encoder, row, words
         self.every = every
         self.smooth = smooth
         self.cut = cut
@@ -229,13 +246,12 @@ class _Labelled:
         if self.kept is not None and not self.smooth:
             known = {frame.index: self.kept.read(frame) for frame, _, wanted in batch if wanted}
         fresh = [frame for frame, _, wanted in batch if wanted and known.get(frame.index) is None]
-        grids: dict[int, LogitGrid] = {}
-        if fresh:
-            made = self.classifier.grids([frame.image for frame in fresh])
-            grids = {frame.index: grid for frame, grid in zip(fresh, made, strict=True)}
+        encoded = [self.encoder.prepare(frame.image) for frame in fresh]
+        found = grids(self.encoder, encoded, self.row, self.words)
+        made = {frame.index: grid for frame, grid in zip(fresh, found, strict=True)}
         for frame, is_cut, wanted in batch:
-            if wanted and frame.index in grids:
-                last, _ = self.classifier.label(self._smoothed(grids.pop(frame.index), reset=is_cut))
+            if wanted and frame.index in made:
+                last, _ = self.words.label(self._smoothed(made.pop(frame.index), reset=is_cut))
                 self.segmented += 1
                 if self.kept is not None:
                     self.kept.write(frame, last)
@@ -268,17 +284,17 @@ class MaskFolder:
     Attributes:
         folder: Where they are.
         settings: How they are made.
-        classifier: Gives the colours.
+        vocabulary: Gives the colours.
         there: Names of the label maps that were in it at the start, whole or not.
     """
 
     folder: Path
     settings: dict[str, str]
-    classifier: Classifier
+    vocabulary: Vocabulary
     there: frozenset[str]
 
     @classmethod
-    def open(cls, folder: Path, settings: dict[str, str], classifier: Classifier, *, overwrite: bool) -> MaskFolder:
+    def open(cls, folder: Path, settings: dict[str, str], vocabulary: Vocabulary, *, overwrite: bool) -> MaskFolder:
         """Go on with the label maps that an earlier run with the same settings left in a folder.
 
         `UsageError` where it holds any other file under such a name; with `overwrite` other label maps are removed.
@@ -301,7 +317,7 @@ class MaskFolder:
                 file.unlink()
         entries = json.loads(settings["labels"])
         save_json(written, {"settings": settings}, {"labels": entries}, replace=known is not None)
-        return cls(folder, settings, classifier, frozenset(file.name for file in others))
+        return cls(folder, settings, vocabulary, frozenset(file.name for file in others))
 
     def file(self, frame: Frame) -> Path:
         """The path of a frame's label map."""
@@ -322,11 +338,11 @@ class MaskFolder:
                     label_map = np.asarray(image)
         except (OSError, SyntaxError, ValueError):
             return None
-        return label_map if label_map.max(initial=0) < len(self.classifier.vocabulary.labels) else None
+        return label_map if label_map.max(initial=0) < len(self.vocabulary.labels) else None
 
     def write(self, frame: Frame, label_map: npt.NDArray[Any]) -> None:
         """Keep a label map `(H, W)`; `UsageError` if a file that is not ours has come to its place meanwhile."""
-        file, palette = self.file(frame), self.classifier.vocabulary.palette
+        file, palette = self.file(frame), self.vocabulary.palette
         if _is_ours(file) or (file.name in self.there and _is_broken(file)):
             file.unlink(missing_ok=True)
         try:
@@ -358,11 +374,10 @@ def _is_broken(file: Path) -> bool:
 class _Layout:
     """The frame of the output: the picture, even sides, and the legend, drawn once."""
 
-    def __init__(self, size: tuple[int, int], classifier: Classifier | None) -> None:
+    def __init__(self, size: tuple[int, int], vocabulary: Vocabulary | None) -> None:
         height, width = (length + length % 2 for length in size)
         self._canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-        if classifier is not None:
-            vocabulary = classifier.vocabulary
+        if vocabulary is not None:
             colors = [(int(red), int(green), int(blue)) for red, green, blue in vocabulary.palette]
             width = max(width, LEAST_LEGEND)
             strip = np.asarray(draw_legend(list(zip(vocabulary.names, colors, strict=True)), width=width))

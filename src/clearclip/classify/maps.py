@@ -1,0 +1,105 @@
+"""Features and words → one grid of cosines per image: the stages between the last block and the labels.
+
+A stage of a window is a small function under `@window`: it sees the window's pixels and the words, and answers with the
+maps that are stitched. Where a row names no stage, nothing is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearclip import methods
+from clearclip.backbones import Backbone
+from clearclip.backbones.devices import inference
+from clearclip.classify.grid import LogitGrid
+from clearclip.classify.words import Words
+from clearclip.encode.encoding import Encoded, Encoder
+from clearclip.encode.stitch import STAGES as STITCHED
+from clearclip.encode.stitch import places, stitch, stitched_plan
+from clearclip.methods import Method
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What a stage of a window may read.
+
+    Attributes:
+        features: `(gh, gw, E)`, unit length.
+        cosines: `(gh, gw, Q)` with the queries.
+        words: The words.
+        backbone: The model.
+    """
+
+    features: Tensor
+    cosines: Tensor
+    words: Words
+    backbone: Backbone
+    _image: Encoded
+    _index: int
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The window as the encoder sees it, `(3, h, w)`, normalised."""
+        return self._image.plan.cut(self._image.prepared, start=self._index, stop=self._index + 1)[0]
+
+
+Stage = Callable[[Window], Tensor]
+"""Answers `(gh, gw, Q)`: what takes the cosines' place."""
+STAGES: dict[str, Stage] = {}
+
+
+def window(name: str) -> Callable[[Stage], Stage]:
+    """Register a stage under a name, which the axis `window` then accepts."""
+
+    def register(function: Stage) -> Stage:
+        STAGES[name] = function
+        methods.add_name("window", name)
+        return function
+
+    return register
+
+
+@inference
+def grids(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words) -> list[LogitGrid]:
+    """Maps of images for every query, one grid each; memory hardly grows with the windows unless the row stitches."""
+    if row.stitched != "none":
+        return [_from_stitched(encoder, image, row, words) for image in images]
+    found = [LogitGrid.empty(words.text, plan=image.plan, size=image.size) for image in images]
+    targets = [list(grid.windows()) for grid in found]
+    for place, maps in window_maps(encoder, images, row, words):
+        targets[place[0]][place[1]].copy_(maps)
+    return found
+
+
+def window_maps(
+    encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Index of image and window with its maps `(gh, gw, Q)`."""
+    for index, number, features in encoder.features(images, row):
+        maps = features @ words.text.T
+        if row.window != "none":
+            maps = STAGES[row.window](Window(features, maps, words, encoder.backbone, images[index], number))
+        yield (index, number), maps
+
+
+def _from_stitched(encoder: Encoder, image: Encoded, row: Method, words: Words) -> LogitGrid:
+    plan, whole = image.plan, stitched_plan(image.plan)
+    features = torch.stack([one for _, _, one in encoder.features([image], row)])  # (ny · nx, gh, gw, C)
+    laid = features.unflatten(0, (len(plan.y.starts), len(plan.x.starts))).transpose(1, 2)
+    rows, columns = whole.grid_size
+    grid = stitch(laid, y=places(plan.y), x=places(plan.x), rows=range(rows), columns=columns)
+    return LogitGrid(stitched_cosines(encoder, grid, row, words).permute(2, 0, 1), whole, image.size)
+
+
+def stitched_cosines(encoder: Encoder, features: Tensor, row: Method, words: Words) -> Tensor:
+    """The row's stage on stitched features `(rows, columns, C)`, then the head and the cosines `(rows, columns, Q)`."""
+    changed = STITCHED[row.stitched].function(features, encoder.backbone)
+    projected = encoder.backbone.head(changed.flatten(0, 1)[None].to(encoder.backbone.dtype))[0]
+    cosines: Tensor = F.normalize(projected.float(), dim=-1) @ words.text.T
+    return cosines.view(*changed.shape[:2], -1)
