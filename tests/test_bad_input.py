@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import tiny_models
+from bombs import bomb
 from clearclip.formats import Writer
-from test_images import bomb
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """dense_features: what each axis does to the last block, and how often the trunk runs."""
 
-from collections import Counter
-from contextlib import contextmanager
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +12,7 @@ from clearclip import UsageError, dense_features
 from clearclip.attention import fused_attention
 from clearclip.decompose import pad_to_patches, rank_channels
 from clearclip.methods import AXES, ablation_grid
+from tiny_models import counted
 
 NATIVE, AWAY = (32, 32), (40, 48)
 TEN = [
@@ -33,22 +31,6 @@ TEN = [
 
 def make_images(size, count=2):
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(5))
-
-
-@contextmanager
-def counted(backbone):
-    """How often each of the library's own blocks runs."""
-    counts = Counter()
-    blocks = list(backbone.model.visual.transformer.resblocks)
-    hooks = [
-        block.register_forward_hook(lambda *_, index=index: counts.update([index]))
-        for index, block in enumerate(blocks)
-    ]
-    try:
-        yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 ONE_AXIS_APART = {

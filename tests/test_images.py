@@ -2,8 +2,6 @@
 
 import io
 import random
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bombs import bomb
 from clearclip import ImageError, Protocol, load_image
 from clearclip.encode.images import IMAGE_SUFFIXES, normalize, resize, resized_size
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, PROTOCOLS
@@ -208,19 +207,6 @@ def test_damage_is_an_image_error_and_nothing_else(tmp_path, smooth, suffix):
         except ImageError:
             refused += 1
     assert refused > 5
-
-
-def bomb(path, side=60_000):
-    """A PNG whose header promises billions of pixels."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
-    )
-    return path
 
 
 def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path, picture):

@@ -89,20 +89,20 @@ def test_sizes_that_fit_neither_tile_nor_patch(size, out, fit):
 )
 def test_equal_to_the_plain_protocol(size, out, crop, patch, fit, queries, data):
     stride = data.draw(st.integers(max(1, crop // 3), crop))
-    small_tiles = data.draw(st.booleans())
+    small_blocks = data.draw(st.booleans())
     with pytest.MonkeyPatch.context() as patched:
-        if small_tiles:
-            patched.setattr(winners, "CORNERS", 64)
+        if small_blocks:
             patched.setattr(winners, "PIXELS", 40)
-            patched.setattr(winners, "BLOCK", 2)
+            patched.setattr(winners, "intervals_of_a_block", lambda queries: 2)
         check(*make(size, out, queries=queries, crop=crop, stride=stride, patch=max(patch, crop // 12), fit=fit))
 
 
-def test_tiles_are_disjoint_and_cover_the_output():
-    grid, _ = make((60, 75), (128 + 40, 2 * 128 + 3))
+def test_blocks_are_disjoint_and_cover_the_output():
+    grid, _ = make((60, 75), (128 + 40, 2 * 128 + 3), queries=300)
     hits = torch.zeros(grid.size)
-    for tile in grid.tiles():
-        hits[tile.rows, tile.columns] += 1
+    for block in grid.blocks():
+        for place, _ in block.cosines(torch.tensor([0])):
+            hits[place] += 1
     assert (hits == 1).all()
 
 

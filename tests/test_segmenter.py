@@ -10,7 +10,7 @@ import tiny_models
 from clearclip import ImageError, UnsupportedModelError, UsageError
 from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
-from test_decompose import counted
+from tiny_models import counted
 
 WORDS = ["sky", "person=man|woman", "grass"]
 METHODS = ["vanilla", "clearclip", "sclip+clearclip", "clearclip[residual=beta:30]"]
@@ -109,7 +109,7 @@ def test_masks_probabilities_and_ranking(segmenter, image):
 
 
 def test_probabilities_of_all_queries_sum_to_one(segmenter, image, monkeypatch):
-    monkeypatch.setattr("clearclip.classify.winners.CORNERS", 64)
+    monkeypatch.setattr("clearclip.classify.winners.PIXELS", 64)
     words = [f"thing {index}" for index in range(10)]
     result = segmenter(image, words)
     total = sum(result.probabilities(word) for word in words)

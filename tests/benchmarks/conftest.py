@@ -1,4 +1,4 @@
-"""A small CLIP with random weights that reads words, and folders in the benchmarks' layouts."""
+"""The small CLIP, real photographs, and folders in the benchmarks' layouts."""
 
 from __future__ import annotations
 
@@ -8,29 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import clearclip
+from benchmark_cases import small_segmenter, write_pair
 
 ROOT = Path(__file__).parents[2]
 
 torch.set_num_threads(1)  # the model is tiny: more threads only wait for one another
-
-
-def small_segmenter(**options):
-    """Eight blocks, so that GEM's depth of six fits; random weights from a fixed seed."""
-    import open_clip
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(
-            embed_dim=32,
-            vision_cfg={"image_size": 32, "layers": 8, "width": 64, "head_width": 16, "patch_size": 8},
-            text_cfg={"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-        )
-    backbone = clearclip.view(model)
-    options = {"method": "clearclip", "device": "cpu", "dtype": "float32", "templates": "a photo of a {}.", **options}
-    return clearclip.Segmenter(backbone, cache=False, show_progress=False, **options)
 
 
 @pytest.fixture(scope="session")
@@ -45,16 +28,6 @@ def samples():
     if not folder.is_dir():
         pytest.skip(f"no real photographs in {folder} (set CLEARCLIP_SHARED)")
     return folder
-
-
-def write_pair(image: Path, labels: Path, label_map, *, seed=0):
-    """A photograph of noise and its label map."""
-    label_map = np.asarray(label_map, dtype=np.uint8)
-    for path in (image, labels):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (*label_map.shape, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(image)
-    Image.fromarray(label_map).save(labels)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import typer
-from test_readers import break_labels
 from typer.testing import CliRunner
 
+from benchmark_cases import break_labels, small_segmenter
 from clearclip.benchmarks import BENCHMARKS, evaluate, open_benchmark, read_results, records
 from clearclip.cli import benchmarks as benchmarks_command
 from clearclip.cli import evaluate as evaluate_command
@@ -17,7 +17,6 @@ from clearclip.cli import options
 from clearclip.cli import results as results_command
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.protocol import get_protocol
-from conftest import small_segmenter
 
 
 @pytest.fixture

@@ -8,19 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_readers import break_image, break_labels, break_size, break_text
 
+from benchmark_cases import HELPERS, break_image, break_labels, break_size, break_text
 from clearclip.benchmarks import Run, Shard, confusion, evaluate, merge, open_benchmark, open_folders, records
 from clearclip.benchmarks.predictions import prediction_name
 from clearclip.benchmarks.readers import Pair
 from clearclip.benchmarks.state import load_state
 from clearclip.errors import ClearclipError, UsageError
-from conftest import ROOT
 
 EIGHT = (
     "vanilla,maskclip,sclip,gem,clearclip,gem+clearclip,clearclip[residual=beta:30],"
@@ -139,7 +137,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import small_segmenter
+from benchmark_cases import small_segmenter
 from clearclip.benchmarks import Run, evaluate, open_benchmark
 evaluate(small_segmenter(), open_benchmark("scenes"), methods="clearclip,vanilla",
          run=Run(output=Path(sys.argv[2]), limit=16, save_seconds=0), on_image=lambda *_: time.sleep(0.2))
@@ -149,8 +147,8 @@ evaluate(small_segmenter(), open_benchmark("scenes"), methods="clearclip,vanilla
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9 on this system")
 def test_killed_and_resumed_equals_uninterrupted(segmenter, scenes, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path)], env=environment)
+    environment = {**os.environ, "PYTHONPATH": str(HELPERS.parents[1] / "src")}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(HELPERS), str(tmp_path)], env=environment)
     deadline = time.monotonic() + 300
     try:
         while not (states := list(tmp_path.glob("state/scenes-*.npz"))) or load_state(states[0]).done < 3:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmark_cases import break_image, break_labels, break_size, break_text, write_pair
 from clearclip.benchmarks import check_dataset, open_benchmark, open_folders
 from clearclip.benchmarks.readers import READ_AHEAD, read_ahead
 from clearclip.errors import ClearclipError, ImageError, UsageError
-from conftest import write_pair
 
 REAL = {
     "voc21": ("voc2012", 31, 1449),
@@ -172,20 +172,9 @@ def test_label_maps_without_image_are_missing_where_the_folder_is_the_split(tmp_
     assert [sentence.rpartition("/")[2] for sentence in dataset.missing] == ["2.jpg: the image is missing"]
 
 
-def break_size(voc):
-    Image.new("L", (6, 5)).save(voc / "SegmentationClass/2007_000003.png")
-
-
 def break_turned(voc):
     path = voc / "SegmentationClass/2007_000003.png"
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
-
-
-def break_labels(voc):
-    path = voc / "SegmentationClass/2007_000003.png"
-    labels = np.array(Image.open(path))
-    labels[0, :3] = (21, 200, 21)
-    Image.fromarray(labels).save(path)
 
 
 def break_labels_16_bit(voc):
@@ -198,15 +187,6 @@ def break_labels_16_bit(voc):
 def break_truncated(voc):
     path = voc / "SegmentationClass/2007_000003.png"
     path.write_bytes(path.read_bytes()[:60])
-
-
-def break_image(voc):
-    path = voc / "JPEGImages/2007_000003.jpg"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def break_text(voc):
-    (voc / "SegmentationClass/2007_000003.png").write_text("not a picture")
 
 
 def break_colour(voc):

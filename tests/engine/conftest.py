@@ -20,7 +20,7 @@ def cluster():
     from clearclip.engine.ray_pool import Fleet, connect
 
     before = dict(os.environ)
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[1] / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # where workers find `standin`
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

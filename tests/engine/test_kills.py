@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import standin
 
+import standin
 from clearclip.engine.run import segment_files
 from clearclip.engine.sources import find_sources
 

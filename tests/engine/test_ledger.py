@@ -4,8 +4,8 @@ import itertools
 import sqlite3
 
 import pytest
-import standin
 
+import standin
 from clearclip import ClearclipError, UsageError
 from clearclip.engine.ledger import Entry, Owned, open_ledger
 from clearclip.engine.run import segment_files

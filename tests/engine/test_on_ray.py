@@ -4,14 +4,14 @@ import errno
 
 import numpy as np
 import pytest
-import standin
 from PIL import Image
 
+import standin
+from bombs import bomb
 from clearclip import ClearclipError, UsageError
 from clearclip.engine.ray_pool import Fleet
 from clearclip.engine.run import find_images, segment_files, segment_on_ray
 from clearclip.engine.sources import find_sources
-from test_images import bomb
 
 pytestmark = [
     # Ray's own: sockets and files that it leaves to the end of the process.

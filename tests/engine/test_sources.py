@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bombs import bomb
 from clearclip import ImageError, UsageError
 from clearclip.engine.containers import read_members
 from clearclip.engine.sources import digest, find_sources, is_container, read_bytes, stamp, stem_of
-from test_images import bomb
 
 
 def test_a_folder_gives_images_and_containers(images, tar, parquet):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from format_cases import INFO, LABEL_MAPS, NAMES, make
 from PIL import Image
 
 from clearclip import Segmentation
 from clearclip.formats import Choices, Run, Writer, get_formats
+from format_cases import INFO, LABEL_MAPS, NAMES, make
 
 
 @dataclass

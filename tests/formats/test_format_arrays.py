@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from format_cases import INFO, LABEL_MAPS, NAMES
 
 from clearclip import Vocabulary
 from clearclip.formats import Choices, Run, Writer, get_formats
+from format_cases import INFO, LABEL_MAPS, NAMES
 
 WORDS = ["sky", "tree=oak|pine", "no pixels", "grass"]
 

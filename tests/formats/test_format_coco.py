@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_cases import INFO, LABEL_MAPS, NAMES
 from PIL import Image
 
 from clearclip.formats import Choices
+from format_cases import INFO, LABEL_MAPS, NAMES
 
 pycocotools = pytest.importorskip("pycocotools.coco")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' decode

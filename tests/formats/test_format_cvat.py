@@ -4,10 +4,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from format_cases import INFO, LABEL_MAPS, NAMES, make
 
 from clearclip.formats import Choices, Run, Writer, get_formats
 from clearclip.formats.cvat import box_rle
+from format_cases import INFO, LABEL_MAPS, NAMES, make
 
 THINGS = Choices(things=(NAMES[1],))
 

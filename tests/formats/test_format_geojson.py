@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from format_cases import INFO, LABEL_MAPS, NAMES, make
 
 from clearclip.formats import Choices, GeoReference, Run, Writer, get_formats
+from format_cases import INFO, LABEL_MAPS, NAMES, make
 
 shapely = pytest.importorskip("shapely")
 geopandas = pytest.importorskip("geopandas")

@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
-from format_cases import INFO, LABEL_MAPS, NAMES, make, noise
 
 from clearclip import UsageError
+from format_cases import INFO, LABEL_MAPS, NAMES, make, noise
 
 THINGS = NAMES[:2]
 

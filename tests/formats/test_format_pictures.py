@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from format_cases import LABEL_MAPS, NAMES, noise
 from PIL import Image
 
 from clearclip.engine.run import segment_files
 from clearclip.files.label_maps import read_info
 from clearclip.formats.png import mask_name
+from format_cases import LABEL_MAPS, NAMES, noise
 
 
 def test_label_map_and_preview(write):

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from format_cases import LABEL_MAPS, blobs, ring
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from clearclip.formats.polygons import exact_polygons, filled_polygon
 from clearclip.formats.regions import connected
+from format_cases import LABEL_MAPS, blobs, ring
 
 cv2 = pytest.importorskip("cv2")
 shapely = pytest.importorskip("shapely")

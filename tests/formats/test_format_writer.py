@@ -7,7 +7,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from format_cases import INFO, LABEL_MAPS, NAMES, make
 from PIL import Image
 
 from clearclip import Segmentation, UsageError
@@ -23,6 +22,7 @@ from clearclip.formats import (
     safe_stem,
 )
 from clearclip.formats.base import image_name
+from format_cases import INFO, LABEL_MAPS, NAMES, make
 
 pycocotools = pytest.importorskip("pycocotools.coco")
 LABELS = ["sky", "tree", "grass"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from format_cases import INFO, LABEL_MAPS, NAMES
 
 from clearclip.formats import Choices
 from clearclip.formats.regions import connected
+from format_cases import INFO, LABEL_MAPS, NAMES
 
 supervision = pytest.importorskip("supervision")
 

@@ -24,14 +24,13 @@ from clearclip.files.label_maps import read_info
 from clearclip.files.writing import PREFIX, atomic_write, claim
 from clearclip.formats import FORMAT_NAMES, Choices
 
-ENGINE = Path(__file__).parents[1] / "engine"
+HELPERS = Path(__file__).parents[1] / "helpers"
 LABELS = ["dark", "light"]
 OTHERS = ["night", "day"]
 
 
 @pytest.fixture
-def standin(monkeypatch):
-    monkeypatch.syspath_prepend(str(ENGINE))
+def standin():
     return pytest.importorskip("standin", reason="needs POSIX's resource module")
 
 
@@ -455,7 +454,7 @@ def test_killed_at_any_moment(go, tmp_path):
         picture(tmp_path / "in" / f"{index:02}.png", seed=index)
     formats = ["png", "yolo", "coco", "masks"]
     go(tmp_path / "in", tmp_path / "whole", labels=OTHERS, formats=formats)
-    path = os.pathsep.join([str(ENGINE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "in"), str(tmp_path / "out"), str(KILLS)],
         env={**os.environ, "PYTHONPATH": path},

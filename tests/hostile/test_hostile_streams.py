@@ -10,11 +10,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from videos import write
 
 from clearclip import ImageError, UsageError
 from clearclip.video.frames import MAX_STREAMS, FrameReader
 from clearclip.video.label import segment_video
+from videos import write
 
 av = pytest.importorskip("av")
 LABELS = ["sky", "grass"]

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 from PIL import Image
-from videos import write
 
 from clearclip import ClearclipError, ImageError, UsageError
 from clearclip.classify.maps import grids
@@ -18,6 +17,7 @@ from clearclip.files.label_maps import read_settings
 from clearclip.files.writing import PREFIX, claim
 from clearclip.video.frames import FrameReader
 from clearclip.video.label import segment_video
+from videos import write
 
 LABELS = ["sky", "grass"]
 

@@ -1,6 +1,6 @@
-"""Grids of cosines → full-size logits, label maps and probabilities, tile by tile in bounded memory. No model library.
+"""Grids of cosines → full-size logits, winners and probabilities, block by block in bounded memory.
 
-A full-size tensor of logits is made only where it is asked for. How the winners are found is in `winners.py`.
+A full-size tensor of logits is made only where it is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clearclip.backbones.devices import inference
-from clearclip.classify.winners import Tile, tiles
+from clearclip.classify.winners import Block, blocks, margin
 from clearclip.encode.windows import Plan, Upsampling
 
 
@@ -21,8 +21,7 @@ class LogitGrid:
     """The cosines of one image's patches with the queries, before upsampling.
 
     Attributes:
-        cosines: `(Q, ny · gh, nx · gw)` float32: the windows' grids side by side; in memory the queries lie
-            innermost.
+        cosines: `(Q, ny · gh, nx · gw)` float32: the windows' grids side by side; in memory the queries lie innermost.
         plan: The windows.
         size: `(height, width)` of the output.
     """
@@ -33,16 +32,7 @@ class LogitGrid:
 
     @classmethod
     def empty(cls, text_embeddings: Tensor, *, plan: Plan, size: tuple[int, int]) -> LogitGrid:
-        """A grid whose `windows` are still to be filled.
-
-        Args:
-            text_embeddings: `(Q, E)`; only their number and device count.
-            plan: The windows.
-            size: `(height, width)` of the output.
-
-        Returns:
-            The grid.
-        """
+        """A grid for as many queries, whose `windows` are still to be filled."""
         cells = (len(axis.starts) * axis.cells for axis in (plan.y, plan.x))
         cosines = torch.empty(*cells, len(text_embeddings), device=text_embeddings.device)
         return cls(cosines.permute(2, 0, 1), plan, size)
@@ -52,28 +42,14 @@ class LogitGrid:
     def from_features(
         cls, features: Tensor, text_embeddings: Tensor, *, plan: Plan, size: tuple[int, int]
     ) -> LogitGrid:
-        """Cosines of normalised features with normalised text embeddings.
-
-        Args:
-            features: `(count, gh, gw, E)`, unit length.
-            text_embeddings: `(Q, E)`, unit length.
-            plan: The windows.
-            size: `(height, width)` of the output.
-
-        Returns:
-            The grid.
-        """
+        """Cosines of features `(count, gh, gw, E)` with embeddings `(Q, E)`, both of unit length."""
         grid = cls.empty(text_embeddings, plan=plan, size=size)
         for window, place in zip(features, grid.windows(), strict=True):
             place.copy_(window @ text_embeddings.T)
         return grid
 
     def windows(self) -> Iterator[Tensor]:
-        """The cosines window by window, row by row, to be read or written.
-
-        Yields:
-            Views `(gh, gw, Q)`.
-        """
+        """Views `(gh, gw, Q)` of the cosines, window by window, row by row, to be read or written."""
         for rows in self.cosines.permute(1, 2, 0).split(self.plan.y.cells):
             yield from rows.split(self.plan.x.cells, dim=1)
 
@@ -83,70 +59,49 @@ class LogitGrid:
 
     @inference
     def logits(self) -> Tensor:
-        """Cosine logits at full size: the only method whose memory grows with queries times pixels.
-
-        Returns:
-            `(Q, H, W)` float32.
-        """
+        """`(Q, H, W)` float32 cosines at full size: alone here memory grows with queries times pixels."""
         rows, columns = (way.matrix.to(self.cosines.device) for way in self._upsampling)
         return rows @ self.cosines @ columns.T
 
-    def tiles(self) -> Iterator[Tile]:
-        """The output in tiles, each with the cosines at its knots.
-
-        Yields:
-            Tiles, row by row.
-        """
-        return tiles(self.cosines.permute(1, 2, 0), *self._upsampling)
+    def blocks(self) -> Iterator[Block]:
+        """The output in blocks, row by row."""
+        return blocks(self.cosines.permute(1, 2, 0), *self._upsampling)
 
     @inference
     def best(self, *, logit_scale: float, scores: bool = True) -> tuple[Tensor, Tensor | None]:
         """The winning query of every pixel, and its probability among all queries (protocol, step 7).
 
-        Args:
-            logit_scale: Factor on the cosines before the softmax.
-            scores: Whether the probabilities are wanted.
-
-        Returns:
-            Indices `(H, W)` int64 into the queries, and probabilities `(H, W)` float32 or `None`.
+        `(H, W)` int64 indices and, if they are wanted, `(H, W)` float32.
         """
         winners = torch.empty(self.size, dtype=torch.int64, device=self.cosines.device)
         best_scores = torch.empty(self.size, device=self.cosines.device) if scores else None
-        for tile in self.tiles():
-            index, value = tile.winners()
-            winners[tile.rows, tile.columns] = index
-            if best_scores is not None:
-                best_scores[tile.rows, tile.columns] = tile.denominator(value, logit_scale).reciprocal_()
+        for block in self.blocks():
+            queries = block.that_matter(margin(len(self.cosines), logit_scale) if scores else 0.0)
+            if best_scores is None and len(queries) == 1:
+                winners[block.y.pixels, block.x.pixels] = queries[0]
+                continue
+            for place, cosines in block.cosines(queries):
+                value, index = cosines.max(dim=-1)
+                winners[place] = queries[index]
+                if best_scores is not None:
+                    total = cosines.sub_(value[..., None]).mul_(logit_scale).exp_().sum(dim=-1)
+                    best_scores[place] = total.reciprocal_()
         return winners, best_scores
 
     @inference
     def normalizer(self, *, logit_scale: float) -> Tensor:
-        """What every probability of a pixel is divided by, as its logarithm.
-
-        Args:
-            logit_scale: Factor on the cosines before the softmax.
-
-        Returns:
-            `(H, W)` float32.
-        """
+        """`(H, W)` float32: the logarithm of what every probability of a pixel is divided by."""
         result = torch.empty(self.size, device=self.cosines.device)
-        for tile in self.tiles():
-            _, value = tile.winners()
-            total = tile.denominator(value, logit_scale).log_()
-            result[tile.rows, tile.columns] = total.add_(value, alpha=logit_scale)
+        for block in self.blocks():
+            for place, cosines in block.cosines(block.that_matter(margin(len(self.cosines), logit_scale))):
+                result[place] = cosines.mul_(logit_scale).logsumexp(dim=-1)
         return result
 
     @inference
     def probability(self, queries: Sequence[int], *, logit_scale: float, normalizer: Tensor | None = None) -> Tensor:
-        """The best probability of some queries among all, at every pixel.
+        """`(H, W)` float32, the best probability of some queries among all at every pixel; zeros for none.
 
-        Args:
-            queries: Indices; none gives zeros.
-            logit_scale: Factor on the cosines before the softmax.
-            normalizer: As `normalizer` gives it, for those who ask for many; computed where it is missing.
-
-        Returns:
-            `(H, W)` float32.
+        Whoever asks for many gives the `normalizer`.
         """
         result = torch.zeros(self.size, device=self.cosines.device)
         if not queries:
@@ -154,22 +109,13 @@ class LogitGrid:
         if normalizer is None:
             normalizer = self.normalizer(logit_scale=logit_scale)
         wanted = torch.tensor(list(queries), device=self.cosines.device)
-        for tile in self.tiles():
-            own = tile.cosines(wanted).amax(dim=-1).mul_(logit_scale)
-            result[tile.rows, tile.columns] = own.sub_(normalizer[tile.rows, tile.columns]).exp_()
+        for block in self.blocks():
+            for place, cosines in block.cosines(wanted):
+                result[place] = cosines.amax(dim=-1).mul_(logit_scale).sub_(normalizer[place]).exp_()
         return result
 
     @inference
     def ranking(self, y: int, x: int, *, logit_scale: float) -> Tensor:
-        """Probabilities of all queries at one pixel.
-
-        Args:
-            y: Row.
-            x: Column.
-            logit_scale: Factor on the cosines before the softmax.
-
-        Returns:
-            `(Q,)` float32, sums to 1.
-        """
+        """`(Q,)` float32 probabilities of all queries at one pixel; they sum to 1."""
         rows, columns = (way.matrix.to(self.cosines.device) for way in self._upsampling)
         return ((self.cosines @ columns[x]) @ rows[y] * logit_scale).softmax(dim=0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
@@ -208,3 +210,19 @@ def salesforce_state(model):
         f"visual_encoder_m.{k.removeprefix('visual_encoder.')}": v for k, v in list(state.items()) if "visual" in k
     }
     return {k: v.clone().contiguous() for k, v in state.items()} | {"queue_ptr": torch.zeros(1), "temp": torch.ones([])}
+
+
+@contextmanager
+def counted(backbone):
+    """How often each of the library's own blocks runs."""
+    counts = Counter()
+    blocks = list(backbone.model.visual.transformer.resblocks)
+    hooks = [
+        block.register_forward_hook(lambda *_, index=index: counts.update([index]))
+        for index, block in enumerate(blocks)
+    ]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
