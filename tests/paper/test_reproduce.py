@@ -12,7 +12,8 @@ from PIL import Image
 from clearclip.benchmarks import Run, evaluate, open_benchmark
 from clearclip.paper.measure import Lab, paper_thresholds
 from clearclip.paper.models import Model
-from clearclip.paper.rows import table1_methods
+from clearclip.paper.reproduce import PICTURE_IMAGES
+from clearclip.paper.rows import find_targets, table1_methods
 from clearclip.segmenter import Segmenter
 
 PROMPT = "a photo of a {}."
@@ -171,3 +172,49 @@ def test_wrong_requests(run, tmp_path, arguments, said):
     ran = run("reproduce", *arguments, "-o", tmp_path / "out")
     assert ran.code == 2
     assert said in ran.err
+
+
+@pytest.mark.parametrize("target", ["figure3", "figure4"])
+def test_sheets_of_label_maps(run, coarse_folder, voc, tmp_path, target):
+    """Every method's picture of every image, with its own mIoU, equal to what the segmenter says."""
+    out, model = tmp_path / "out", f"clip-b16={coarse_folder}"
+    done = run("reproduce", target, "--data", voc, "--benchmarks", "voc20", "--models", model, "-o", out)
+    assert done.code == 0, done.err
+    rows = numbers(out / target)["numbers"]
+    with Image.open(out / target / f"{target}-voc20.png") as sheet:
+        assert min(sheet.size) > 100
+    assert len({row["image"] for row in rows}) == min(3, PICTURE_IMAGES[target])
+    methods = {row["method"] for row in rows}
+    assert len(rows) == len(methods) * len({row["image"] for row in rows})
+    assert {"clearclip", "vanilla"} <= methods
+    assert all(0 <= row["miou"] <= 100 for row in rows)
+    assert len({row["miou"] for row in rows}) > 2
+    assert f"{target}-voc20.png" in (out / target / "report.md").read_text()
+    assert done.out.strip() == str(out / target / "report.md")
+
+
+def test_all_targets_in_one_run(run, coarse_folder, voc, tmp_path):
+    out, model = tmp_path / "out", f"clip-b16={coarse_folder}"
+    options = ("--data", voc, "--benchmarks", "voc20", "--models", model, "-o", out, "--limit", 1, "--template", PROMPT)
+    done = run("reproduce", "all", *options)
+    assert done.code == 0, done.err
+    names = [target.name for target in find_targets("all")]
+    assert len(names) == 6
+    for name in names:
+        assert (out / name / "report.md").is_file()
+        assert numbers(out / name)["numbers"]
+    index = (out / "report.md").read_text()
+    assert all(f"{name}/report.md" in index for name in names)
+
+
+def test_inspect_as_json(run, coarse_folder, voc, tmp_path):
+    image = voc / "voc20/JPEGImages/2007_000000.jpg"
+    done = run("inspect", image, "--model", coarse_folder, "--json", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    statistics = told["statistics"]
+    assert {row["part"] for row in statistics} == {"X_res", "X_attn", "X_sum"}
+    assert len(statistics) == 3 * max(row["block"] for row in statistics)
+    assert all(np.isfinite(row["norm"]) for row in statistics)
+    assert any("does the residual drown the attention output?" in sentence for sentence in told["findings"])
+    assert statistics == numbers(tmp_path / "out" / "inspect")["numbers"]
