@@ -230,11 +230,12 @@ def test_damaged_entries_are_made_again(backbone, cache, encoded, damage):
 
 
 def test_an_interrupted_run_keeps_what_it_has(backbone, cache, encoded, monkeypatch):
-    words = [f"thing {index}" for index in range(2 * text.QUERIES_AT_ONCE + 3)]
+    monkeypatch.setattr(text, "QUERIES_AT_ONCE", 16)
+    words = [f"thing {index}" for index in range(2 * 16 + 3)]
     original = text._encode
 
     def stop_at_the_third(backbone, encoder, queries):
-        if len(encoded) >= 2 * text.QUERIES_AT_ONCE:
+        if len(encoded) >= 2 * 16:
             raise KeyboardInterrupt
         return original(backbone, encoder, queries)
 
@@ -242,7 +243,7 @@ def test_an_interrupted_run_keeps_what_it_has(backbone, cache, encoded, monkeypa
         patched.setattr(text, "_encode", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             embed_queries(backbone, words, templates="{}", cache_dir=cache)
-    assert len(files(cache)) == 2 * text.QUERIES_AT_ONCE
+    assert len(files(cache)) == 2 * 16
     done = len(encoded)
     embed_queries(backbone, words, templates="{}", cache_dir=cache)
     assert len(encoded) - done == 3
@@ -281,3 +282,17 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("CLEARCLIP_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / "clearclip"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("templates", [("{}",), None], ids=["one prompt", "80 prompts"])
+def test_an_embedding_is_the_same_in_any_company(dtype, templates, tmp_path):
+    """To the last bit, so that a result does not depend on what lay in the cache."""
+    words = ["sky", "grass", "a red car", "tree", "house", "boat on the sea"]
+    together = clearclip.load("tiny", device="cpu", dtype=dtype, templates=templates).embed(words)
+    alone = clearclip.Segmenter(
+        clearclip.load_backbone("tiny"), device="cpu", dtype=dtype, templates=templates, cache=False
+    )
+    for word, embedding in zip(words, together, strict=True):
+        assert torch.equal(alone.embed([word])[0], embedding)
+    assert torch.equal(alone.embed(["road", *words[::-1]]).flip(0)[:-1], together)

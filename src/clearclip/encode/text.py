@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,8 +21,11 @@ from clearclip.files.progress import track
 from clearclip.files.writing import atomic_write
 from clearclip.vocabulary import WORD_BYTES
 
-BATCH_SIZE = 256
-QUERIES_AT_ONCE = 16
+BATCH_SIZE = 40
+FEW_PROMPTS = 8
+FILLED = 16
+PROMPTS_AT_ONCE = 1280
+QUERIES_AT_ONCE = 256
 TEMPLATES = 1000
 """Most prompts a word may be put into."""
 
@@ -104,7 +107,8 @@ def embed_queries(
     found = {query: _read(entry, backbone.embed_dim) for query, entry in entries.items() if entry is not None}
     embedded = {query: embedding for query, embedding in found.items() if embedding is not None}
     missing = [query for query in tokens if query not in embedded]
-    groups = [missing[start : start + QUERIES_AT_ONCE] for start in range(0, len(missing), QUERIES_AT_ONCE)]
+    at_once = max(1, min(PROMPTS_AT_ONCE // len(prompts), QUERIES_AT_ONCE))
+    groups = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
     for group in track(groups, "Reading words", show=show_progress):
         for query, embedding in zip(group, _encode(backbone, encoder, [tokens[query] for query in group]), strict=True):
             embedded[query] = embedding
@@ -138,26 +142,44 @@ def _warn_unknown(encoder: TextEncoder, queries: Iterable[str]) -> None:
 
 
 def _encode(backbone: Backbone, encoder: TextEncoder, queries: Sequence[list[list[int]]]) -> list[Tensor]:
-    """One embedding a query. Prompts of equal length go through the tower together, so that little is padded."""
-    rows = [row for prompts in queries for row in prompts]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    encoded = torch.empty(len(rows), backbone.embed_dim)
-    for start in range(0, len(order), BATCH_SIZE):
-        chosen = order[start : start + BATCH_SIZE]
-        length = max(len(rows[index]) for index in chosen)
-        ids = torch.full((len(chosen), length), encoder.pad_id)
-        mask = torch.zeros(len(chosen), length, dtype=torch.bool)
-        for place, index in enumerate(chosen):
-            ids[place, : len(rows[index])] = torch.tensor(rows[index])
-            mask[place, : len(rows[index])] = True
+    """One embedding a query: its prompts' unit embeddings, averaged, of unit length."""
+    encoded = [torch.empty(len(prompts), backbone.embed_dim) for prompts in queries]
+    for places in _batches(queries):
+        rows = [queries[query][prompt] for query, prompt in places]
+        ids = torch.full((len(rows), max(map(len, rows))), encoder.pad_id)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row)
+            mask[place, : len(row)] = True
         features = encoder.encode(ids.to(backbone.device), mask.to(backbone.device))
-        encoded[chosen] = F.normalize(features.float(), dim=-1).cpu()
-    if not (encoded.isfinite().all() and encoded.any(dim=-1).all()):
+        for (query, prompt), embedding in zip(places, F.normalize(features.float(), dim=-1).cpu(), strict=True):
+            encoded[query][prompt] = embedding
+    if not all(prompts.isfinite().all() and prompts.any(dim=-1).all() for prompts in encoded):
         raise CheckpointError(
             f"{backbone.name}: it makes a word an embedding without a direction: its weights are damaged"
         )
-    means = [part.mean(dim=0) for part in encoded.split([len(prompts) for prompts in queries])]
-    return [F.normalize(mean, dim=-1) for mean in means]
+    return [F.normalize(prompts.mean(dim=0), dim=-1) for prompts in encoded]
+
+
+def _batches(queries: Sequence[list[list[int]]]) -> Iterator[list[tuple[int, int]]]:
+    """Query and prompt of the rows that go through the tower together, of similar length.
+
+    A batch's shape depends on no other query: numbers are rounded differently in other shapes, so an embedding would
+    depend on which words were asked for with it, or lay in the cache (1e-3 in bfloat16).
+    """
+    few: dict[int, list[tuple[int, int]]] = {}
+    for query, prompts in enumerate(queries):
+        order = sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt]))
+        if len(prompts) < FEW_PROMPTS:
+            for prompt in order:
+                few.setdefault(len(prompts[prompt]), []).append((query, prompt))
+            continue
+        for start in range(0, len(order), BATCH_SIZE):
+            yield [(query, prompt) for prompt in order[start : start + BATCH_SIZE]]
+    for places in few.values():  # of equal length, filled up with copies
+        for start in range(0, len(places), FILLED):
+            chosen = places[start : start + FILLED]
+            yield chosen + chosen[-1:] * (FILLED - len(chosen))
 
 
 def _entry(backbone: Backbone, encoder: TextEncoder, tokens: list[list[int]], cache_dir: Path | None) -> Path | None:
