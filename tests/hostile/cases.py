@@ -56,6 +56,11 @@ class Case:
     def temporary(self) -> Path:
         return self.folder / "tmp"
 
+    @property
+    def here(self) -> Path:
+        """Where a command runs, and writes what is given no other place."""
+        return self.folder / "here"
+
     def write(self, name: str, data: bytes | str) -> Path:
         file = self.inputs / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +130,7 @@ def ran_case(one: Target, number: int, *, seed: str, home: Path, limits: Limits)
     folder = Path(tempfile.mkdtemp(prefix=f"{one.name}-{number}-", dir=home))
     try:
         case = Case(random.Random(f"{seed}/{one.name}/{number}"), folder, _seeds(one, home))
-        for made in (case.inputs, case.temporary):
+        for made in (case.inputs, case.temporary, case.here):
             made.mkdir()
         case.cache.symlink_to(home / "cache")
         with socket.create_server(("127.0.0.1", 0)) as canary:  # an address for inputs that nobody may connect to
@@ -148,7 +153,7 @@ def _seeds(one: Target, home: Path) -> Path:
     place = home / "seeds" / one.seed.__name__
     if not place.exists():
         making = Case(random.Random(0), home / f"{one.seed.__name__}.making", place)
-        for made in (place, making.temporary):
+        for made in (place, making.temporary, making.here):
             made.mkdir(parents=True)
         making.cache.symlink_to(home / "cache")
         ran = in_child(making, lambda: one.seed(place), Limits(SEED_SECONDS, SEED_SECONDS))
@@ -190,7 +195,7 @@ def _child(case: Case, action: Action, *, said: Path, noted: Path, limits: Limit
         notes = _redirect(case, said, noted)
         os.environ["CLEARCLIP_CACHE"] = str(case.cache)
         os.environ["TMPDIR"] = tempfile.tempdir = str(case.temporary)
-        os.chdir(case.temporary)
+        os.chdir(case.here)
         _limit(limits)
         sys.addaudithook(_watch(case.folder, notes))
         code = _exit_code(action)

@@ -1,9 +1,11 @@
 """Ledgers that others made: journals, pipes and links beside them, and links in the place of result folders."""
 
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -113,3 +115,11 @@ def test_nothing_is_set_aside_from_behind_a_link(folder, tmp_path):
         ledger.add([(entry, {"formats": {}})], {"masks/a.png": Owned("a", Written(3, 1, "0" * 64), "")})
         Results(folder, ledger).set_aside([entry], "{}")
     assert (elsewhere / "a.png").read_bytes() == b"made by hand"
+
+
+@pytest.mark.parametrize("settings", ["3", "0.5", "[1]", '[["labels", []]]', "null", '"labels"', "{", b"\xff"])
+def test_settings_that_are_no_object_are_damage(folder, settings):
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
+        connection.execute("UPDATE about SET settings = ?", (settings,))
+    with pytest.raises(UsageError, match="is damaged"), open_ledger(folder) as ledger:
+        _ = ledger.settings

@@ -82,7 +82,7 @@ class Ledger:
     def settings(self) -> dict[str, Any] | None:
         """How the folder's results are made; `None` before the first run."""
         row = self._connection.execute("SELECT settings FROM about").fetchone()
-        return None if row is None else dict(_decoded(row[0]))
+        return None if row is None else _decoded(row[0])
 
     def settle(self, settings: Mapping[str, Any]) -> None:
         """Keep how the folder's results are made from now on."""
@@ -198,7 +198,7 @@ def _unpack(record: Any) -> Record:
         text = stream.decompress(record, RECORD_LIMIT)
         if stream.unconsumed_tail:
             raise sqlite3.DatabaseError(f"a record has more than {RECORD_LIMIT:,} bytes")
-        unpacked: Record = dict(_decoded(text))
+        unpacked: Record = _decoded(text)
     except (zlib.error, TypeError, ValueError) as error:
         raise sqlite3.DatabaseError(f"a record is damaged ({error})") from error
     if not isinstance(unpacked.get("formats"), dict):
@@ -206,11 +206,14 @@ def _unpack(record: Any) -> Record:
     return unpacked
 
 
-def _decoded(text: Any) -> Any:
+def _decoded(text: Any) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise sqlite3.DatabaseError(f"it holds no JSON where that is expected ({error})") from error
+    if not isinstance(found, dict):
+        raise sqlite3.DatabaseError(f"it holds {str(found)[:60]!r} where a JSON object is expected")
+    return found
 
 
 @contextmanager
