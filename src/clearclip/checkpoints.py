@@ -13,12 +13,10 @@ class Checkpoint:
     """One row.
 
     Attributes:
-        name: Friendly name.
         family: Row of the paper's tables.
         architecture: Shape of the vision tower.
         source: What the adapter is asked for, in the library's own spelling, or a URL of a `.pth`.
-        license: Licence of the weights (the code that trained them may have another).
-        about: One line.
+        license: Of the weights; the code that trained them may have another.
     """
 
     name: str
