@@ -14,19 +14,12 @@ __all__ = ["CHECKPOINTS", "Backbone", "Block", "Checkpoint", "TextEncoder", "loa
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See a model object of an installed library as a backbone.
+    """See an installed library's model object as a backbone; it is put into evaluation mode and otherwise left alone.
 
-    Args:
-        model: open_clip's `CLIP` or `CustomTextCLIP` with a native ViT, or transformers' `CLIPModel` or
-            `BlipForImageTextRetrieval`. It is put into evaluation mode and otherwise left alone.
-        tokenizer: The library's own kind of tokenizer. Without one CLIP's own is taken where the vocabulary has
-            49,408 entries; elsewhere the backbone gives features but refuses words.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The decomposition does not fit the model.
+    It is open_clip's `CLIP` or `CustomTextCLIP` with a native ViT, or transformers' `CLIPModel` or
+    `BlipForImageTextRetrieval`; `UnsupportedModelError` for others. The tokenizer is of the library's own kind. Without
+    one CLIP's own is taken where the vocabulary has 49,408 entries; elsewhere the backbone gives features but refuses
+    words.
     """
     if isinstance(model, Backbone):
         return model
@@ -50,21 +43,13 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
 
 def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None) -> Backbone:
-    """Load a checkpoint by its name.
+    """Load a checkpoint by its name, in float32 on the CPU.
 
-    Args:
-        name: A friendly name (`CHECKPOINTS`), open_clip's `ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` or
-            `local-dir:FOLDER`, a Hugging Face folder or `ORG/NAME` of a CLIP or BLIP retrieval model, a folder as
-            open_clip saves it, or a BLIP file with Salesforce's names (`.pth`, `.safetensors`).
-        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU.
-
-    Raises:
-        UsageError: The name is none of these.
-        CheckpointError: The weights are missing, damaged, unsafe, of another kind, or cannot be downloaded.
-        UnsupportedModelError: The decomposition does not fit the model.
+    A friendly name (`CHECKPOINTS`), open_clip's `ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` or `local-dir:FOLDER`, a Hugging
+    Face folder or `ORG/NAME` of a CLIP or BLIP retrieval model, a folder as open_clip saves it, or a BLIP file with
+    Salesforce's names (`.pth`, `.safetensors`). tokenizer is a Hugging Face folder or id to use instead of the model's
+    own. `CheckpointError` for weights that are missing, damaged, unsafe or of another kind, `UnsupportedModelError`
+    where the decomposition does not fit.
     """
     text = os.fspath(name)
     row = CHECKPOINTS.get(text)

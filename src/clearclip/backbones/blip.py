@@ -40,30 +40,12 @@ _RENAMED = (
 
 
 def is_blip(model: object) -> bool:
-    """Whether a model object is Hugging Face's BLIP for retrieval.
-
-    Args:
-        model: Any object.
-
-    Returns:
-        True for `transformers.BlipForImageTextRetrieval`.
-    """
+    """Whether a model object is `transformers.BlipForImageTextRetrieval`."""
     return isinstance(model, BlipForImageTextRetrieval)
 
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
-    """Load a Hugging Face BLIP retrieval model.
-
-    Args:
-        name: Hub id or folder.
-        tokenizer: Tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU, with the paper's LayerNorm ε of 1e-6 in the vision tower.
-
-    Raises:
-        CheckpointError: The weights are missing, damaged, of another kind, or cannot be downloaded.
-    """
+    """Load a Hugging Face BLIP retrieval model (hub id or folder) with the paper's vision LayerNorm ε of 1e-6."""
     folder, model, files = load_hf(BlipForImageTextRetrieval, name, _original_eps)
     backbone = view(model, load_words(tokenizer, folder))
     backbone.name, backbone.weights_files = name, files
@@ -75,17 +57,9 @@ def _original_eps(config: BlipConfig) -> None:
 
 
 def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
-    """Load a checkpoint with Salesforce's parameter names.
+    """Load a `.pth` (with `weights_only=True`) or `.safetensors` file with Salesforce's parameter names.
 
-    Args:
-        file: `.pth` (loaded with `weights_only=True`) or `.safetensors`.
-        tokenizer: Tokenizer folder or id; default: bert-base-uncased with `[DEC]` and `[ENC]` added.
-
-    Returns:
-        The view, in float32 on the CPU.
-
-    Raises:
-        CheckpointError: The file is damaged, needs a full unpickle, or holds something else.
+    The default tokenizer is bert-base-uncased with `[DEC]` and `[ENC]` added.
     """
     if not file.is_file():
         raise CheckpointError(f"{file}: there is no such file")
@@ -198,19 +172,9 @@ def _bert(tokenizer: str | None) -> tuple[Any, str]:
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See a Hugging Face BLIP retrieval model as a backbone; it is put into evaluation mode and otherwise left alone.
+    """See a `BlipForImageTextRetrieval` as a backbone; without a tokenizer (BERT's, with `[DEC]`) words are refused.
 
     transformers' default LayerNorm ε for BLIP is 1e-5, the original's 1e-6: a model of your own keeps what it has.
-
-    Args:
-        model: A `BlipForImageTextRetrieval`.
-        tokenizer: A Hugging Face tokenizer (BERT's, with `[DEC]` and `[ENC]`); without one words are refused.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The tokenizer has more entries than the model's vocabulary.
     """
     model.eval()
     vision, embeddings = model.vision_model, model.vision_model.embeddings

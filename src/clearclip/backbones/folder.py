@@ -1,8 +1,7 @@
-"""What the files of a checkpoint may say: they are read here, and reach a library setting by setting.
+"""Reads a checkpoint's files; their settings reach a library one by one, for some name code to run.
 
-The libraries take keyword arguments from these files, and some of those name code to run, addresses to ask or files
-elsewhere. So no library is ever given the folder: it gets weights, numbers and a tokenizer's files, and of the
-settings only those that are listed below.
+No library is ever given the folder: it gets weights, numbers and a tokenizer's files, and of the settings only those
+that are listed below.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def three_numbers(settings: Any, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
-    """A pixel mean or deviation out of settings; whether the numbers make sense is `Backbone.check`'s business."""
+    """A pixel mean or deviation in settings; `Backbone.check` judges whether the numbers make sense."""
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"the preprocessing settings are {settings!r:.60}: an object is needed")
     value = settings.get(key)
@@ -112,7 +111,7 @@ def three_numbers(settings: Any, key: str, default: tuple[float, ...]) -> tuple[
 def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
     """The tensors of safetensors or torch files, by name; a torch file is never fully unpickled.
 
-    `CheckpointError` for a damaged file, and for weights that are no floating point numbers (quantised ones): a library
+    `CheckpointError` for a damaged file and for weights that are no floating point numbers (quantised ones): a library
     would copy them as they are, and the model would compute nonsense.
     """
     state: dict[str, Tensor] = {}
@@ -167,8 +166,8 @@ def _numbers(settings: Any, name: str = "") -> Iterable[tuple[str, float]]:
 def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pretrained) -> Any:
     """Load the tokenizer of a folder, or of a repository of the hub.
 
-    `make` is called with a folder that holds copies of the tokenizer's files and the listed settings alone, and is
-    told to trust no code and to ask nobody. `CheckpointError` if there is no tokenizer, or it is code.
+    `make` is called with a folder that holds copies of the tokenizer's files and the listed settings alone, and is told
+    to trust no code and to ask nobody. `CheckpointError` if the tokenizer is code.
     """
     source = Path(name)
     if not source.exists():
@@ -205,5 +204,5 @@ def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pret
 
 
 def fetch(repository: str, patterns: Iterable[str]) -> Path:
-    """The folder of a repository of the hub, downloaded where it is not in the cache; only files that match."""
+    """Download the files of a hub repository that match, where the cache lacks them, and return their folder."""
     return Path(snapshot_download(repository, allow_patterns=list(patterns)))

@@ -60,30 +60,12 @@ MODEL_SETTINGS = (
 
 
 def is_hf_clip(model: object) -> bool:
-    """Whether a model object is Hugging Face's CLIP.
-
-    Args:
-        model: Any object.
-
-    Returns:
-        True for `transformers.CLIPModel`.
-    """
+    """Whether a model object is `transformers.CLIPModel`."""
     return isinstance(model, CLIPModel)
 
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
-    """Load a `CLIPModel`.
-
-    Args:
-        name: Hub id or folder.
-        tokenizer: Tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU.
-
-    Raises:
-        CheckpointError: The weights are missing, damaged, of another kind, or cannot be downloaded.
-    """
+    """Load a `CLIPModel` by hub id or folder; tokenizer is a folder or id to use instead of the model's own."""
     folder, model, files = load_hf(CLIPModel, name)
     backbone = view(model, load_words(tokenizer, folder))
     backbone.name, backbone.weights_files = name, files
@@ -97,10 +79,9 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
 def load_hf(
     kind: Any, name: str, change: Callable[[Any], None] = lambda config: None
 ) -> tuple[Path, Any, tuple[Path, ...]]:
-    """A folder with a transformers model, the model in float32, and the files of its weights.
+    """A folder, its transformers model in float32, and the files of the weights, which must hold every one.
 
-    Every weight must come from them. `change` may edit the configuration; of the file's own only the listed settings
-    are used. `CheckpointError` as `load`.
+    `change` may edit the configuration; of the file's own only the listed settings are used.
     """
     folder = Path(name)
     files = _weights_files(folder)
@@ -172,7 +153,7 @@ def _allowed(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
 
 
 def load_words(given: str | None, folder: Path) -> Any:
-    """The tokenizer that was given, or the one in a model's folder; `None` if neither is there."""
+    """The tokenizer that was given, else the one in the model's folder, else `None`."""
     if given is None and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     try:
@@ -185,19 +166,7 @@ def load_words(given: str | None, folder: Path) -> Any:
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See a Hugging Face CLIP model as a backbone; it is put into evaluation mode and otherwise left alone.
-
-    Args:
-        model: A `CLIPModel`.
-        tokenizer: A Hugging Face tokenizer, or anything `AutoTokenizer` returns. Without one CLIP's own is taken where
-            the vocabulary has 49,408 entries.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The tokenizer has more entries than the model's vocabulary.
-    """
+    """See a `CLIPModel` as a backbone; without a tokenizer CLIP's own is taken if the vocabulary has its 49,408."""
     model.eval()
     vision = model.vision_model
     embeddings = vision.embeddings

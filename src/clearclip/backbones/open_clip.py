@@ -50,36 +50,16 @@ TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
 
 
 def is_open_clip(model: object) -> bool:
-    """Whether a model object is one of open_clip's.
-
-    Args:
-        model: Any object.
-
-    Returns:
-        True for open_clip's CLIP, CustomTextCLIP and CoCa.
-    """
+    """Whether a model object is open_clip's CLIP, CustomTextCLIP or CoCa."""
     return isinstance(model, (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa))
 
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
-    """Load what open_clip loads.
+    """Load `ARCHITECTURE/TAG` or `ARCHITECTURE/FILE` as open_clip writes them, `hf-hub:ORG/NAME` or `local-dir:FOLDER`.
 
     A folder may hold `known_words.txt`, the words that the model was trained with, separated by white space: a label
-    without any of them is then warned about.
-
-    Args:
-        name: `ARCHITECTURE/TAG` or `ARCHITECTURE/FILE` as open_clip writes them, `hf-hub:ORG/NAME` or
-            `local-dir:FOLDER`.
-        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU, in evaluation mode.
-
-    Raises:
-        UsageError: The architecture or the tag is unknown.
-        CheckpointError: The weights are missing, damaged, of another architecture or trained with another
-            activation, or cannot be downloaded.
-        UnsupportedModelError: The architecture does not fit.
+    without any of them is then warned about. tokenizer is a Hugging Face folder or id to use instead of the model's
+    own. `CheckpointError` also where the architecture has another activation than the weights were trained with.
     """
     if name.startswith("hf-hub:"):
         folder = _fetch(name)
@@ -276,18 +256,10 @@ def _loading_failed(name: str, architecture: str, tag: str | None, error: Except
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See an open_clip model as a backbone; it is put into evaluation mode and otherwise left alone.
+    """See an open_clip model as a backbone; tokenizer is what `open_clip.get_tokenizer` returns.
 
-    Args:
-        model: open_clip's `CLIP` or `CustomTextCLIP` with a native ViT.
-        tokenizer: What `open_clip.get_tokenizer` returns. Without one CLIP's own is taken where the vocabulary
-            has 49,408 entries.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The vision tower is another than a native ViT with plain blocks.
+    Without one CLIP's own is taken if the vocabulary has its 49,408 entries. `UnsupportedModelError` if the vision
+    tower is no native ViT with plain blocks.
     """
     visual = model.visual
     if not isinstance(visual, VisionTransformer):
