@@ -1,7 +1,4 @@
-"""What a run's numbers depend on and what is recorded beside them.
-
-Belongs here: turning a segmenter and a data set into plain values, and comparing those with the benchmark's own.
-"""
+"""What a run's numbers depend on and what is recorded beside them."""
 
 from __future__ import annotations
 
@@ -35,19 +32,10 @@ RECORDED_PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillo
 def thresholds_for(
     dataset: Dataset, methods: Sequence[Method], *, wanted: Mapping[str, float] | float | None = None
 ) -> dict[str, float | None]:
-    """The background threshold of each method.
+    """The background threshold of each method by spelling, `None` where the words alone decide.
 
-    Args:
-        dataset: Its row's thresholds are the paper's.
-        methods: The methods.
-        wanted: Replaces them: one number for all, or by spelling.
-
-    Returns:
-        By spelling; `None` where the words alone decide.
-
-    Raises:
-        UsageError: A threshold is given for a method that is not evaluated or for a data set without background,
-            or is no probability.
+    They are the paper's; wanted replaces them: one number for all, or by spelling. `UsageError` for a threshold of a
+    method that is not evaluated or of a data set without background, and for one that is no probability.
     """
     spellings = [method.spelling for method in methods]
     if wanted is None:
@@ -72,18 +60,7 @@ def configuration(
     limit: int | None,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything the numbers of a run depend on; runs with one configuration may be added up.
-
-    Args:
-        segmenter: The model, its protocol and its prompts.
-        dataset: The images and words.
-        thresholds: By method, from `thresholds_for`.
-        limit: Only the first images.
-        seed: As `Run`.
-
-    Returns:
-        JSON-able data.
-    """
+    """Everything the numbers of a run depend on, as JSON-able data; runs with one configuration may be added up."""
     vocabulary = dataset.vocabulary
     return {
         "clearclip": clearclip.__version__,
@@ -109,16 +86,7 @@ def configuration(
 
 
 def facts(segmenter: Segmenter, dataset: Dataset, *, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded beside a configuration: where and when, with which versions, and the benchmark's own numbers.
-
-    Args:
-        segmenter: The model.
-        dataset: The images and words.
-        config: From `configuration`.
-
-    Returns:
-        JSON-able data.
-    """
+    """What is recorded beside a configuration: where and when, with which versions, and the benchmark's own numbers."""
     began = datetime.now(timezone.utc)
     row, name = dataset.benchmark, segmenter.backbone.name
     return {
@@ -141,14 +109,7 @@ def facts(segmenter: Segmenter, dataset: Dataset, *, config: Mapping[str, Any]) 
 
 
 def warnings_of(state: State) -> tuple[str, ...]:
-    """What must be known to compare a run's numbers with others.
-
-    Args:
-        state: The finished run.
-
-    Returns:
-        Sentences.
-    """
+    """What must be known to compare a finished run's numbers with others."""
     config, official = state.config, state.facts["official"]
     name = config["benchmark"]
     found = list(count_warnings(name, state.evaluated, official=official["images"]))

@@ -1,8 +1,4 @@
-"""One evaluation by many workers: shards out, states back, summed.
-
-Belongs here: what a job of an evaluation is. Does not: the loop over images (`evaluation`), the pool
-(`engine.ray_pool`).
-"""
+"""One evaluation by many workers of `engine.ray_pool`: shards out, states back, summed."""
 
 from __future__ import annotations
 
@@ -43,23 +39,9 @@ def evaluate_on_ray(
     """As `evaluate`, by many workers, with exactly the same numbers: confusion matrices add up.
 
     The data set and the output folder lie where all machines see them under one path. Interrupted and started again,
-    the run goes on from the states of its shards.
-
-    Args:
-        load: Makes the segmenter on a worker: a function of an importable module, or a `functools.partial` of one.
-        dataset: As `evaluate`.
-        methods: One or more.
-        fleet: Which workers.
-        run: As `evaluate`; it needs an output folder and is not a shard itself.
-        thresholds: As `evaluate`.
-        on_image: As `evaluate`, but called after each shard.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        ClearclipError: As `evaluate`; the model cannot be loaded on a worker, or a shard kills every one.
-        UsageError: As `evaluate`; there is no cluster, or the run has no output folder or is a shard.
+    the run goes on from the states of its shards. load makes the segmenter on a worker: a function of an importable
+    module, or a `functools.partial` of one. The run needs an output folder and is no shard itself; on_image is called
+    after each shard.
     """
     from clearclip.engine.ray_pool import connect
 
@@ -113,8 +95,6 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Measuring:
-    """Makes a worker's function."""
-
     load: Load
     dataset: Dataset
     rows: tuple[Method, ...]

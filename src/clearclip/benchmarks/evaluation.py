@@ -1,7 +1,4 @@
-"""One pass over a data set for any number of methods: the resumable loop and what it returns.
-
-Belongs here: the loop. Does not: files (`readers`, `state`), counting (`metrics`), tables and records (`results`).
-"""
+"""One pass over a data set for any number of methods: the resumable loop and what it returns."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ Advanced = Callable[[int, int, Mapping[str, Matrix]], None]
 
 @dataclass(frozen=True)
 class Run:
-    """How a run goes about its images; none of it but `limit` and `seed` changes a number.
+    """How a run goes about its images; nothing but `limit` and `seed` is part of its configuration.
 
     Attributes:
         output: Folder of states and results; `None` keeps nothing and cannot go on after an interruption.
@@ -53,7 +50,7 @@ class Run:
         skip_broken: Leave out what cannot be used, and list it, instead of stopping before the first image.
         overwrite: Begin anew although there is a state.
         predictions: Folder for palette PNGs of every prediction, a folder for each method.
-        seed: Set before the first image. Evaluation itself draws no random number.
+        seed: Set before the first image, and recorded; evaluation itself draws no random number.
         save_seconds: Least time between two saved states.
     """
 
@@ -73,17 +70,7 @@ class Run:
             raise UsageError(f"seed={self.seed}: a whole number from 0 to {2**32 - 1:,} is needed")
 
     def select(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items that `limit` and `shard` leave.
-
-        Args:
-            items: All of them.
-
-        Returns:
-            At least one.
-
-        Raises:
-            UsageError: None is left.
-        """
+        """The items that `limit` and `shard` leave; `UsageError` where none is left."""
         limited = items[: self.limit]
         selected = limited[self.shard.index - 1 :: self.shard.count]
         if not selected:
@@ -98,13 +85,11 @@ class Evaluation:
     Attributes:
         config: Everything the numbers depend on.
         facts: Device, versions, the data's place, when the run began, its id.
-        shard: Which part of the split was evaluated.
         classes: Names, in the order of the matrices.
         matrices: By method, `(C, C)` int64, row = true class.
-        images: How many images were counted.
+        images: How many were counted.
         skipped: One sentence for each image or pair left out.
         warnings: What must be known to compare these numbers with others.
-        seconds: Time spent.
         image_scores: By method, `(N,)` mIoU of each image of the part in its order; `nan` for a skipped one.
     """
 
@@ -136,23 +121,11 @@ def evaluate(
     """Measure methods on a data set: each image goes through the trunk once for all of them.
 
     The state is one exact confusion matrix a method over the whole split (mIoU is not a mean of per-image scores).
-    Interrupted at any moment and started again with the same arguments and output folder, the run goes on from the
-    last saved state and ends with the same numbers.
-
-    Args:
-        segmenter: The model and its protocol.
-        dataset: From `open_benchmark` or `open_folders`.
-        methods: One or more; by default the segmenter's own.
-        thresholds: As `thresholds_for`.
-        run: Where results go, which images are taken, what happens to broken ones.
-        on_image: Called after each image, with the number done, the total, and the matrices so far by method.
-
-    Returns:
-        The outcome; nothing is computed again where the output folder holds it already.
-
-    Raises:
-        ClearclipError: A file is missing or broken and `run.skip_broken` is off; nothing can be evaluated.
-        UsageError: A method, threshold or number is not usable.
+    Interrupted at any moment and started again with the same arguments and output folder, the run goes on from the last
+    saved state and ends with the same numbers; nothing is computed again where it is complete. methods are by default
+    the segmenter's own; thresholds are the paper's, or one number for all, or by spelling. on_image is called after
+    each image with the number done, the total, and the matrices so far by method. `ClearclipError` if a file is missing
+    or broken and `run.skip_broken` is off.
     """
     run = run or Run()
     rows = parse_methods(segmenter.method if methods is None else methods)
@@ -169,22 +142,7 @@ def measure(
     run: Run,
     on_image: Advanced | None = None,
 ) -> State:
-    """As `evaluate`, down to the state that an outcome is made of.
-
-    Args:
-        segmenter: As `evaluate`.
-        dataset: As `evaluate`.
-        rows: The methods.
-        thresholds: As `evaluate`.
-        run: As `evaluate`.
-        on_image: As `evaluate`.
-
-    Returns:
-        A complete state.
-
-    Raises:
-        ClearclipError: As `evaluate`.
-    """
+    """As `evaluate`, down to the complete state that an outcome is made of."""
     limits = thresholds_for(dataset, rows, wanted=thresholds)
     items = run.select(dataset.items)
     config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
@@ -212,17 +170,7 @@ def measure(
 
 
 def merge(folders: Iterable[Path]) -> list[Evaluation]:
-    """Add up the finished shards below output folders; exact, as if the run had not been divided.
-
-    Args:
-        folders: Output folders.
-
-    Returns:
-        One outcome for each configuration found.
-
-    Raises:
-        ClearclipError: As `add_shards`.
-    """
+    """Add up the finished shards below output folders, exactly: one outcome for each configuration found."""
     return [outcome(state, order=state.config["methods"]) for state in add_shards(folders)]
 
 
@@ -309,17 +257,7 @@ def _advance(
 def predict(
     sample: Sample, segmenter: Segmenter, dataset: Dataset, *, config: dict[str, Any]
 ) -> dict[str, npt.NDArray[np.integer]]:
-    """Label maps of one image by every method of a configuration.
-
-    Args:
-        sample: The image.
-        segmenter: The model.
-        dataset: Gives the words.
-        config: Gives the methods and their thresholds.
-
-    Returns:
-        By method, in the configuration's order, `(H, W)` class indices.
-    """
+    """Label maps of one image by every method of a configuration, in its order."""
     methods = [parse_method(spelling) for spelling in config["methods"]]
     if dataset.vocabulary.background is None:
         thresholds = None
@@ -331,18 +269,7 @@ def predict(
 
 
 def outcome(state: State, *, order: Sequence[str]) -> Evaluation:
-    """What a complete state says.
-
-    Args:
-        state: The state.
-        order: The methods, as they shall be listed.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        ClearclipError: No image could be used.
-    """
+    """What a complete state says, its methods in the given order; `ClearclipError` if no image could be used."""
     if not state.evaluated:
         raise ClearclipError(
             f"{state.config['benchmark']}: none of {state.total} images could be used: {state.skipped[0]}"

@@ -1,7 +1,4 @@
-"""What a run leaves behind: one JSON record for each method, appended to `results.jsonl`.
-
-Belongs here: records, and writing and reading them. Does not: laying them out (`tables`).
-"""
+"""What a run leaves behind: one JSON record for each method, appended to `results.jsonl`."""
 
 from __future__ import annotations
 
@@ -28,12 +25,8 @@ Record = dict[str, Any]
 def records(evaluation: Evaluation) -> list[Record]:
     """The outcome of a run as JSON-able data, one record for each method, scores in percent.
 
-    Args:
-        evaluation: The outcome.
-
-    Returns:
-        Records. `published` is the number that the paper prints for the cell, quoted, with `difference` = measured
-        minus printed, or `None`; `warnings` say where the two are not of the same protocol or images.
+    `published` is the number that the paper prints for the cell, quoted, with `difference` = measured minus printed, or
+    `None`; `warnings` say where the two are not of the same protocol or images.
     """
     return [_record(evaluation, method) for method in evaluation.matrices]
 
@@ -82,10 +75,7 @@ def _percent(fraction: float) -> float | None:
 
 
 def check_results(folder: Path) -> tuple[bytes, list[Record]]:
-    """The bytes and the records of a folder's `results.jsonl`; nothing where there is none.
-
-    `UsageError` if something else has that name: nothing could be appended.
-    """
+    """The bytes and records of a folder's `results.jsonl`; `UsageError` if something else has that name."""
     path = folder / RESULTS_FILE
     try:
         check_regular(path.lstat())  # a link is refused, as it would be replaced
@@ -117,18 +107,7 @@ def append_results(evaluation: Evaluation, folder: Path) -> Path:
 
 
 def read_results(paths: Iterable[Path]) -> list[Record]:
-    """Read records.
-
-    Args:
-        paths: Files of records, or output folders that hold a `results.jsonl`.
-
-    Returns:
-        The records, in order.
-
-    Raises:
-        UsageError: There is no such file.
-        ClearclipError: A line is no record.
-    """
+    """Read records, in order, of files and of output folders that hold a `results.jsonl`."""
     found: list[Record] = []
     for given in paths:
         path = given / RESULTS_FILE if given.is_dir() else given

@@ -1,7 +1,6 @@
 """The benchmarks as rows of data: where files lie, what labels mean, which words and numbers the paper uses.
 
-Belongs here: facts about a benchmark. Does not: finding and reading its files (`readers`) and published results
-(`published`). The words stand in `queries.csv` (source: the ClearCLIP paper's class-name files, as facts).
+The words stand in `queries.csv` (source: the ClearCLIP paper's class-name files, as facts).
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ class Layout:
     """Where a benchmark's files lie below the folder that the user names; of alternatives the first found counts.
 
     Attributes:
-        images: Folders of images below a root.
         image_suffix: What follows an image's id in its file's name.
-        labels: Folders of label maps below a root.
         forms: Forms of the label maps, the preferred one first.
-        roots: Folders below the user's, `"."` for itself: the originals unpack into folders of their own.
+        roots: Folders below the user's, `"."` for itself, that images and labels lie below: the originals unpack into
+            folders of their own.
         split: List of ids below a root, one a line; empty where the folder itself is the split.
         nested: Whether images and label maps lie one folder deeper (Cityscapes' cities).
         foreign: Suffixes of another benchmark's label maps in the same folder.
@@ -56,15 +54,13 @@ class Benchmark:
     """One row.
 
     Attributes:
-        name: As the command line spells it.
-        title: For people.
-        classes: Number of classes, background included.
+        classes: How many, background included.
         size: Images of the official split; `None` where there is no official one.
         protocol: Key of `clearclip.protocol.PROTOCOLS`.
-        layout: Where its files lie; `None` for `scenes`, which is made, and for a user's own folders.
+        layout: `None` for `scenes`, which is made, and for a user's own folders.
         background: Whether label 0 is a background that a threshold can send pixels to.
-        thresholds: By method, the paper's threshold. A method that is not named here gets none: the word
-            "background" competes like every other query.
+        thresholds: By method, the paper's. A method that is not named gets none: the word "background" competes like
+            every other query.
         get: Where it can be had.
         palette: `"voc"`, `"voc-shifted"`, `"cityscapes"` for the data set's own colours, `""` for clearclip's.
         hint: What `check` adds when something is missing.
@@ -273,17 +269,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Look a row up.
-
-    Args:
-        name: A key of `BENCHMARKS`.
-
-    Returns:
-        The row.
-
-    Raises:
-        UsageError: There is no such benchmark; the message gives the nearest names.
-    """
+    """The row of a name."""
     if name not in BENCHMARKS:
         raise UsageError(f"benchmark {name!r} is not known: {nearest(name, BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -291,17 +277,7 @@ def get_benchmark(name: str) -> Benchmark:
 
 @functools.cache
 def vocabulary_of(name: str) -> Vocabulary:
-    """The words a benchmark asks for, in the order of its label space.
-
-    Args:
-        name: A key of `BENCHMARKS`.
-
-    Returns:
-        The vocabulary, with the background where the benchmark has one.
-
-    Raises:
-        UsageError: There is no such benchmark.
-    """
+    """The words a benchmark asks for, in the order of its label space, with the background where it has one."""
     row = get_benchmark(name)
     if name == "scenes":
         from clearclip.scenes import CLASSES, PALETTE

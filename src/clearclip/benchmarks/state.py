@@ -1,7 +1,4 @@
-"""The state of a run on disk: confusion matrices and how far it has come, replaced as a whole at every save.
-
-Belongs here: saving, loading, finding and adding up states. Does not: the loop that fills them (`evaluation`).
-"""
+"""The state of a run on disk: confusion matrices and how far it has come, replaced as a whole at every save."""
 
 from __future__ import annotations
 
@@ -48,11 +45,7 @@ _VALUES: _Kinds = {
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several parts of a split: every `count`-th image, from the `index`-th (counted from 1).
-
-    Raises:
-        UsageError: The index is not from 1 to the count.
-    """
+    """One of several parts of a split: every `count`-th image, from the `index`-th (counted from 1)."""
 
     index: int = 1
     count: int = 1
@@ -65,17 +58,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read `i/n`.
-
-        Args:
-            text: For instance `2/8`.
-
-        Returns:
-            The shard.
-
-        Raises:
-            UsageError: The text is not of that form, or out of range.
-        """
+        """Read `i/n`, for instance `2/8`."""
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if match is None:
             raise UsageError(f"shard {text[:40]!r}: write part/parts, as in 1/4")
@@ -100,14 +83,12 @@ class State:
     Attributes:
         config: Everything the numbers depend on; states with one config may be added up.
         facts: What is recorded beside it: device, versions, the data's place, when the run began.
-        shard: Which part of the split this is.
-        total: Images of this part.
+        total: Images of this shard.
         done: How many of them were gone through, broken ones included.
         evaluated: How many of them were counted.
         matrices: `(M, C, C)` int64, one for each method of `config["methods"]`.
         image_scores: `(M, done)` float32, mIoU of each image; `nan` for a skipped one.
         skipped: One sentence for each image that was left out.
-        seconds: Time spent.
     """
 
     config: dict[str, Any]
@@ -131,14 +112,7 @@ class State:
         return state_path(output, self.config, shard=self.shard)
 
     def save(self, output: Path) -> None:
-        """Replace the state on disk by this one; killed at any moment, the old or the new one stands there.
-
-        Args:
-            output: The output folder.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Replace the state on disk by this one; killed at any moment, the old or the new one stands there."""
         path = self.path(output)
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {
@@ -161,18 +135,7 @@ class State:
 
 
 def empty_state(config: dict[str, Any], *, facts: dict[str, Any], shard: Shard, total: int, classes: int) -> State:
-    """A run before its first image.
-
-    Args:
-        config: As `State`.
-        facts: As `State`.
-        shard: As `State`.
-        total: As `State`.
-        classes: Number of classes C.
-
-    Returns:
-        The state.
-    """
+    """A run before its first image."""
     methods = len(config["methods"])
     return State(
         config=config,
@@ -199,16 +162,7 @@ def file_name(text: str) -> str:
 
 
 def state_path(output: Path, config: Mapping[str, Any], *, shard: Shard) -> Path:
-    """Where the state of a configuration and shard lies.
-
-    Args:
-        output: The output folder.
-        config: As `State`.
-        shard: Which part.
-
-    Returns:
-        The path.
-    """
+    """Where the state of a configuration and shard lies."""
     model = file_name(Path(config["model"]).name)[-60:]
     return output / "state" / f"{config['benchmark']}-{model}-{config_key(config)}{shard.suffix}.npz"
 
@@ -316,11 +270,10 @@ def refuse_earlier(output: Path, config: Mapping[str, Any]) -> None:
 
 
 def add_shards(folders: Iterable[Path]) -> list[State]:
-    """Add up the finished shards that lie below output folders.
+    """Add up the finished shards that lie below output folders, those of one run maybe in several.
 
-    Shards of one run may lie in different folders. Returns one complete state for each configuration, as an undivided
-    run would have left it; `UsageError` if there is no shard, one is missing, unfinished, damaged or there twice, or
-    they do not fit together.
+    Returns one complete state for each configuration, as an undivided run would have left it; an error if there is no
+    shard, one is missing, unfinished, damaged or there twice, or they do not fit together.
     """
     places = [folder / "state" for folder in folders]
     found = (path for place in places for path in place.glob("*.shard-*-of-*.npz"))
@@ -355,14 +308,7 @@ def _add(parts: Sequence[tuple[Path, State]]) -> State:
 
 
 def sum_of(states: Sequence[State]) -> State:
-    """Add up all shards of one run; exact, as if it had not been divided.
-
-    Args:
-        states: Complete ones, from shard 1 to the last.
-
-    Returns:
-        The whole.
-    """
+    """Add up all shards of one run, from the first to the last; exact, as if it had not been divided."""
     count = len(states)
     total = sum(state.total for state in states)
     image_scores = np.empty((len(states[0].matrices), total), dtype=np.float32)

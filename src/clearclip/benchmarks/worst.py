@@ -27,17 +27,7 @@ def sheets(
 ) -> dict[str, Image.Image]:
     """For each method its worst images on the left and its best on the right, by the image's own mIoU.
 
-    The chosen images go through the model once more, which is a small part of a run.
-
-    Args:
-        evaluation: The outcome.
-        segmenter: The model it was measured with.
-        dataset: The data it was measured on.
-        run: How it was measured.
-        count: How many worst and how many best images; where there are fewer than twice as many, each stands once.
-
-    Returns:
-        By method an RGB picture.
+    count of each, or each image once where there are fewer. They go through the model once more, a small part of a run.
     """
     items = run.select(dataset.items)
     chosen = {method: _extremes(values, count) for method, values in evaluation.image_scores.items()}
