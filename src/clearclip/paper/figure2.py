@@ -39,16 +39,7 @@ def last_block_table(inspection: Inspection) -> Table:
 
 
 def features_page(inspections: Sequence[Inspection], *, name: str = "figure2", title: str | None = None) -> Page:
-    """The page of figure 2, or of `clearclip inspect`.
-
-    Args:
-        inspections: One for each image, of one model and method.
-        name: Of the page's folder.
-        title: Heading; by default figure 2's.
-
-    Returns:
-        The page.
-    """
+    """The page of figure 2, or of `clearclip inspect`: an inspection for each image, of one model and method."""
     first = inspections[0]
     page = Page(name, title or TARGETS["figure2"].title, numbers=[row for seen in inspections for row in seen.rows()])
     page.lead = [

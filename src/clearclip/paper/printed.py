@@ -1,6 +1,6 @@
 """Numbers that the supplement prints beyond single cells, quoted: table 1, and table 2's means and gains.
 
-Belongs here: the paper's numbers as facts, never a measured one. The single cells are in `benchmarks.published`.
+The single cells are in `benchmarks.published`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,7 @@ MISPRINTED_GAINS = {
 
 
 def published_mean(benchmarks: tuple[str, ...], *, model: str, method: str) -> float | None:
-    """The mean that the paper's own cells give.
-
-    Args:
-        benchmarks: Over which.
-        model: Friendly name.
-        method: Spelling.
-
-    Returns:
-        Percent, or `None` where the paper lacks a cell.
-    """
+    """The mean in percent that the paper's own cells give, or `None` where it lacks one."""
     cells = [published_number(name, model=model, method=method) for name in benchmarks]
     known = [cell.miou for cell in cells if cell is not None]
     return sum(known) / len(known) if known and len(known) == len(cells) else None
@@ -51,14 +42,7 @@ def published_gain(benchmarks: tuple[str, ...], *, model: str, base: str) -> flo
 
 
 def misprints(benchmarks: tuple[str, ...]) -> list[str]:
-    """Sentences about what the paper prints that does not follow from its own cells.
-
-    Args:
-        benchmarks: The five of table 2.
-
-    Returns:
-        One sentence for each mean and each gain.
-    """
+    """Sentences about means and gains of table 2 that do not follow from the paper's own cells."""
     found = []
     for (model, method), printed in MISPRINTED_MEANS.items():
         mean = published_mean(benchmarks, model=model, method=method)

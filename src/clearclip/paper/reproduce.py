@@ -1,7 +1,4 @@
-"""`reproduce`: targets → measured cells → pages. The one place that knows all targets.
-
-Belongs here: what is measured and drawn for which request. Does not: how (the other modules of the package).
-"""
+"""`reproduce`: targets → measured cells → pages. The one place that knows all targets."""
 
 from __future__ import annotations
 
@@ -51,7 +48,6 @@ class Request:
     """What is to be reproduced.
 
     Attributes:
-        targets: Tables and figures.
         models: `None`: the paper's for each target, or `tiny` where the only benchmark is `scenes`.
         benchmarks: `None`: the paper's for each target, or `scenes` where no data was named.
         images: For figures 2–4: ids of the benchmark's images, or files; empty: the benchmark's first ones.
@@ -79,19 +75,8 @@ class Request:
 def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print) -> list[Path]:
     """Make the pages of targets in `lab.output`; what earlier runs measured there is not measured again.
 
-    The folder is held meanwhile; pages of earlier runs are replaced, other files never.
-
-    Args:
-        request: Targets, models, benchmarks, images.
-        lab: Where data, weights and results are.
-        say: Told what is done, a line at a time.
-
-    Returns:
-        The `report.md` of each target, and for several targets one that links them.
-
-    Raises:
-        ClearclipError: A benchmark's file is broken and `lab.skip_broken` is off; an image is unknown.
-        OSError: The output folder cannot be written.
+    The folder is held meanwhile; pages of earlier runs are replaced, other files never. Returns the `report.md` of each
+    target, and for several targets one that links them.
     """
     with hold(lab.output) as outputs:
         names = [f"{target.name}/{name}" for target in request.targets for name in (REPORT_NAME, "numbers.json")]
@@ -229,20 +214,7 @@ def _datasets(benchmarks: Sequence[str], lab: Lab, page: Page) -> list[Dataset]:
 
 
 def pick_images(dataset: Dataset, names: Sequence[str], *, count: int) -> list[Picked]:
-    """The images of a picture.
-
-    Args:
-        dataset: Where ids are looked up.
-        names: Ids of its images, which come with their truth, or image files, which have none.
-        count: How many of the first images are taken where no name is given.
-
-    Returns:
-        At least one.
-
-    Raises:
-        UsageError: A name is neither.
-        ImageError: A file cannot be read.
-    """
+    """The images of a picture, by id or by file, which has no truth; the first count images where none is named."""
     items = {item.id: item for item in dataset.items}
     picked = []
     for name in names or list(items)[:count]:
@@ -262,17 +234,7 @@ def pick_images(dataset: Dataset, names: Sequence[str], *, count: int) -> list[P
 def sheet_rows(
     segmenter: Segmenter, dataset: Dataset, picked: Sequence[Picked], *, methods: Sequence[Method]
 ) -> list[SheetRow]:
-    """Label maps of images by several methods.
-
-    Args:
-        segmenter: The model.
-        dataset: Gives the words and thresholds.
-        picked: The images.
-        methods: Rows.
-
-    Returns:
-        A row of a sheet for each image.
-    """
+    """A row of a sheet for each image: its label maps by several methods."""
     limits = paper_thresholds(dataset, methods)
     thresholds = (
         None if dataset.vocabulary.background is None else {name: limit or 0.0 for name, limit in limits.items()}

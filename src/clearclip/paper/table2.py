@@ -33,15 +33,7 @@ SIZES = ("ViT-B", "ViT-L")
 
 
 def row_name(model: str, base: str) -> str:
-    """A row's name as table 2 prints it.
-
-    Args:
-        model: A friendly name of the paper, or another model's.
-        base: A key of `BASE_METHODS`.
-
-    Returns:
-        For instance `BLIP (ViT-L/16)`, `MaskCLIP (CLIP ViT-B/16)`, `tiny, SCLIP`.
-    """
+    """A row's name as table 2 prints it: `BLIP (ViT-L/16)`, `MaskCLIP (CLIP ViT-B/16)`, `tiny, SCLIP`."""
     row = CHECKPOINTS.get(model)
     if row is None or row.name == "tiny":
         return f"{model}, {'as it is' if base == 'vanilla' else BASE_METHODS[base]}"
@@ -49,16 +41,9 @@ def row_name(model: str, base: str) -> str:
 
 
 def table2_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> list[Row]:
-    """Every cell in long form.
+    """Every cell in long form: a row for each model, method and benchmark.
 
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Of the table.
-
-    Returns:
-        A row for each model, method and benchmark: `published` is quoted, `measured` is ours or `None` with a
-        `reason`, `difference` is measured minus published.
+    `published` is quoted, `measured` is ours or `None` with a `reason`, `difference` is measured minus published.
     """
     rows: list[Row] = []
     for model in models:
@@ -155,16 +140,7 @@ def _marked(
 
 
 def draw_table2(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Figure:
-    """Mean mIoU without (open) and with (filled) ClearCLIP, a line for each row; published in grey below measured.
-
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Over which the mean is taken.
-
-    Returns:
-        A figure of its own.
-    """
+    """Mean mIoU without (open) and with (filled) ClearCLIP, a line for each row; published in grey below measured."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -209,16 +185,7 @@ def _pair(lab: Lab, kind: str, model: str, base: str, benchmarks: Sequence[str])
 
 
 def table2_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Page:
-    """The page of table 2.
-
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Of the table.
-
-    Returns:
-        The page.
-    """
+    """The page of table 2."""
     page = Page("table2", TARGETS["table2"].title, numbers=table2_rows(lab, models, benchmarks))
     page.lead = [
         "mIoU in percent, each row without and with ClearCLIP: the paper's number (*published*, quoted), ours "
