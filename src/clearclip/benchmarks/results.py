@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,12 @@ def records(evaluation: Evaluation) -> list[Record]:
 
 
 def _record(evaluation: Evaluation, method: str) -> Record:
-    config, facts, found = evaluation.config, evaluation.facts, evaluation.scores(method)
-    printed = published_number(config["benchmark"], model=facts["paper_model"], method=method)
-    own = {key: value for key, value in config.items() if key not in ("methods", "thresholds")}
+    config, facts, found = evaluation.config[method], evaluation.facts[method], evaluation.scores(method)
+    printed = published_number(config.benchmark, model=facts.paper_model, method=method)
     return {
-        "benchmark": config["benchmark"],
+        "benchmark": config.benchmark,
         "method": method,
-        "model": config["model"],
+        "model": config.model,
         "miou": _percent(found.miou),
         "macc": _percent(found.macc),
         "aacc": _percent(found.aacc),
@@ -58,15 +58,15 @@ def _record(evaluation: Evaluation, method: str) -> Record:
         "shard": str(evaluation.shard) if evaluation.shard.count > 1 else None,
         "warnings": list(evaluation.warnings),
         "skipped": list(evaluation.skipped),
-        "config": {**own, "method": method, "threshold": config["thresholds"][method]},
-        "checkpoint": config["checkpoint"],
-        "data": facts["data"],
-        "device": facts["device"],
-        "versions": facts["versions"],
-        "seed": config["seed"],
-        "time": facts["began"],
+        "config": json.loads(json.dumps(asdict(config))),
+        "checkpoint": config.checkpoint,
+        "data": facts.data,
+        "device": facts.device,
+        "versions": facts.versions,
+        "seed": config.seed,
+        "time": facts.began,
         "seconds": round(evaluation.seconds, 3),
-        "run": facts["run"],
+        "run": facts.run,
     }
 
 
@@ -96,10 +96,12 @@ def append_results(evaluation: Evaluation, folder: Path) -> Path:
     """
     path = folder / RESULTS_FILE
     written, known = check_results(folder)
-    if any(record.get("run") == evaluation.facts["run"] for record in known):
+    runs = {record.get("run") for record in known}
+    new = [record for record in records(evaluation) if record["run"] not in runs]
+    if not new:
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records(evaluation))
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
     end = b"\n" if written and not written.endswith(b"\n") else b""
     with atomic_write(path, replace=os.path.lexists(path)) as partial:
         partial.write_bytes(written + end + printable(lines).encode())

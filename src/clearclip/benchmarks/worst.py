@@ -32,10 +32,11 @@ def sheets(
     items = run.select(dataset.items)
     chosen = {method: _extremes(values, count) for method, values in evaluation.image_scores.items()}
     wanted = sorted({index for worst, best in chosen.values() for index in (*worst, *best)})
+    thresholds = {method: config.threshold for method, config in evaluation.config.items()}
     rows: dict[str, dict[int, Image.Image]] = {method: {} for method in chosen}
     for index in wanted:
         sample = items[index].read()
-        label_maps = predict(sample, segmenter, dataset, config=evaluation.config)
+        label_maps = predict(sample, segmenter, dataset, thresholds=thresholds)
         for method, (worst, best) in chosen.items():
             if index in worst or index in best:
                 score = float(evaluation.image_scores[method][index])

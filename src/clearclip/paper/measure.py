@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from clearclip.backbones import Backbone
 from clearclip.benchmarks import BENCHMARKS, Dataset, Evaluation, Run, evaluate, open_benchmark
-from clearclip.benchmarks.configuration import configuration, thresholds_for
+from clearclip.benchmarks.configuration import thresholds_for
 from clearclip.benchmarks.evaluation import Advanced
 from clearclip.benchmarks.results import append_results
-from clearclip.benchmarks.state import State, config_key, load_state
 from clearclip.decompose import fit_depth
 from clearclip.encode.text import TemplatesLike
 from clearclip.errors import ClearclipError, UsageError, nearest
@@ -145,8 +143,8 @@ class Lab:
     def measure(self, model: Model, benchmark: str, methods: Iterable[Method]) -> None:
         """Fill the cells of a model on a benchmark: from earlier runs in the output folder, the rest in one pass.
 
-        A run that was interrupted is finished first. What cannot be measured becomes an empty cell with its reason;
-        `ClearclipError` if a file of the benchmark is broken and `skip_broken` is off.
+        What cannot be measured becomes an empty cell with its reason; `ClearclipError` if a file of the benchmark is
+        broken and `skip_broken` is off.
         """
         wanted = unique(methods)
         try:
@@ -156,45 +154,15 @@ class Lab:
         except ClearclipError as error:
             self.cells |= {(model.name, benchmark, row.spelling): Cell(None, str(error)) for row in wanted}
             return
-        run = Run(output=self.output, limit=self.limit, skip_broken=self.skip_broken)
         runs = {row.spelling: fit_depth(row, blocks=len(segmenter.backbone.blocks)) for row in wanted}
-        found = self._evaluate(segmenter, dataset, unique(runs.values()), run=run, title=f"{model.name} {benchmark}")
-        for spelling, row in runs.items():
-            self.cells[model.name, benchmark, spelling] = found[row.spelling]
-
-    def _evaluate(
-        self, segmenter: Segmenter, dataset: Dataset, rows: Sequence[Method], *, run: Run, title: str
-    ) -> dict[str, Cell]:
-        limits = paper_thresholds(dataset, rows)
-        config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
-        found: dict[str, Cell] = {}
-        for state in stored_states(self.output, config):
-            usable = [name for name, limit in state.config["thresholds"].items() if limits.get(name, ...) == limit]
-            if any(name not in found for name in usable):
-                stored = self._run(segmenter, dataset, state.config["thresholds"], run=run, title=title)
-                found |= {name: _cell(stored, name) for name in usable}
-        missing = {name: limit for name, limit in limits.items() if name not in found}
-        if missing:
-            measured = self._run(segmenter, dataset, missing, run=run, title=title)
-            found |= {name: _cell(measured, name) for name in missing}
-        return found
-
-    def _run(
-        self,
-        segmenter: Segmenter,
-        dataset: Dataset,
-        thresholds: Mapping[str, float | None],
-        *,
-        run: Run,
-        title: str,
-    ) -> Evaluation:
-        given = {name: limit for name, limit in thresholds.items() if limit is not None}
-        with self.progress(title) as advance:
-            outcome = evaluate(
-                segmenter, dataset, methods=list(thresholds), thresholds=given or None, run=run, on_image=advance
-            )
+        rows = unique(runs.values())
+        limits = {name: limit for name, limit in paper_thresholds(dataset, rows).items() if limit is not None}
+        run = Run(output=self.output, limit=self.limit, skip_broken=self.skip_broken)
+        with self.progress(f"{model.name} {benchmark}") as advance:
+            outcome = evaluate(segmenter, dataset, methods=rows, thresholds=limits or None, run=run, on_image=advance)
         append_results(outcome, self.output)
-        return outcome
+        for spelling, row in runs.items():
+            self.cells[model.name, benchmark, spelling] = _cell(outcome, row.spelling)
 
     def cell(self, model: str, benchmark: str, method: Method) -> Cell:
         """What `measure` found for a canonical row; an empty cell with a reason where it was not measured."""
@@ -214,26 +182,13 @@ def paper_thresholds(dataset: Dataset, rows: Sequence[Method]) -> dict[str, floa
     )
 
 
-def stored_states(output: Path, config: Mapping[str, Any]) -> list[State]:
-    """States of undivided runs that differ from a configuration in their methods alone; finished ones first."""
-    wanted = config_key(_without_methods(config))
-    paths = sorted((output / "state").glob(f"{config['benchmark']}-*.npz"))
-    states = [load_state(path) for path in paths if ".shard-" not in path.name]
-    same = [state for state in states if config_key(_without_methods(state.config)) == wanted]
-    return sorted(same, key=lambda state: (not state.complete, -len(state.config["methods"])))
-
-
-def _without_methods(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("methods", "thresholds")}
-
-
 def _cell(outcome: Evaluation, method: str) -> Cell:
     miou = 100 * outcome.scores(method).miou
     return Cell(
         miou=None if math.isnan(miou) else miou,
         reason="no labelled pixel in these images" if math.isnan(miou) else "",
         method=method,
-        threshold=outcome.config["thresholds"][method],
+        threshold=outcome.config[method].threshold,
         images=outcome.images,
         warnings=outcome.warnings,
     )
