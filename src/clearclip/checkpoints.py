@@ -54,12 +54,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         ),
         Checkpoint("blip-b16", "BLIP", "ViT-B/16", _BLIP + "model_base_14M.pth", "BSD-3-Clause", "BLIP, 14 M images"),
         Checkpoint(
-            "blip-l16",
-            "BLIP",
-            "ViT-L/16",
-            _BLIP + "model_large.pth",
-            "BSD-3-Clause",
-            "BLIP large, 129 M images",
+            "blip-l16", "BLIP", "ViT-L/16", _BLIP + "model_large.pth", "BSD-3-Clause", "BLIP large, 129 M images"
         ),
         Checkpoint(
             "tiny",

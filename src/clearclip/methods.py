@@ -47,11 +47,7 @@ AXES = (
         "what the attention's logits gain: exp(-d²/2σ²) between patches at distance d, d and σ in patches (NACLIP)",
     ),
     Axis("combine", "sum | mean", "how several attention kinds are put together"),
-    Axis(
-        "normalize",
-        "yes | no",
-        "GEM's L2-normalised, once-iterated self-self attention with its own temperature",
-    ),
+    Axis("normalize", "yes | no", "GEM's L2-normalised, once-iterated self-self attention with its own temperature"),
     Axis(
         "residual",
         "keep | drop | normalize | beta:P | signed-beta:P",

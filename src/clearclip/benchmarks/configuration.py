@@ -120,12 +120,7 @@ def thresholds_for(
 
 
 def configurations(
-    segmenter: Segmenter,
-    dataset: Dataset,
-    *,
-    thresholds: Mapping[str, float | None],
-    limit: int | None,
-    seed: int,
+    segmenter: Segmenter, dataset: Dataset, *, thresholds: Mapping[str, float | None], limit: int | None, seed: int
 ) -> list[Configuration]:
     """A configuration for each method of `thresholds_for`, in its order."""
     shared = Configuration(

@@ -82,12 +82,7 @@ class Benchmark:
 _VOC_ROOTS = (".", "VOC2012", "VOCdevkit/VOC2012")
 _CONTEXT_ROOTS = (".", "VOC2010", "VOCdevkit/VOC2010")
 _COCO_IMAGES = ("images/val2017", "val2017")
-_COCO_LABELS = (
-    "annotations/val2017",
-    "stuffthingmaps/val2017",
-    "stuffthingmaps_trainval2017/val2017",
-    "val2017",
-)
+_COCO_LABELS = ("annotations/val2017", "stuffthingmaps/val2017", "stuffthingmaps_trainval2017/val2017", "val2017")
 
 _VOC_GET = "VOC2012 trainval from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 _CONTEXT_GET = (

@@ -45,7 +45,7 @@ def features_page(inspections: Sequence[Inspection], *, name: str = "figure2", t
     page.lead = [
         f"{first.model}, attention and residual of `{first.method}`. X_res is the stream that enters a block, X_attn "
         "its attention's output, X_sum the two together. Each whole image went through as one input; numbers are over "
-        "its patch tokens, the class token left out.",
+        "its patch tokens, the class token left out."
     ]
     for seen in inspections:
         stem = file_name(seen.name)
@@ -70,6 +70,6 @@ def features_page(inspections: Sequence[Inspection], *, name: str = "figure2", t
     page.notes = [
         "Entropy: of a softmax over all values of a part, divided by its largest possible value (ClearCLIP, section "
         "3.2). Peak-to-mean: the strongest channel's mean magnitude divided by the mean over all channels. numbers.csv "
-        "has every block, channel-means.csv every channel of every block.",
+        "has every block, channel-means.csv every channel of every block."
     ]
     return page

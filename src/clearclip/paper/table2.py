@@ -14,13 +14,7 @@ from clearclip.methods import parse_method
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
 from clearclip.paper.page import Page, Row, notes_of
-from clearclip.paper.printed import (
-    MISPRINTED_GAINS,
-    MISPRINTED_MEANS,
-    misprints,
-    published_gain,
-    published_mean,
-)
+from clearclip.paper.printed import MISPRINTED_GAINS, MISPRINTED_MEANS, misprints, published_gain, published_mean
 from clearclip.paper.rows import BASE_METHODS, TARGETS, WITHOUT_BACKGROUND, table2_bases, table2_methods, with_clearclip
 
 if TYPE_CHECKING:
@@ -191,7 +185,7 @@ def table2_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
         "mIoU in percent, each row without and with ClearCLIP: the paper's number (*published*, quoted), ours "
         "(*measured*) and measured minus published (*difference*). A mean is given only where the whole row has "
         "numbers; the gain is the mean with ClearCLIP minus the mean without. MaskCLIP, SCLIP and GEM run on OpenAI's "
-        "CLIP. BLIP's large model is a ViT-L/16.",
+        "CLIP. BLIP's large model is a ViT-L/16."
     ]
     columns = ("model", "what", *benchmarks, "mean", "gain")
     for size, group in _sizes(models).items():
