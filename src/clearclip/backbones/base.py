@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from clearclip.files.hashes import file_hash
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 Map = Callable[[Tensor], Tensor]
+Linear = tuple[Tensor, Tensor | None]
+"""Weight and bias."""
+CLIP_VOCABULARY = 49_408
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Block:
 
     forward: Callable[[Tensor, tuple[int, int]], Tensor]
     ln_1: Map
-    qkv: dict[str, Callable[[], tuple[Tensor, Tensor | None]]]
+    qkv: dict[str, Callable[[], Linear]]
     out_proj: Map
     ln_2: Map
     mlp: Map
@@ -56,6 +60,24 @@ class Block:
         if name in self.norms:
             part = self.norms[name](part)
         return part if self.rotate is None or name == "v" else self.rotate(part, grid_size)
+
+
+def packed_qkv(read: Callable[[], Linear]) -> dict[str, Callable[[], Linear]]:
+    """`Block.qkv` of a block that keeps the three in one weight `(3C, C)` and bias `(3C,)`."""
+
+    def part(index: int) -> Linear:
+        weight, bias = read()
+        return weight.chunk(3)[index], None if bias is None else bias.chunk(3)[index]
+
+    return {name: partial(part, index) for index, name in enumerate("qkv")}
+
+
+def check_vocabulary(entries: int, vocabulary: int) -> None:
+    """Refuse a tokenizer whose ids the model's embedding may lack."""
+    if entries > vocabulary:
+        raise UnsupportedModelError(
+            f"the tokenizer has {entries} entries, the model's vocabulary {vocabulary}: give the model's own"
+        )
 
 
 @dataclass(frozen=True)

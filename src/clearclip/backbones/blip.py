@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
-from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.base import Backbone, Block, TextEncoder, check_vocabulary, packed_qkv
 from clearclip.backbones.folder import first_line, load_tokenizer, read_weights
-from clearclip.backbones.hf_clip import load_hf, load_words
+from clearclip.backbones.hf_clip import load_hf, load_words, tensor_of
 from clearclip.backbones.network import offline_if_unreachable
-from clearclip.errors import CheckpointError, UnsupportedModelError
+from clearclip.errors import CheckpointError
 
 CONTEXT_LENGTH = 35
 LAYER_NORM_EPS = 1e-6
@@ -34,11 +33,6 @@ _RENAMED = (
     (r"^visual_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_model.encoder.layers.\1.layer_norm\2."),
     (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
 )
-
-
-def is_blip(model: object) -> bool:
-    """Whether a model object is `transformers.BlipForImageTextRetrieval`."""
-    return isinstance(model, BlipForImageTextRetrieval)
 
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
@@ -178,14 +172,12 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
     grid = embeddings.image_size // embeddings.patch_size
     text = None
     if tokenizer is not None:
-        vocabulary = model.text_encoder.embeddings.word_embeddings.num_embeddings
-        if len(tokenizer) > vocabulary:
-            raise UnsupportedModelError(
-                f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {vocabulary}: give the model's own"
-            )
+        check_vocabulary(len(tokenizer), model.text_encoder.embeddings.word_embeddings.num_embeddings)
         text = TextEncoder(
             tokenize=lambda texts: tokenizer(texts, truncation=False, verbose=False)["input_ids"],
-            encode=partial(_encode, model),
+            encode=lambda ids, mask: model.text_proj(
+                model.text_encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state[:, 0]
+            ),
             context_length=min(CONTEXT_LENGTH, model.text_encoder.config.max_position_embeddings),
             pad_id=int(tokenizer.pad_token_id or 0),
             tokenizer=tokenizer,
@@ -214,28 +206,12 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
 
 def _block(layer: Any) -> Block:
-    qkv, width = layer.self_attn.qkv, layer.self_attn.embed_dim
-
-    def read(part: int) -> tuple[Tensor, Tensor | None]:
-        span = slice(part * width, (part + 1) * width)
-        return qkv.weight[span], None if qkv.bias is None else qkv.bias[span]
-
+    qkv = layer.self_attn.qkv
     return Block(
-        forward=partial(_forward, layer),
+        forward=lambda tokens, grid_size: tensor_of(layer(tokens)),
         ln_1=layer.layer_norm1,
-        qkv={name: partial(read, part) for part, name in enumerate("qkv")},
+        qkv=packed_qkv(lambda: (qkv.weight, qkv.bias)),
         out_proj=layer.self_attn.projection,
         ln_2=layer.layer_norm2,
         mlp=layer.mlp,
     )
-
-
-def _forward(layer: Any, tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    out = layer(tokens)
-    return out if isinstance(out, Tensor) else out[0]
-
-
-def _encode(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    hidden = model.text_encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    projected: Tensor = model.text_proj(hidden[:, 0])
-    return projected

@@ -29,57 +29,22 @@ LAYERS = 1000
 """Most layers of a tower: more would only take time to build."""
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
+    "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "spiece.model",
+    "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
 TOKENIZER_SETTINGS = (
-    "tokenizer_class",
-    "model_max_length",
-    "padding_side",
-    "truncation_side",
-    "clean_up_tokenization_spaces",
-    "split_special_tokens",
-    "add_prefix_space",
-    "add_bos_token",
-    "add_eos_token",
-    "do_lower_case",
-    "do_basic_tokenize",
-    "strip_accents",
-    "tokenize_chinese_chars",
-    "errors",
-    "legacy",
-    "extra_ids",
-    "added_tokens_decoder",
-)
+    "tokenizer_class", "model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces",
+    "split_special_tokens", "add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case", "do_basic_tokenize",
+    "strip_accents", "tokenize_chinese_chars", "errors", "legacy", "extra_ids", "added_tokens_decoder",
+)  # fmt: skip
 SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-    "additional_special_tokens",
-    "extra_special_tokens",
-)
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "additional_special_tokens", "extra_special_tokens",
+)  # fmt: skip
 TOKENIZER_CLASSES = (
-    "PreTrainedTokenizer",
-    "TokenizersBackend",
-    "CLIPTokenizer",
-    "BertTokenizer",
-    "DistilBertTokenizer",
-    "RobertaTokenizer",
-    "XLMRobertaTokenizer",
-    "GPT2Tokenizer",
-    "T5Tokenizer",
-    "GemmaTokenizer",
-)
+    "PreTrainedTokenizer", "TokenizersBackend", "CLIPTokenizer", "BertTokenizer", "DistilBertTokenizer",
+    "RobertaTokenizer", "XLMRobertaTokenizer", "GPT2Tokenizer", "T5Tokenizer", "GemmaTokenizer",
+)  # fmt: skip
 """With or without `Fast`: transformers takes any class of its own by its name, also ones that load code."""
 TOKENIZER_PATTERNS = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "config.json")
 MODEL_TYPES = ("clip", "blip", "bert", "distilbert", "roberta", "xlm-roberta", "gpt2", "t5", "gemma")

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
 
-from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.base import CLIP_VOCABULARY, Backbone, Block, TextEncoder, check_vocabulary
 from clearclip.backbones.folder import (
     TOKENIZER_FILES,
     TOKENIZER_PATTERNS,
@@ -24,44 +24,18 @@ from clearclip.backbones.folder import (
     read_weights,
     three_numbers,
 )
-from clearclip.errors import CheckpointError, UnsupportedModelError
+from clearclip.errors import CheckpointError
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
-CLIP_VOCABULARY = 49_408
 TOWER_SETTINGS = (
-    "hidden_size",
-    "intermediate_size",
-    "encoder_hidden_size",
-    "projection_dim",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "vocab_size",
-    "max_position_embeddings",
-    "is_decoder",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "sep_token_id",
-)
+    "hidden_size", "intermediate_size", "encoder_hidden_size", "projection_dim", "num_hidden_layers",
+    "num_attention_heads", "num_channels", "image_size", "patch_size", "hidden_act", "layer_norm_eps", "vocab_size",
+    "max_position_embeddings", "is_decoder", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
+)  # fmt: skip
 MODEL_SETTINGS = (
-    "text_config",
-    "vision_config",
-    "text_config_dict",
-    "vision_config_dict",
-    "projection_dim",
-    "image_text_hidden_size",
-    "logit_scale_init_value",
-)
-
-
-def is_hf_clip(model: object) -> bool:
-    """Whether a model object is `transformers.CLIPModel`."""
-    return isinstance(model, CLIPModel)
+    "text_config", "vision_config", "text_config_dict", "vision_config_dict", "projection_dim",
+    "image_text_hidden_size", "logit_scale_init_value",
+)  # fmt: skip
 
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
@@ -194,7 +168,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 def _block(layer: Any) -> Block:
     attention = layer.self_attn
     return Block(
-        forward=partial(_forward, layer),
+        forward=lambda tokens, grid_size: tensor_of(layer(tokens, attention_mask=None)),
         ln_1=layer.layer_norm1,
         qkv={
             "q": lambda: (attention.q_proj.weight, attention.q_proj.bias),
@@ -207,9 +181,9 @@ def _block(layer: Any) -> Block:
     )
 
 
-def _forward(layer: Any, tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    out = layer(tokens, attention_mask=None)
-    return out if isinstance(out, Tensor) else out[0]
+def tensor_of(output: Any) -> Tensor:
+    """What a layer of transformers returns: the tensor, in some versions the first of a tuple."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
@@ -231,10 +205,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
 
         pad_id, tokenizer = ends[1], clip_words
     else:
-        if len(tokenizer) > vocabulary:
-            raise UnsupportedModelError(
-                f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {vocabulary}: give the model's own"
-            )
+        check_vocabulary(len(tokenizer), vocabulary)
 
         def tokenize(texts: list[str]) -> list[list[int]]:
             rows: list[list[int]] = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
@@ -244,7 +215,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
     return (
         TextEncoder(
             tokenize=tokenize,
-            encode=partial(_encode, model),
+            encode=lambda ids, mask: model.text_projection(model.text_model(input_ids=ids).pooler_output),
             context_length=context,
             pad_id=pad_id,
             tokenizer=tokenizer,
@@ -252,9 +223,3 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         ),
         "",
     )
-
-
-def _encode(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    pooled = model.text_model(input_ids=ids).pooler_output
-    projected: Tensor = model.text_projection(pooled)
-    return projected

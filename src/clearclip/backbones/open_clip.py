@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
-from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.base import CLIP_VOCABULARY, Backbone, Block, TextEncoder, check_vocabulary, packed_qkv
 from clearclip.backbones.folder import (
     CONFIG_BYTES,
     TOKENIZER_PATTERNS,
@@ -33,25 +33,13 @@ from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError,
 from clearclip.files.reading import read_text
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
-CLIP_VOCABULARY = 49_408
 KNOWN_WORDS = "known_words.txt"
 CONFIG = "open_clip_config.json"
 MODEL_SETTINGS = (
-    "embed_dim",
-    "vision_cfg",
-    "text_cfg",
-    "multimodal_cfg",
-    "quick_gelu",
-    "init_logit_scale",
-    "init_logit_bias",
+    "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias",
     "nonscalar_logit_scale",
-)
+)  # fmt: skip
 TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
-
-
-def is_open_clip(model: object) -> bool:
-    """Whether a model object is open_clip's CLIP, CustomTextCLIP or CoCa."""
-    return isinstance(model, (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa))
 
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
@@ -63,12 +51,11 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     """
     if name.startswith("hf-hub:"):
         folder = _fetch(name)
-        backbone = _load_folder(folder, name, tokenizer)
     elif name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
-        backbone = _load_folder(folder, name, tokenizer)
     else:
         return _load_known(name, tokenizer)
+    backbone = _load_folder(folder, name, tokenizer)
     words = folder / KNOWN_WORDS
     if backbone.text is not None and words.is_file():
         try:
@@ -314,19 +301,10 @@ def _head(visual: Any, tokens: Tensor) -> Tensor:
 
 def _block(block: Any) -> Block:
     attention = block.attn
-
-    def rows(part: int) -> Callable[[], tuple[Tensor, Tensor | None]]:
-        def read() -> tuple[Tensor, Tensor | None]:
-            span = slice(part * attention.embed_dim, (part + 1) * attention.embed_dim)
-            bias = attention.in_proj_bias
-            return attention.in_proj_weight[span], None if bias is None else bias[span]
-
-        return read
-
     return Block(
         forward=lambda tokens, grid_size: block(tokens),
         ln_1=block.ln_1,
-        qkv={name: rows(part) for part, name in enumerate("qkv")},
+        qkv=packed_qkv(lambda: (attention.in_proj_weight, attention.in_proj_bias)),
         out_proj=lambda tokens: block.ls_1(attention.out_proj(tokens)),
         ln_2=block.ln_2,
         mlp=lambda tokens: block.ls_2(block.mlp(tokens)),
@@ -349,10 +327,8 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
     context = int(tower.context_length)
     words = getattr(tokenizer, "tokenizer", None)  # Hugging Face's, inside open_clip's HFTokenizer
-    if words is not None and len(words) > tower.vocab_size:
-        raise UnsupportedModelError(
-            f"the tokenizer has {len(words)} entries, the model's vocabulary {tower.vocab_size}: give the model's own"
-        )
+    if words is not None:
+        check_vocabulary(len(words), tower.vocab_size)
     if words is None and getattr(tokenizer, "vocab_size", 0) > tower.vocab_size:
         return None, (
             f"CLIP's own tokenizer has {tokenizer.vocab_size} entries, its vocabulary {tower.vocab_size}: pass its "
