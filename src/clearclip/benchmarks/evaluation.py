@@ -17,7 +17,7 @@ from clearclip.benchmarks.check import broken_items, count_warnings, refuse
 from clearclip.benchmarks.configuration import Configuration, Facts, configurations, facts, thresholds_for
 from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
 from clearclip.benchmarks.predictions import Predictions, hold_predictions
-from clearclip.benchmarks.readers import Dataset, Item, Sample, read_ahead
+from clearclip.benchmarks.readers import Dataset, Item, read_ahead
 from clearclip.benchmarks.state import WHOLE, Shard, State, add_shards, load_state, refuse_earlier, state_path
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.writing import claim
@@ -222,7 +222,7 @@ def _advance(
             found = dict.fromkeys(behind, str(sample))
         else:
             thresholds = {name: state.config.threshold for name, state in behind.items()}
-            label_maps = predict(sample, segmenter, dataset, thresholds=thresholds)
+            label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds)
             if predictions is not None:
                 predictions.save(label_maps, items[index])
             classes = len(dataset.vocabulary.labels)
@@ -239,13 +239,13 @@ def _advance(
 
 
 def predict(
-    sample: Sample, segmenter: Segmenter, dataset: Dataset, *, thresholds: Mapping[str, float | None]
+    image: npt.NDArray[np.uint8], segmenter: Segmenter, dataset: Dataset, *, thresholds: Mapping[str, float | None]
 ) -> dict[str, npt.NDArray[np.integer]]:
     """Label maps of one image by each method that has an entry in thresholds."""
     limits = None
     if dataset.vocabulary.background is not None:
         limits = {method: value or 0.0 for method, value in thresholds.items()}
-    encoded = segmenter.encode(sample.image, method=list(thresholds))
+    encoded = segmenter.encode(image, method=list(thresholds))
     found = segmenter.classify(encoded, dataset.vocabulary, method=list(thresholds), threshold=limits)
     return {method: found[method].label_map for method in thresholds}
 

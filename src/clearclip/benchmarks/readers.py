@@ -257,15 +257,12 @@ def read_ahead(items: Sequence[Item], *, workers: int = 2) -> Iterator[Sample | 
     """Decode items in threads, a few ahead of the one that is asked for, in order; yields a sample or its error."""
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="read-ahead")
     waiting: list[Future[Sample | ImageError]] = []
-    upcoming = iter(items)
     try:
-        while True:
-            for item in upcoming:
-                waiting.append(pool.submit(_attempt, item))
-                if len(waiting) >= READ_AHEAD:
-                    break
-            if not waiting:
-                return
+        for item in items:
+            waiting.append(pool.submit(_attempt, item))
+            if len(waiting) >= READ_AHEAD:
+                yield waiting.pop(0).result()
+        while waiting:
             yield waiting.pop(0).result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -20,6 +20,7 @@ from clearclip.files.writing import atomic_write
 
 RESULTS_FILE = "results.jsonl"
 RESULTS_LIMIT = 1 << 28
+SCORES = ("miou", "macc", "aacc", "fwiou")
 Record = dict[str, Any]
 
 
@@ -39,10 +40,7 @@ def _record(evaluation: Evaluation, method: str) -> Record:
         "benchmark": config.benchmark,
         "method": method,
         "model": config.model,
-        "miou": _percent(found.miou),
-        "macc": _percent(found.macc),
-        "aacc": _percent(found.aacc),
-        "fwiou": _percent(found.fwiou),
+        **{name: _percent(getattr(found, name)) for name in SCORES},
         "classes": {
             name: {"iou": _percent(iou), "accuracy": _percent(accuracy)}
             for name, iou, accuracy in zip(evaluation.classes, found.iou, found.accuracy, strict=True)
@@ -147,7 +145,7 @@ def _checked(record: Any) -> Record:
         raise ValueError("its parts are of another kind than ours")
     if not all(isinstance(one, dict) for one in classes.values()):
         raise ValueError("its classes are of another kind than ours")
-    numbers = [record.get(key) for key in ("miou", "macc", "aacc", "fwiou", "images")]
+    numbers = [record.get(key) for key in (*SCORES, "images")]
     numbers += [printed.get(key) for key in ("miou", "difference")] + [config.get("threshold")]
     numbers += [one.get("iou") for one in classes.values()]
     if not all(one is None or (type(one) in (int, float) and abs(one) < 1e15) for one in numbers):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clearclip.benchmarks.results import Record
+from clearclip.benchmarks.results import SCORES, Record
 from clearclip.benchmarks.rows import BENCHMARKS
 from clearclip.errors import UsageError, nearest
 
@@ -93,7 +93,7 @@ def _run_row(record: Record) -> tuple[Cell, ...]:
         record["method"],
         None if threshold is None else f"{threshold:g}",
         record.get("images"),
-        *(record.get(score) for score in ("miou", "macc", "aacc", "fwiou")),
+        *(record.get(score) for score in SCORES),
         printed.get("miou"),
         printed.get("difference"),
     )
@@ -106,7 +106,10 @@ def methods_table(found: Sequence[Record]) -> Table:
     the last counts. The mean is given only where a row has every benchmark.
     """
     known = list(BENCHMARKS)
-    benchmarks = sorted({record["benchmark"] for record in found}, key=lambda name: (*_place(name, known), name))
+    benchmarks = sorted(
+        {record["benchmark"] for record in found},
+        key=lambda name: (known.index(name) if name in known else len(known), name),
+    )
     cells: dict[tuple[str, str], dict[str, Cell]] = {}
     printed: dict[tuple[str, str], dict[str, Cell]] = {}
     for record in found:
@@ -121,10 +124,6 @@ def methods_table(found: Sequence[Record]) -> Table:
             rows.append((model, f"{method} (paper)", *_with_mean(printed[model, method], benchmarks)))
     mean = ("mean",) if len(benchmarks) > 1 else ()
     return Table(("model", "method", *benchmarks, *mean), tuple(rows))
-
-
-def _place(name: str, known: Sequence[str]) -> tuple[int]:
-    return (known.index(name) if name in known else len(known),)
 
 
 def _with_mean(values: dict[str, Cell], benchmarks: Sequence[str]) -> tuple[Cell, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,8 +102,3 @@ def _parse(text: str) -> Model:
     if not source:
         raise UsageError(f"{text!r} names no weights: write {name}=PATH, or {name} alone")
     return Model(name, source)
-
-
-def models_named(names: Sequence[str]) -> list[Model]:
-    """The paper's own choice of models."""
-    return [Model(name) for name in names]

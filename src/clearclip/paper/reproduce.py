@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from clearclip.benchmarks import Dataset
+from clearclip.benchmarks.evaluation import predict
 from clearclip.benchmarks.results import check_results
 from clearclip.benchmarks.state import file_name
 from clearclip.decompose import fit_depth
@@ -22,25 +20,15 @@ from clearclip.methods import Method, parse_methods
 from clearclip.paper.figure1 import figure1_page
 from clearclip.paper.figure2 import features_page
 from clearclip.paper.measure import Lab, paper_thresholds
-from clearclip.paper.models import Model, models_named
+from clearclip.paper.models import Model
 from clearclip.paper.page import REPORT_NAME, Page, about
 from clearclip.paper.rows import ALL_EIGHT, SHEET_METHODS, Target, methods_of, unique
 from clearclip.paper.table1 import table1_page
 from clearclip.paper.table2 import table2_page
-from clearclip.segmenter import Segmenter
 
 TABLES = {"figure1": figure1_page, "table1": table1_page, "table2": table2_page}
 PICTURE_IMAGES = {"figure2": 2, "figure3": 4, "figure4": 4}
 """How many of a benchmark's first images a picture shows where none is named."""
-
-
-@dataclass(frozen=True, eq=False)
-class Picked:
-    """One image of figures 2–4, with its truth where there is any."""
-
-    name: str
-    image: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +57,7 @@ class Request:
         if self.models is not None:
             return self.models
         only_scenes = self.benchmarks_of(target, has_data=has_data) == ("scenes",)
-        return (Model("tiny"),) if only_scenes else tuple(models_named(target.models))
+        return (Model("tiny"),) if only_scenes else tuple(map(Model, target.models))
 
 
 def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print) -> list[Path]:
@@ -141,12 +129,15 @@ def _pictures(
         picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
         blocks = len(segmenter.backbone.blocks)
         rows = [fit_depth(row, blocks=blocks) for row in parse_methods(SHEET_METHODS[target.name])]
-        sheet = sheet_rows(segmenter, dataset, picked, methods=rows)
+        limits = paper_thresholds(dataset, rows)
+        sheet = [replace(one, label_maps=predict(one.image, segmenter, dataset, thresholds=limits)) for one in picked]
         name = dataset.benchmark.name
         page.pictures[f"{target.name}-{name}.png"] = (
             draw_sheet(sheet, vocabulary, titles={row.spelling: "GEM" for row in rows if row.name == "gem"}),
             f"{model.name} on {name}: "
-            + ("below each picture its own mIoU in percent" if _true(picked) else "no truth"),
+            + (
+                "no truth" if all(one.truth is None for one in picked) else "below each picture its own mIoU in percent"
+            ),
         )
         page.numbers += [
             {
@@ -166,10 +157,6 @@ def _pictures(
     ]
     page.notes += _weights_note(lab, model)
     return page
-
-
-def _true(picked: Sequence[Picked]) -> bool:
-    return any(one.truth is not None for one in picked)
 
 
 def _weights_note(lab: Lab, model: Model) -> list[str]:
@@ -213,39 +200,22 @@ def _datasets(benchmarks: Sequence[str], lab: Lab, page: Page) -> list[Dataset]:
     return found
 
 
-def pick_images(dataset: Dataset, names: Sequence[str], *, count: int) -> list[Picked]:
+def pick_images(dataset: Dataset, names: Sequence[str], *, count: int) -> list[SheetRow]:
     """The images of a picture, by id or by file, which has no truth; the first count images where none is named."""
     items = {item.id: item for item in dataset.items}
     picked = []
     for name in names or list(items)[:count]:
         if name in items:
             sample = items[name].read()
-            picked.append(Picked(name, sample.image, sample.truth))
+            picked.append(SheetRow(name, sample.image, {}, sample.truth))
         elif Path(name).is_file():
-            picked.append(Picked(Path(name).stem, load_image(name)))
+            picked.append(SheetRow(Path(name).stem, load_image(name), {}))
         else:
             raise UsageError(
                 f"image {name!r} is no file and no image of {dataset.benchmark.name}: its first ones are "
                 f"{', '.join(list(items)[:3])}"
             )
     return picked
-
-
-def sheet_rows(
-    segmenter: Segmenter, dataset: Dataset, picked: Sequence[Picked], *, methods: Sequence[Method]
-) -> list[SheetRow]:
-    """A row of a sheet for each image: its label maps by several methods."""
-    limits = paper_thresholds(dataset, methods)
-    thresholds = (
-        None if dataset.vocabulary.background is None else {name: limit or 0.0 for name, limit in limits.items()}
-    )
-    rows = []
-    for one in picked:
-        encoded = segmenter.encode(one.image, method=list(methods))
-        found = segmenter.classify(encoded, dataset.vocabulary, method=list(methods), threshold=thresholds)
-        label_maps = {row.spelling: found[row.spelling].label_map for row in methods}
-        rows.append(SheetRow(one.name, one.image, label_maps, one.truth))
-    return rows
 
 
 def _index(pages: Sequence[Page], outputs: Outputs) -> Path:

@@ -123,7 +123,7 @@ def figure1_methods() -> dict[tuple[tuple[str, ...], bool, bool], Method]:
 def table1_methods() -> list[Method]:
     """Table 1's rows with the points of both curves, each once."""
     rows = [beta_method(beta) for beta in CURVE_BETAS] + [NORMALIZED] + [alpha_method(alpha) for alpha in ALPHAS]
-    return list({row.spelling: row for row in rows}.values())
+    return unique(rows)
 
 
 def table2_bases(model: str) -> tuple[str, ...]:

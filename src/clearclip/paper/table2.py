@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clearclip.benchmarks.published import published_number
 from clearclip.benchmarks.tables import Cell as TableCell
 from clearclip.benchmarks.tables import Table
 from clearclip.checkpoints import CHECKPOINTS
@@ -14,7 +13,15 @@ from clearclip.methods import parse_method
 from clearclip.paper.measure import Lab
 from clearclip.paper.models import Model
 from clearclip.paper.page import Page, Row, notes_of
-from clearclip.paper.printed import MISPRINTED_GAINS, MISPRINTED_MEANS, misprints, published_gain, published_mean
+from clearclip.paper.printed import (
+    MISPRINTED_GAINS,
+    MISPRINTED_MEANS,
+    misprints,
+    published_cells,
+    published_gain,
+    published_mean,
+    whole_mean,
+)
 from clearclip.paper.rows import BASE_METHODS, TARGETS, WITHOUT_BACKGROUND, table2_bases, table2_methods, with_clearclip
 
 if TYPE_CHECKING:
@@ -44,17 +51,16 @@ def table2_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
         for method in table2_methods(model.name):
             for benchmark in benchmarks:
                 cell = lab.cell(model.name, benchmark, method)
-                printed = published_number(benchmark, model=model.name, method=method.spelling)
-                both = cell.miou is not None and printed is not None
+                (printed,) = published_cells([benchmark], model=model.name, method=method.spelling)
                 rows.append(
                     {
                         "model": model.name,
                         "architecture": model.architecture,
                         "method": method.spelling,
                         "benchmark": benchmark,
-                        "published": printed.miou if printed else None,
+                        "published": printed,
                         "measured": cell.miou,
-                        "difference": cell.miou - printed.miou if both and cell.miou and printed else None,
+                        "difference": _minus(cell.miou, printed),
                         "run_as": cell.method,
                         "images": cell.images,
                         "reason": cell.reason,
@@ -82,15 +88,15 @@ def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list
     foreign = model.name in lab.loaded and lab.loaded[model.name].provenance
     before: dict[str, list[float | None]] = {}
     for name, clear in ((base, False), (with_clearclip(base), True)):
-        published = [_published(benchmark, model.name, name) for benchmark in benchmarks]
+        published = published_cells(benchmarks, model=model.name, method=name)
         measured = [lab.cell(model.name, benchmark, parse_method(name)).miou for benchmark in benchmarks]
-        kinds = {"published": published, "measured": measured, "difference": _differences(measured, published)}
+        kinds = {"published": published, "measured": measured, "difference": list(map(_minus, measured, published))}
         for kind, cells in kinds.items():
             if kind != "measured" and all(cell is None for cell in published):
                 continue
-            mean, gain = _mean(cells), None
+            mean, gain = whole_mean(cells), None
             if clear and kind != "difference":
-                gain = _minus(mean, _mean(before[kind]))
+                gain = _minus(mean, whole_mean(before[kind]))
             shown_mean, shown_gain = _marked(mean, gain, kind=kind, model=model.name, method=name, names=benchmarks)
             label = row_name(model.name, base) + (" + ClearCLIP" if clear else "")
             shown_kind = f"{kind}{FOREIGN}" if foreign and kind != "published" else kind
@@ -99,23 +105,8 @@ def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list
     return lines
 
 
-def _published(benchmark: str, model: str, method: str) -> float | None:
-    found = published_number(benchmark, model=model, method=method)
-    return found.miou if found else None
-
-
-def _differences(measured: Sequence[float | None], published: Sequence[float | None]) -> list[float | None]:
-    return [_minus(ours, theirs) for ours, theirs in zip(measured, published, strict=True)]
-
-
 def _minus(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
-
-
-def _mean(cells: Sequence[float | None]) -> float | None:
-    """Only of a whole row: a mean over other benchmarks than its neighbour's would mislead."""
-    known = [cell for cell in cells if cell is not None]
-    return sum(known) / len(known) if known and len(known) == len(cells) else None
 
 
 def _marked(
@@ -170,10 +161,11 @@ def _pair(lab: Lab, kind: str, model: str, base: str, benchmarks: Sequence[str])
     """Means without and with ClearCLIP, published or measured, where a row has both."""
     names = (base, with_clearclip(base))
     if kind == "published":
-        before, after = (published_mean(tuple(benchmarks), model=model, method=name) for name in names)
+        before, after = (published_mean(benchmarks, model=model, method=name) for name in names)
     else:
         before, after = (
-            _mean([lab.cell(model, benchmark, parse_method(name)).miou for benchmark in benchmarks]) for name in names
+            whole_mean([lab.cell(model, benchmark, parse_method(name)).miou for benchmark in benchmarks])
+            for name in names
         )
     return None if before is None or after is None else (before, after)
 
@@ -218,7 +210,7 @@ def _findings(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> l
             if pair is None:
                 continue
             before, after = pair
-            printed = published_gain(tuple(benchmarks), model=model.name, base=base)
+            printed = published_gain(benchmarks, model=model.name, base=base)
             theirs = f"; the paper's cells give {printed:+.1f}" if printed is not None else ""
             sentences.append(
                 f"{row_name(model.name, base)}: {before:.1f} without and {after:.1f} with ClearCLIP "
