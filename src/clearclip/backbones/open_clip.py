@@ -349,7 +349,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
                 tower.token_embedding,
                 tower.transformer,
                 tower.ln_final,
-                _projection(tower),
+                tower.text_projection,
                 tower.positional_embedding,
             )
             if plain
@@ -357,11 +357,6 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         ),
         "",
     )
-
-
-def _projection(tower: Any) -> nn.Module | nn.Parameter | None:
-    projection: nn.Module | nn.Parameter | None = tower.text_projection
-    return projection
 
 
 def _pool_type(tower: Any) -> str:
@@ -376,8 +371,7 @@ def _tokenize(tokenizer: Any, context: int, pad_id: int, ends_with_pad: bool, te
 
 
 def _encode_full(model: Any, context: int, pad_id: int, ids: Tensor, mask: Tensor) -> Tensor:
-    padded = nn.functional.pad(ids, (0, context - ids.shape[1]), value=pad_id)
-    encoded: Tensor = model.encode_text(padded)
+    encoded: Tensor = model.encode_text(nn.functional.pad(ids, (0, context - ids.shape[1]), value=pad_id))
     return encoded
 
 
@@ -388,9 +382,8 @@ def _encode_trimmed(tower: Any, ids: Tensor, mask: Tensor) -> Tensor:
     tokens = tower.ln_final(tower.transformer(tokens, attn_mask=tower.attn_mask[:length, :length]))
     end_id = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
     pooled: Tensor = open_clip.transformer.text_global_pool(tokens, ids, _pool_type(tower), eos_token_id=end_id)
-    projection = _projection(tower)
-    if isinstance(projection, nn.Module):
-        pooled = projection(pooled)
-    elif projection is not None:
-        pooled = pooled @ projection
+    if isinstance(tower.text_projection, nn.Module):
+        pooled = tower.text_projection(pooled)
+    elif tower.text_projection is not None:
+        pooled = pooled @ tower.text_projection
     return pooled

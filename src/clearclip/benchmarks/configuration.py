@@ -25,8 +25,6 @@ from clearclip.protocol import Protocol, get_protocol
 if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
 
-RECORDED_PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
-
 
 Numbers = dict[str, float | str]
 
@@ -152,14 +150,16 @@ def facts(segmenter: Segmenter, dataset: Dataset, *, config: Configuration) -> F
         began=began.isoformat(timespec="seconds"),
         data=dataset.source,
         device=str(segmenter.backbone.device),
-        versions={
-            "clearclip": clearclip.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in RECORDED_PACKAGES},
-        },
+        versions=versions("torch", "open_clip_torch", "transformers", "numpy", "pillow"),
         paper_model=next((known.name for known in CHECKPOINTS.values() if name in (known.name, known.source)), name),
         official=Official(row.size, _numbers(get_protocol(row.protocol), segmenter), row.thresholds.get(config.method)),
     )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of clearclip, Python and installed packages, to stand beside numbers."""
+    own = {"clearclip": clearclip.__version__, "python": platform.python_version()}
+    return own | {package: version(package) for package in packages}
 
 
 def _numbers(protocol: Protocol, segmenter: Segmenter) -> Numbers:

@@ -40,9 +40,9 @@ class Layout:
     """
 
     images: tuple[str, ...]
-    image_suffix: str
     labels: tuple[str, ...]
     forms: tuple[LabelForm, ...]
+    image_suffix: str = ".jpg"
     roots: tuple[str, ...] = (".",)
     split: str = ""
     nested: bool = False
@@ -79,11 +79,6 @@ class Benchmark:
     hint: str = ""
 
 
-_VOC_ROOTS = (".", "VOC2012", "VOCdevkit/VOC2012")
-_CONTEXT_ROOTS = (".", "VOC2010", "VOCdevkit/VOC2010")
-_COCO_IMAGES = ("images/val2017", "val2017")
-_COCO_LABELS = ("annotations/val2017", "stuffthingmaps/val2017", "stuffthingmaps_trainval2017/val2017", "val2017")
-
 _VOC_GET = "VOC2012 trainval from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 _CONTEXT_GET = (
     "images: VOC2010 trainval from http://host.robots.ox.ac.uk/pascal/VOC/voc2010/; labels: trainval_merged.json "
@@ -103,33 +98,20 @@ _CITYSCAPES_GET = "leftImg8bit and gtFine from https://www.cityscapes-dataset.co
 _ADE_GET = "ADEChallengeData2016 from http://sceneparsing.csail.mit.edu"
 
 
-def _voc(forms: tuple[LabelForm, ...]) -> Layout:
+def _voc(year: int, ending: str, form: LabelForm) -> Layout:
     return Layout(
         images=("JPEGImages",),
-        image_suffix=".jpg",
-        labels=("SegmentationClass",),
-        forms=forms,
-        roots=_VOC_ROOTS,
-        split="ImageSets/Segmentation/val.txt",
+        labels=(f"SegmentationClass{ending}",),
+        forms=(form,),
+        roots=(".", f"VOC{year}", f"VOCdevkit/VOC{year}"),
+        split=f"ImageSets/Segmentation{ending}/val.txt",
     )
 
 
-def _context(forms: tuple[LabelForm, ...]) -> Layout:
+def _coco(folder: str, *forms: LabelForm) -> Layout:
     return Layout(
-        images=("JPEGImages",),
-        image_suffix=".jpg",
-        labels=("SegmentationClassContext",),
-        forms=forms,
-        roots=_CONTEXT_ROOTS,
-        split="ImageSets/SegmentationContext/val.txt",
-    )
-
-
-def _coco(folder: str, forms: tuple[LabelForm, ...]) -> Layout:
-    return Layout(
-        images=_COCO_IMAGES,
-        image_suffix=".jpg",
-        labels=_COCO_LABELS,
+        images=("images/val2017", "val2017"),
+        labels=("annotations/val2017", "stuffthingmaps/val2017", "stuffthingmaps_trainval2017/val2017", "val2017"),
         forms=forms,
         roots=(".", folder, "coco"),
         foreign=("_instanceTrainIds.png", "_labelTrainIds.png"),
@@ -145,7 +127,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=21,
             size=1449,
             protocol="voc21",
-            layout=_voc((LabelForm(".png", indices(21), "VOC's index maps"),)),
+            layout=_voc(2012, "", LabelForm(".png", indices(21), "VOC's index maps")),
             background=True,
             thresholds={"clearclip": 0.5, "vanilla": 0.2},
             get=_VOC_GET,
@@ -157,7 +139,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=20,
             size=1449,
             protocol="voc20",
-            layout=_voc((LabelForm(".png", indices(21, ignored=(0,)), "VOC's index maps"),)),
+            layout=_voc(2012, "", LabelForm(".png", indices(21, ignored=(0,)), "VOC's index maps")),
             get=_VOC_GET,
             palette="voc-shifted",
         ),
@@ -167,7 +149,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=60,
             size=5104,
             protocol="context60",
-            layout=_context((LabelForm(".png", indices(60), "converted Context maps"),)),
+            layout=_voc(2010, "Context", LabelForm(".png", indices(60), "converted Context maps")),
             background=True,
             thresholds={"clearclip": 0.15},
             get=_CONTEXT_GET,
@@ -179,7 +161,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=59,
             size=5104,
             protocol="context59",
-            layout=_context((LabelForm(".png", indices(60, ignored=(0,)), "converted Context maps"),)),
+            layout=_voc(2010, "Context", LabelForm(".png", indices(60, ignored=(0,)), "converted Context maps")),
             get=_CONTEXT_GET,
             hint=_CONTEXT_HINT,
         ),
@@ -191,11 +173,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol="coco_object",
             layout=_coco(
                 "coco_object",
-                (
-                    LabelForm("_instanceTrainIds.png", indices(81), "instanceTrainIds maps"),
-                    LabelForm(".png", coco_object_raw(), "raw stuff-thing maps"),
-                    LabelForm("_labelTrainIds.png", coco_object_from_stuff(), "labelTrainIds maps of COCO-Stuff"),
-                ),
+                LabelForm("_instanceTrainIds.png", indices(81), "instanceTrainIds maps"),
+                LabelForm(".png", coco_object_raw(), "raw stuff-thing maps"),
+                LabelForm("_labelTrainIds.png", coco_object_from_stuff(), "labelTrainIds maps of COCO-Stuff"),
             ),
             background=True,
             thresholds={"clearclip": 0.4},
@@ -209,10 +189,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol="coco_stuff",
             layout=_coco(
                 "coco_stuff164k",
-                (
-                    LabelForm("_labelTrainIds.png", indices(171), "labelTrainIds maps"),
-                    LabelForm(".png", coco_stuff_raw(), "raw stuff-thing maps"),
-                ),
+                LabelForm("_labelTrainIds.png", indices(171), "labelTrainIds maps"),
+                LabelForm(".png", coco_stuff_raw(), "raw stuff-thing maps"),
             ),
             get=_COCO_GET,
         ),
@@ -244,7 +222,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol="ade20k",
             layout=Layout(
                 images=("images/validation",),
-                image_suffix=".jpg",
                 labels=("annotations/validation",),
                 forms=(LabelForm(".png", indices(151, ignored=(0,)), "ADE20K's index maps"),),
                 roots=(".", "ADEChallengeData2016", "ade/ADEChallengeData2016"),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import clearclip
+from clearclip.benchmarks.configuration import versions
 from clearclip.benchmarks.tables import Table
 from clearclip.errors import printable
 from clearclip.files.outputs import Outputs
@@ -109,18 +107,13 @@ def long_table(rows: Sequence[Row]) -> Table:
 
 def about(lab: Lab, models: Sequence[Model]) -> dict[str, Any]:
     """How the numbers were made, as JSON-able data."""
-    packages = ("torch", "open_clip_torch", "transformers", "numpy", "matplotlib")
     return {
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "limit": lab.limit,
         "device": lab.device,
         "dtype": lab.dtype,
         "models": [_model_facts(lab, model) for model in models],
-        "versions": {
-            "clearclip": clearclip.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "versions": versions("torch", "open_clip_torch", "transformers", "numpy", "matplotlib"),
     }
 
 
