@@ -51,7 +51,6 @@ class Cell:
 class Loaded:
     """Facts of a model that was loaded."""
 
-    blocks: int
     width: int
     checkpoint: str
     license: str | None
@@ -121,7 +120,6 @@ class Lab:
                 raise
             self._backbone = (model.name, backbone)
             self.loaded[model.name] = Loaded(
-                blocks=len(backbone.blocks),
                 width=backbone.width,
                 checkpoint=backbone.checkpoint_hash,
                 license=backbone.license,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,14 +75,24 @@ def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print)
 
 def _reproduce(request: Request, lab: Lab, outputs: Outputs, *, say: Callable[[str], None]) -> list[Path]:
     has_data = lab.data is not None or bool(lab.places)
-    for model, benchmark, methods in _needs(request, has_data=has_data):
-        lab.measure(model, benchmark, methods)
-        reasons = {lab.cell(model.name, benchmark, row).reason for row in methods} - {""}
-        say(f"{model.name} on {benchmark}: {'; '.join(reasons) or f'{len(methods)} methods'}")
+    plan = [
+        (target, request.models_of(target, has_data=has_data), request.benchmarks_of(target, has_data=has_data))
+        for target in request.targets
+    ]
+    needs: dict[Model, dict[str, list[Method]]] = {}  # of all targets, for one pass of each model and benchmark
+    for target, models, benchmarks in plan:
+        for model in models:
+            methods = methods_of(target.name, model.name)
+            for benchmark in benchmarks if methods else ():
+                needs.setdefault(model, {}).setdefault(benchmark, []).extend(methods)
+    for model, by_benchmark in needs.items():
+        for benchmark, methods in by_benchmark.items():
+            rows = unique(methods)
+            lab.measure(model, benchmark, rows)
+            reasons = {lab.cell(model.name, benchmark, row).reason for row in rows} - {""}
+            say(f"{model.name} on {benchmark}: {'; '.join(reasons) or f'{len(rows)} methods'}")
     pages, reports = [], []
-    for target in request.targets:
-        models = request.models_of(target, has_data=has_data)
-        benchmarks = request.benchmarks_of(target, has_data=has_data)
+    for target, models, benchmarks in plan:
         if target.name in TABLES:
             page = TABLES[target.name](lab, models, benchmarks)
         else:
@@ -95,18 +105,6 @@ def _reproduce(request: Request, lab: Lab, outputs: Outputs, *, say: Callable[[s
     return reports
 
 
-def _needs(request: Request, *, has_data: bool) -> list[tuple[Model, str, list[Method]]]:
-    """The cells of all targets together, so that each model and benchmark goes through one pass."""
-    needs: dict[tuple[Model, str], list[Method]] = {}
-    for target in request.targets:
-        for model in request.models_of(target, has_data=has_data):
-            methods = methods_of(target.name, model.name)
-            for benchmark in request.benchmarks_of(target, has_data=has_data) if methods else ():
-                needs.setdefault((model, benchmark), []).extend(methods)
-    by_model = sorted(needs, key=lambda key: list(dict.fromkeys(model for model, _ in needs)).index(key[0]))
-    return [(model, benchmark, unique(needs[model, benchmark])) for model, benchmark in by_model]
-
-
 def _pictures(
     target: Target, request: Request, lab: Lab, *, models: Sequence[Model], benchmarks: Sequence[str]
 ) -> Page:
@@ -115,18 +113,18 @@ def _pictures(
     model = _first_at_hand(models, lab, page)
     if model is None:
         return page
-    wanted = (
-        benchmarks if request.benchmarks else (*benchmarks, *(name for name in ALL_EIGHT if name not in benchmarks))
-    )
-    found = _datasets(wanted if benchmarks != ("scenes",) else benchmarks, lab, page)
-    if request.benchmarks is None:
-        found = found[:1]
-    if target.name == "figure2":
-        return _figure2(target, request, lab, model=model, datasets=found, page=page)
-    for dataset in found:
+    any_will_do = not request.benchmarks and benchmarks != ("scenes",)
+    found = _datasets(dict.fromkeys((*benchmarks, *ALL_EIGHT)) if any_will_do else benchmarks, lab, page)
+    provenance = lab.loaded[model.name].provenance
+    weights = [f"Weights: {provenance}"] if provenance else []
+    for dataset in found[:1] if request.benchmarks is None else found:
         vocabulary = same_colors(dataset.vocabulary)
         segmenter = lab.segmenter(model, dataset.benchmark.name)
         picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
+        if target.name == "figure2":
+            features = features_page([inspect_image(segmenter, one.image, name=one.name) for one in picked])
+            features.notes += [*page.notes, *weights]
+            return features
         blocks = len(segmenter.backbone.blocks)
         rows = [fit_depth(row, blocks=blocks) for row in parse_methods(SHEET_METHODS[target.name])]
         limits = paper_thresholds(dataset, rows)
@@ -150,31 +148,15 @@ def _pictures(
             for row in sheet
             for method in row.label_maps
         ]
+    if target.name == "figure2":
+        return page
     page.lead = [
         "The same frozen weights, read by several methods. Colours are those of the legend; uncoloured pixels of the "
         "truth are ignored. The legend names what covers at least 0.5 % of a picture. One image's mIoU is the mean "
         "over the classes that occur in it or in its prediction: it is no benchmark's result."
     ]
-    page.notes += _weights_note(lab, model)
+    page.notes += weights
     return page
-
-
-def _weights_note(lab: Lab, model: Model) -> list[str]:
-    provenance = lab.loaded[model.name].provenance
-    return [f"Weights: {provenance}"] if provenance else []
-
-
-def _figure2(
-    target: Target, request: Request, lab: Lab, *, model: Model, datasets: Sequence[Dataset], page: Page
-) -> Page:
-    if not datasets:
-        return page
-    dataset = datasets[0]
-    segmenter = lab.segmenter(model, dataset.benchmark.name)
-    picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
-    made = features_page([inspect_image(segmenter, one.image, name=one.name) for one in picked])
-    made.notes += [*page.notes, *_weights_note(lab, model)]
-    return made
 
 
 def _first_at_hand(models: Sequence[Model], lab: Lab, page: Page) -> Model | None:
@@ -190,7 +172,7 @@ def _first_at_hand(models: Sequence[Model], lab: Lab, page: Page) -> Model | Non
     return None
 
 
-def _datasets(benchmarks: Sequence[str], lab: Lab, page: Page) -> list[Dataset]:
+def _datasets(benchmarks: Iterable[str], lab: Lab, page: Page) -> list[Dataset]:
     found = []
     for benchmark in benchmarks:
         try:
