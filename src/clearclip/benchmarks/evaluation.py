@@ -110,7 +110,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure methods on a data set: each image goes through the trunk once for all of them.
 
-    The state is one exact confusion matrix a method over the whole split (mIoU is not a mean of per-image scores).
+    The state is one exact confusion matrix per method over the whole split (mIoU is not a mean of per-image scores).
     Interrupted at any moment and started again with the same arguments and output folder, the run goes on from the last
     saved state and ends with the same numbers; nothing is computed again where it is complete. methods are by default
     the segmenter's own; thresholds are the paper's, or one number for all, or by spelling. on_image is called after

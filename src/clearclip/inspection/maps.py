@@ -119,7 +119,7 @@ PANELS = (
 
 
 def draw_statistics(inspections: Sequence[Inspection]) -> Figure:
-    """Norm, peak-to-mean ratio, entropy and cosines by block: means over images of one model, a line a part."""
+    """Norm, peak-to-mean ratio, entropy and cosines by block: one line per part, averaged over images."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
