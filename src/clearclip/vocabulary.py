@@ -263,14 +263,8 @@ def distinct_colors(count: int) -> npt.NDArray[np.uint8]:
     hue circle by the golden angle at alternating brightness.
     """
     okabe_ito = [
-        (86, 180, 233),
-        (230, 159, 0),
-        (0, 158, 115),
-        (213, 94, 0),
-        (204, 121, 167),
-        (240, 228, 66),
-        (0, 114, 178),
-    ]
+        (86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (240, 228, 66), (0, 114, 178),
+    ]  # fmt: skip
     colors = okabe_ito[:count]
     for index in range(len(colors), count):
         hue = (index * 0.618033988749895) % 1.0

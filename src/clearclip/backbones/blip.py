@@ -88,7 +88,7 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     backbone = view(model, words)
     backbone.name, backbone.weights_files = str(file), (file,)
     if words is None:
-        backbone.text, backbone.no_text = None, no_text
+        backbone.no_text = no_text
     return backbone
 
 

@@ -54,13 +54,9 @@ class LabelForm:
     def describe(self) -> str:
         """The allowed values as a clause: `index maps allow 0–20, 255 (*.png)`."""
         allowed = [value for value, index in enumerate(self.table) if index != INVALID]
-        runs: list[list[int]] = []
-        for value in allowed:
-            if runs and value == runs[-1][1] + 1:
-                runs[-1][1] = value
-            else:
-                runs.append([value, value])
-        spelled = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
+        lows = [value for value in allowed if value - 1 not in allowed]
+        highs = [value for value in allowed if value + 1 not in allowed]
+        spelled = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in zip(lows, highs, strict=True))
         return f"{self.about} allow {spelled} (*{self.suffix})"
 
 
