@@ -13,12 +13,10 @@ class Checkpoint:
     """One row.
 
     Attributes:
-        name: Friendly name.
         family: Row of the paper's tables.
         architecture: Shape of the vision tower.
         source: What the adapter is asked for, in the library's own spelling, or a URL of a `.pth`.
-        license: Licence of the weights (the code that trained them may have another).
-        about: One line.
+        license: Of the weights; the code that trained them may have another.
     """
 
     name: str
@@ -56,12 +54,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         ),
         Checkpoint("blip-b16", "BLIP", "ViT-B/16", _BLIP + "model_base_14M.pth", "BSD-3-Clause", "BLIP, 14 M images"),
         Checkpoint(
-            "blip-l16",
-            "BLIP",
-            "ViT-L/16",
-            _BLIP + "model_large.pth",
-            "BSD-3-Clause",
-            "BLIP large, 129 M images",
+            "blip-l16", "BLIP", "ViT-L/16", _BLIP + "model_large.pth", "BSD-3-Clause", "BLIP large, 129 M images"
         ),
         Checkpoint(
             "tiny",

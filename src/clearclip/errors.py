@@ -1,7 +1,6 @@
-"""What can go wrong, as one clear sentence each. No other code lives here.
+"""What can go wrong: every error a user can cause, printed by the command line as one line instead of a traceback.
 
-Every error a user can cause is a `ClearclipError`: its message says what came, what is allowed and what to
-do, and the command line prints it as one line instead of a traceback.
+A message says what came, what is allowed and what to do.
 """
 
 from __future__ import annotations
@@ -39,15 +38,7 @@ class UnsupportedModelError(CheckpointError):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Say which of the options was probably meant.
-
-    Args:
-        name: What came.
-        options: What is allowed.
-
-    Returns:
-        `"did you mean 'clearclip'?"`, or the list of all options where none is close.
-    """
+    """Say which option was probably meant, as in `"did you mean 'clearclip'?"`; all of them where none is close."""
     known = {str(option).lower(): str(option) for option in options}
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if close:
@@ -57,12 +48,5 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """A text that can be written as UTF-8: file names may hold bytes that are none.
-
-    Args:
-        text: Any.
-
-    Returns:
-        The same with those bytes written out.
-    """
+    """The text with its lone surrogates written out, so that UTF-8 can hold it: file names may have such bytes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,13 +1,11 @@
 """Methods as rows of data: what the last block keeps, drops and attends with. Plain data, no torch.
 
-One formula covers the paper's methods, their combinations and its ablations (architecture: "One formula").
-Let `x_l` be the unmodified stream of a pre-norm ViT with L blocks and `A_l` the rewritten attention of block l:
+One formula covers the paper's methods, their combinations and its ablations; `decompose.py` alone interprets it. With
+`x_l` the unmodified stream of a pre-norm ViT with L blocks and `A_l` the rewritten attention of block l:
 
     y = ρ(x_{L-depth}) + alpha · Σ_{l > L-depth} A_l(ln_1(x_{l-1}))
     if ffn: y = y + mlp(ln_2(y))
     features = proj(ln_post(y)) of the patch tokens
-
-`decompose.py` is the only interpreter of these rows.
 """
 
 from __future__ import annotations
@@ -53,11 +51,7 @@ AXES = (
         "what the attention's logits gain: exp(-d²/2σ²) between patches at distance d, d and σ in patches (NACLIP)",
     ),
     Axis("combine", "sum | mean", "how several attention kinds are put together"),
-    Axis(
-        "normalize",
-        "yes | no",
-        "GEM's L2-normalised, once-iterated self-self attention with its own temperature",
-    ),
+    Axis("normalize", "yes | no", "GEM's L2-normalised, once-iterated self-self attention with its own temperature"),
     Axis(
         "residual",
         "keep | drop | normalize | beta:P | signed-beta:P",
@@ -87,25 +81,22 @@ AXES = (
 class Method:
     """One row of the decomposition (paper sections 3.2–3.4; GEM after Bousselham et al., CVPR 2024).
 
+    `AXES` has the meaning of every value. `UsageError` if a value is unknown or the combination makes no sense.
+
     Attributes:
         name: The named method this row starts from, or a name of your own.
-        attention: Attention kinds: `"qk"` is the original, `"qq"`, `"kk"`, `"vv"` are self-self,
-            `"identity"` lets each token read its own value, `"uniform"` is NACLIP's prior alone.
+        attention: `"qk"` is the original, `"qq"`, `"kk"` and `"vv"` are self-self, `"identity"` lets each token read
+            its own value, `"uniform"` is NACLIP's prior alone.
         prior: `"none"`, or `"gaussian:σ"` with σ in patches: added to the attention's logits between patches.
-        combine: Sum (SCLIP) or mean (GEM) of the kinds.
+        combine: `"sum"` (SCLIP) or `"mean"` (GEM) of several kinds.
         normalize: GEM's normalised, once-iterated self-self attention.
-        residual: `"keep"`, `"drop"`, `"normalize"`, `"beta:P"` or `"signed-beta:P"` with P in percent. The
-            supplement says "highest average values" without saying whether the sign counts: `beta` ranks the
-            channels by mean magnitude, `signed-beta` by signed mean. `round(P · C / 100)` channels go.
+        residual: `"keep"`, `"drop"`, `"normalize"`, `"beta:P"` or `"signed-beta:P"`: without `round(P · C / 100)` of
+            the C channels. The supplement says "highest average values" without saying whether the sign counts: `beta`
+            ranks them by mean magnitude, `signed-beta` by signed mean.
         alpha: Scale of X_attn.
-        ffn: Whether the block's feed-forward network is applied.
-        positions: Resize of the position table, see `AXES`.
         depth: Number of last blocks that are rewritten beside the unmodified stream.
         window: Stage that sees each window with its words.
         stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
-
-    Raises:
-        UsageError: A value is unknown, or the combination makes no sense; the message gives the reason.
     """
 
     name: str
@@ -151,10 +142,7 @@ class Method:
 
     @property
     def spelling(self) -> str:
-        """The method as the command line spells it; `parse_method(m.spelling)` gives an equal row.
-
-        A row with a name of its own is spelled as a change of `vanilla`.
-        """
+        """The method as `parse_method` reads it; a row with a name of its own is spelled as a change of `vanilla`."""
         base = METHODS.get(self.name, METHODS["vanilla"])
         changed = [
             f"{axis.name}={_spell(axis.name, getattr(self, axis.name))}"
@@ -304,18 +292,10 @@ ABOUT = {
 
 
 def parse_method(text: str | Method) -> Method:
-    """Read the command line's spelling: a named method, with some of its axes changed in brackets.
+    """Read a named method, with some of its axes changed in brackets, as in `clearclip[residual=beta:30,ffn=keep]`.
 
-    Args:
-        text: For instance `clearclip`, `clearclip[residual=beta:30]` or `vanilla[residual=drop,ffn=drop]`. A
-            `Method` is returned as it is.
-
-    Returns:
-        The row.
-
-    Raises:
-        UsageError: The name, an axis or a value is unknown (the nearest names are given), or the combination
-            makes no sense.
+    A `Method` is returned as it is. `UsageError` for an unknown name, axis or value (the nearest are named), and for a
+    combination that makes no sense.
     """
     if isinstance(text, Method):
         return text
@@ -360,16 +340,9 @@ def _read_value(axis: str, value: str) -> object:
 
 
 def parse_methods(text: str | Method | Iterable[str | Method]) -> tuple[Method, ...]:
-    """Read a comma list of methods; commas inside brackets do not split it.
+    """Read a comma list of methods as `parse_method` does, or an iterable of spellings and rows; order is kept.
 
-    Args:
-        text: `"vanilla,clearclip[residual=keep,ffn=keep]"`, one `Method`, or an iterable of spellings and rows.
-
-    Returns:
-        The rows, in order.
-
-    Raises:
-        UsageError: As `parse_method`; also an empty list, or a method that stands in it twice.
+    `UsageError` also for an empty list and for a method that stands in it twice.
     """
     if isinstance(text, Method):
         return (text,)

@@ -1,7 +1,7 @@
 """How an image is cut into windows and how logits become labels: numbers only, no torch.
 
-The numbers of the paper's evaluation (supplement; `paper` and one preset per benchmark) and the same protocol in
-units of a model's native size (`native`), which suits images of one's own and models of other sizes.
+The paper's evaluation (supplement; `paper` and a preset per benchmark) and the same in units of a model's native size
+(`native`), which suits images of one's own and models of other sizes.
 """
 
 from __future__ import annotations
@@ -32,16 +32,13 @@ class Protocol:
         crop_size: Side of a sliding window; 0: the whole resized image is one window.
         stride: Step of the sliding window, at most `crop_size`, so that every pixel is covered.
         units: `"pixels"`, or `"native"`: the four lengths are multiples of the model's native image side.
-        remainder: What happens to a window whose side is no multiple of the patch size: `"pad"`: zeros on both sides,
-            as ClearCLIP does; `"drop"`: up to a patch less a pixel at its bottom and right is not seen, as NACLIP does.
-        normalization: `"clip"`: CLIP's mean and deviation, as in the paper for every family; `"model"`: those
-            the checkpoint was trained with.
+        remainder: What happens to a window whose side is no multiple of the patch size: `"pad"` adds zeros on both
+            sides (ClearCLIP); `"drop"` cuts up to a patch less a pixel off its bottom and right (NACLIP).
+        normalization: `"clip"`: CLIP's mean and deviation, as in the paper for every family; `"model"`: those the
+            checkpoint was trained with.
         logit_scale: Factor on the cosines before the softmax over queries.
-        threshold: Where the vocabulary has a background: pixels whose best probability is below become
-            background. `None` leaves the decision to the words alone.
-
-    Raises:
-        UsageError: A length is not positive, or the stride leaves gaps between windows.
+        threshold: Pixels whose best probability is below become background, where the vocabulary has one; `None`: the
+            words alone decide.
     """
 
     short_side: float
@@ -79,14 +76,7 @@ class Protocol:
             raise UsageError(f"threshold={self.threshold!r}: a probability from 0 to 1 is needed")
 
     def in_pixels(self, native_size: int) -> Protocol:
-        """The same protocol with its lengths in pixels.
-
-        Args:
-            native_size: The model's native image side in pixels, the unit of `units="native"`.
-
-        Returns:
-            A protocol with `units="pixels"` and whole lengths of at least 1, but for a `crop_size` of 0.
-        """
+        """The same protocol in whole pixels, at least 1 each; a `crop_size` of 0 stays. native_size is in pixels."""
         unit = native_size if self.units == "native" else 1
         lengths: dict[str, Any] = {
             name: max(1, round(getattr(self, name) * unit)) if getattr(self, name) else 0
@@ -97,15 +87,7 @@ class Protocol:
     def with_overrides(self, **numbers: Any) -> Protocol:
         """A copy in which the numbers that are not `None` replace the preset's.
 
-        Args:
-            **numbers: Attributes of this class, for instance `stride=112`. A length is in pixels; overriding
-                one of a `native` preset turns the others into pixels first (see `in_pixels`).
-
-        Returns:
-            The new protocol.
-
-        Raises:
-            UsageError: As the class.
+        A length is in pixels: to override one of a `native` preset, call `in_pixels` first.
         """
         return replace(self, **{name: value for name, value in numbers.items() if value is not None})
 
@@ -131,17 +113,7 @@ PROTOCOLS = MappingProxyType(
 
 
 def get_protocol(name: str | Protocol) -> Protocol:
-    """Look a preset up.
-
-    Args:
-        name: A key of `PROTOCOLS`; a `Protocol` is returned as it is.
-
-    Returns:
-        The protocol.
-
-    Raises:
-        UsageError: No preset has that name.
-    """
+    """Look up a preset of `PROTOCOLS`; a `Protocol` is returned as it is."""
     if isinstance(name, Protocol):
         return name
     if name not in PROTOCOLS:

@@ -36,9 +36,6 @@ class Label:
         name: Shown in legends and files, and the first word asked for.
         synonyms: Further queries; the label's score is the best of them.
         color: `(r, g, b)`, 0–255 each, or `None` for one from the palette.
-
-    Raises:
-        UsageError: The name or a synonym is empty, or the colour is out of range.
     """
 
     name: str
@@ -74,17 +71,7 @@ class Label:
 
     @classmethod
     def parse(cls, text: str) -> Label:
-        """Read `name`, `name=synonym|synonym` or either followed by `@#rrggbb`.
-
-        Args:
-            text: For instance `"person=man|woman|child"` or `"sky @#87ceeb"`.
-
-        Returns:
-            The label.
-
-        Raises:
-            UsageError: As the class.
-        """
+        """Read `name`, `name=synonym|synonym` or either followed by `@#rrggbb`, as in `"person=man|woman @#87ceeb"`."""
         body, marked, color = text.partition("@#")
         rgb = None
         if marked:
@@ -102,12 +89,9 @@ class Vocabulary:
 
     Attributes:
         labels: At least one; names differ.
-        background: Name of the label that pixels below the threshold fall to. It is one of `labels`.
-        asks_background: Whether the background's own words are asked for as well. `False` for a background that
-            was only named: it has no queries and gets what the threshold rejects.
-
-    Raises:
-        UsageError: There is no label, two have the same name, or the background is none of them.
+        background: Name of the label that pixels below the threshold fall to; one of `labels`.
+        asks_background: Whether the background's own words are queries too. `False` for a background that was only
+            named: it gets what the threshold rejects.
     """
 
     labels: tuple[Label, ...]
@@ -182,30 +166,13 @@ class Vocabulary:
         ]
 
     def index(self, name: str) -> int:
-        """Index of a label by its name.
-
-        Args:
-            name: A label's name.
-
-        Returns:
-            Its index.
-
-        Raises:
-            UsageError: No label has that name.
-        """
+        """Index of a label by its name."""
         if name not in self.names:
             raise UsageError(f"label {name!r} is none of this vocabulary: {nearest(name, self.names)}")
         return self.names.index(name)
 
     def with_background(self, name: str | None) -> Vocabulary:
-        """The same labels with a background: one of them, or a new first one without words of its own.
-
-        Args:
-            name: The background's name; `None` changes nothing.
-
-        Returns:
-            The vocabulary.
-        """
+        """The same labels with a background: one of them, or a new first one without words of its own."""
         if name is None or name == self.background:
             return self
         if name in self.names:
@@ -216,18 +183,10 @@ class Vocabulary:
     def parse(cls, labels: Any, *, background: str | None = None) -> Vocabulary:
         """Read labels in any of the forms that users write.
 
-        Args:
-            labels: A list of `Label` or of texts as `Label.parse` reads them; a dict from name to synonyms
-                (`None`, a text or a list) or to `{"synonyms": …, "color": "#rrggbb" or (r, g, b)}`; a path of a
-                file with one label a line; a `Vocabulary`. A set is refused: its order, and so what an index in a
-                label map means, is another in every process. Dicts and their keys have an order.
-            background: As `with_background`.
-
-        Returns:
-            The vocabulary.
-
-        Raises:
-            UsageError: As the classes; also a label file that cannot be read.
+        A list of `Label` or of texts as `Label.parse` reads them; a dict from name to synonyms (`None`, a text or a
+        list) or to `{"synonyms": …, "color": "#rrggbb" or (r, g, b)}`; the path of a file with one label a line; a
+        `Vocabulary`. A set is refused: its order, and so what an index in a label map means, differs from process to
+        process.
         """
         if isinstance(labels, cls):
             return labels.with_background(background)
@@ -264,7 +223,6 @@ def _check_count(count: int, *, more: bool = False) -> None:
 
 
 def _short(value: object) -> str:
-    """As much of a value as fits into an error."""
     text = repr(value[:60] if isinstance(value, str) else value)
     return text if len(text) <= 200 else f"{text[:200]}…"
 
@@ -308,26 +266,14 @@ def _from_entry(name: str, entry: Any) -> Label:
 
 
 def distinct_colors(count: int) -> npt.NDArray[np.uint8]:
-    """Colours that can be told apart; colour i does not depend on how many there are.
+    """Colours `(count, 3)`, uint8, that can be told apart; colour i does not depend on how many there are.
 
-    The first ones are Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), the others walk
-    the hue circle by the golden angle at alternating brightness.
-
-    Args:
-        count: How many.
-
-    Returns:
-        `(count, 3)` uint8.
+    The first ones are Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), the others walk the
+    hue circle by the golden angle at alternating brightness.
     """
     okabe_ito = [
-        (86, 180, 233),
-        (230, 159, 0),
-        (0, 158, 115),
-        (213, 94, 0),
-        (204, 121, 167),
-        (240, 228, 66),
-        (0, 114, 178),
-    ]
+        (86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (240, 228, 66), (0, 114, 178),
+    ]  # fmt: skip
     colors = okabe_ito[:count]
     for index in range(len(colors), count):
         hue = (index * 0.618033988749895) % 1.0

@@ -14,9 +14,20 @@ import pytest
 from PIL import Image
 
 from benchmark_cases import HELPERS, break_image, break_labels, break_size, break_text
-from clearclip.benchmarks import Run, Shard, confusion, evaluate, merge, open_benchmark, open_folders, records
+from clearclip.benchmarks import (
+    Run,
+    Shard,
+    confusion,
+    evaluate,
+    merge,
+    open_benchmark,
+    open_folders,
+    read_results,
+    records,
+)
 from clearclip.benchmarks.predictions import prediction_name
 from clearclip.benchmarks.readers import Pair
+from clearclip.benchmarks.results import append_results
 from clearclip.benchmarks.state import load_state
 from clearclip.errors import ClearclipError, UsageError
 
@@ -58,8 +69,9 @@ def test_one_two_and_eight_methods_together_equal_each_alone(segmenter, voc):
 def test_the_matrix_is_the_sum_over_images_of_what_the_segmenter_says(segmenter, voc):
     dataset = open_benchmark("voc21", data=voc)
     found = evaluate(segmenter, dataset, methods="clearclip,vanilla,sclip", thresholds={"sclip": 0.06})
-    assert found.config["thresholds"] == {"clearclip": 0.5, "sclip": 0.06, "vanilla": 0.2}
-    for method, threshold in found.config["thresholds"].items():
+    thresholds = {method: config.threshold for method, config in found.config.items()}
+    assert thresholds == {"clearclip": 0.5, "vanilla": 0.2, "sclip": 0.06}
+    for method, threshold in thresholds.items():
         expected = np.zeros((21, 21), dtype=np.int64)
         for item in dataset.items:
             sample = item.read()
@@ -71,7 +83,7 @@ def test_the_matrix_is_the_sum_over_images_of_what_the_segmenter_says(segmenter,
 def test_a_method_without_threshold_leaves_the_background_to_its_word(segmenter, voc):
     dataset = open_benchmark("voc21", data=voc)
     found = evaluate(segmenter, dataset, methods="maskclip")
-    assert found.config["thresholds"] == {"maskclip": None}
+    assert found.config["maskclip"].threshold is None
     sample = dataset.items[0].read()
     said = segmenter(sample.image, list(dataset.vocabulary.names), method="maskclip")
     np.testing.assert_array_equal(
@@ -158,8 +170,8 @@ def test_killed_and_resumed_equals_uninterrupted(segmenter, scenes, tmp_path):
     finally:
         child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    done = load_state(states[0]).done
-    assert 3 <= done < 16
+    done = min(load_state(path).done for path in tmp_path.glob("state/scenes-*.npz"))
+    assert 2 <= done < 16
     seen = []
     run = Run(output=tmp_path, limit=16)
     resumed = evaluate(
@@ -169,12 +181,35 @@ def test_killed_and_resumed_equals_uninterrupted(segmenter, scenes, tmp_path):
     same(resumed, evaluate(segmenter, scenes, methods="clearclip,vanilla", run=Run(limit=16)))
 
 
-def test_another_configuration_is_another_state(segmenter, scenes, tmp_path):
-    for methods in ("clearclip", "vanilla,clearclip"):
-        evaluate(segmenter, scenes, methods=methods, run=Run(limit=1, output=tmp_path))
+def test_methods_that_were_measured_in_another_set_are_not_measured_again(segmenter, scenes, tmp_path):
+    run, seen = Run(limit=2, output=tmp_path), []
+
+    def stop(done, total, matrices):
+        seen.append((done, {name: int(matrix.sum() > 0) for name, matrix in matrices.items()}))
+        if len(seen) == 1:
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        evaluate(
+            segmenter,
+            scenes,
+            methods="clearclip,gem",
+            run=dataclasses.replace(run, save_seconds=0),
+            on_image=stop,
+        )
+    evaluate(segmenter, scenes, methods="clearclip", run=run)
     assert len(list(tmp_path.glob("state/*.npz"))) == 2
-    evaluate(segmenter, scenes, methods="clearclip,vanilla", run=Run(limit=1, output=tmp_path))
-    assert len(list(tmp_path.glob("state/*.npz"))) == 2, "the order of the methods changes nothing"
+    seen.clear()
+    both = ["vanilla", "gem", "clearclip"]
+    found = evaluate(segmenter, scenes, methods=both, run=run, on_image=lambda *said: seen.append(said[:2]))
+    assert seen == [(1, 2), (2, 2)]
+    same(found, evaluate(segmenter, scenes, methods=both, run=Run(limit=2)))
+    assert len(list(tmp_path.glob("state/*.npz"))) == 3
+    evaluate(segmenter, scenes, methods="gem,clearclip", run=run, on_image=pytest.fail)
+    assert [state.seconds > 0 for state in map(load_state, tmp_path.glob("state/*.npz"))] == [True] * 3
+    append_results(evaluate(segmenter, scenes, methods="clearclip", run=run), tmp_path)
+    append_results(found, tmp_path)
+    assert [record["method"] for record in read_results([tmp_path])] == ["clearclip", "vanilla", "gem"]
 
 
 def test_a_damaged_state_is_a_clear_error(segmenter, scenes, tmp_path):
@@ -281,4 +316,4 @@ def test_ones_own_data_set_goes_the_same_way(segmenter, voc, tmp_path):
     own = open_folders(voc / "JPEGImages", voc / "SegmentationClass", labels=labels, background="background")
     found = evaluate(segmenter, own, thresholds=0.1)
     np.testing.assert_array_equal(found.matrices["clearclip"], official.matrices["clearclip"])
-    assert found.config["benchmark"] == "custom"
+    assert found.config["clearclip"].benchmark == "custom"

@@ -121,5 +121,5 @@ def test_nothing_is_set_aside_from_behind_a_link(folder, tmp_path):
 def test_settings_that_are_no_object_are_damage(folder, settings):
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         connection.execute("UPDATE about SET settings = ?", (settings,))
-    with pytest.raises(UsageError, match="is damaged"), open_ledger(folder) as ledger:
+    with pytest.raises(UsageError, match="none of ours or damaged"), open_ledger(folder) as ledger:
         _ = ledger.settings

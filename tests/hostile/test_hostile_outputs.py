@@ -537,12 +537,12 @@ def test_an_evaluation_waits_for_another_that_ends_in_the_same_folder(run, tmp_p
 @pytest.fixture(scope="module")
 def state_file(tiny, scenes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("state")
-    evaluate(tiny, scenes, methods="clearclip,vanilla", run=Run(output=folder, limit=2))
+    evaluate(tiny, scenes, methods="clearclip", run=Run(output=folder, limit=2))
     (path,) = folder.glob("state/*.npz")
     return path
 
 
-def changed(path, source, *, matrices=None, image_scores=None, compress=False, **values):
+def changed(path, source, *, matrix=None, image_scores=None, compress=False, **values):
     """A state with other content; a value may be a function of the old one."""
     with np.load(source) as stored:
         arrays = {key: stored[key] for key in stored}
@@ -550,8 +550,8 @@ def changed(path, source, *, matrices=None, image_scores=None, compress=False, *
     for key, value in values.items():
         found[key] = value(found[key]) if callable(value) else value
     arrays["values"] = np.array(json.dumps({key: value for key, value in found.items() if value is not ...}))
-    if matrices is not None:
-        arrays["matrices"] = matrices(arrays["matrices"])
+    if matrix is not None:
+        arrays["matrix"] = matrix(arrays["matrix"])
     if image_scores is not None:
         arrays["image_scores"] = image_scores(arrays["image_scores"])
     (np.savez_compressed if compress else np.savez)(path, **arrays)
@@ -562,7 +562,7 @@ def zeros(path, *, size):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, {"descr": "<i8", "fortran_order": False, "shape": (size // 8,)})
-        for name in ("values", "matrices", "image_scores"):
+        for name in ("values", "matrix", "image_scores"):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 member.write(head.getvalue())
                 for _ in range(size >> 24):
@@ -572,7 +572,7 @@ def zeros(path, *, size):
 def pretender(path, *, shape):
     """A header that promises more than follows."""
     with zipfile.ZipFile(path, "w") as archive:
-        for name in ("values", "matrices", "image_scores"):
+        for name in ("values", "matrix", "image_scores"):
             head = io.BytesIO()
             np.lib.format.write_array_header_1_0(head, {"descr": "<i8", "fortran_order": False, "shape": shape})
             archive.writestr(f"{name}.npy", head.getvalue() + bytes(64))
@@ -605,12 +605,12 @@ STATES = {
     "a list for the configuration": lambda path, good: changed(path, good, config=[]),
     "no configuration": lambda path, good: changed(path, good, config=...),
     "an empty configuration": lambda path, good: changed(path, good, config={}),
-    "a number for the methods": lambda path, good: changed(path, good, **with_config(methods=2)),
-    "other methods": lambda path, good: changed(path, good, **with_config(methods=["clearclip", "gem"])),
-    "no method": lambda path, good: changed(path, good, **with_config(methods=[], thresholds={})),
-    "a wrong threshold": lambda path, good: changed(
-        path, good, **with_config(thresholds={"clearclip": 7, "vanilla": None})
-    ),
+    "a number for the method": lambda path, good: changed(path, good, **with_config(method=2)),
+    "another method": lambda path, good: changed(path, good, **with_config(method="gem")),
+    "a wrong threshold": lambda path, good: changed(path, good, **with_config(threshold=7)),
+    "a yes for the threshold": lambda path, good: changed(path, good, **with_config(threshold=True)),
+    "a text for labels": lambda path, good: changed(path, good, **with_config(labels="sky")),
+    "a number for versions": lambda path, good: changed(path, good, facts=lambda old: {**old, "versions": 3}),
     "labels that are no words": lambda path, good: changed(path, good, **with_config(labels=[[]] * 30)),
     "fewer labels": lambda path, good: changed(path, good, **with_config(labels=[["sky"]])),
     "images without end": lambda path, good: changed(
@@ -624,15 +624,15 @@ STATES = {
     ),
     "one more key": lambda path, good: changed(path, good, config=lambda old: {**old, "extra": 1}),
     "numbers left out": lambda path, good: changed(path, good, skipped=[1]),
-    "negative counts": lambda path, good: changed(path, good, matrices=lambda old: -old),
-    "counts of another kind": lambda path, good: changed(path, good, matrices=lambda old: old.astype(np.float64)),
-    "counts without end": lambda path, good: changed(path, good, matrices=lambda old: old + 2**61),
-    "another shape": lambda path, good: changed(path, good, matrices=lambda old: old[:, :3]),
-    "a flat shape": lambda path, good: changed(path, good, matrices=lambda old: old.ravel()),
-    "scores of another length": lambda path, good: changed(path, good, image_scores=lambda old: old[:, :1]),
+    "negative counts": lambda path, good: changed(path, good, matrix=lambda old: -old),
+    "counts of another kind": lambda path, good: changed(path, good, matrix=lambda old: old.astype(np.float64)),
+    "counts without end": lambda path, good: changed(path, good, matrix=lambda old: old + 2**61),
+    "another shape": lambda path, good: changed(path, good, matrix=lambda old: old[:, :3]),
+    "a flat shape": lambda path, good: changed(path, good, matrix=lambda old: old.ravel()),
+    "scores of another length": lambda path, good: changed(path, good, image_scores=lambda old: old[:1]),
     "scores above 1": lambda path, good: changed(path, good, image_scores=lambda old: old + 2),
     "endless scores": lambda path, good: changed(path, good, image_scores=lambda old: old * np.float32("-inf")),
-    "objects": lambda path, good: np.savez(path, values=np.array([{}], dtype=object), matrices=1, image_scores=1),
+    "objects": lambda path, good: np.savez(path, values=np.array([{}], dtype=object), matrix=1, image_scores=1),
 }
 
 
@@ -665,22 +665,25 @@ def test_a_hostile_state_is_one_line_and_stays(tiny, scenes, state_file, tmp_pat
 def test_a_whole_state_is_gone_on_from(tiny, scenes, state_file, tmp_path):
     (tmp_path / "state").mkdir()
     changed(tmp_path / "state" / state_file.name, state_file)
-    evaluate(tiny, scenes, methods="clearclip,vanilla", run=Run(output=tmp_path, limit=2), on_image=pytest.fail)
+    evaluate(tiny, scenes, methods="clearclip", run=Run(output=tmp_path, limit=2), on_image=pytest.fail)
 
 
-def old_state(path, source):
+def old_state(path, source, *, with_weights):
     """As versions before this one wrote it, under the name that they gave it."""
 
     def old(config):
-        config = {**config, "split": {key: value for key, value in config["split"].items() if key != "files"}}
-        return {key: value for key, value in config.items() if key != "weights"}
+        method, threshold = config.pop("method"), config.pop("threshold")
+        config |= {"methods": [method], "thresholds": {method: threshold}}
+        return {key: value for key, value in config.items() if with_weights or key != "weights"}
 
     path.parent.mkdir(exist_ok=True)
     changed(path, source, config=old)
 
 
-def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tiny, scenes, state_file, tmp_path):
-    old_state(tmp_path / "state" / (state_file.stem[:-12] + "0123456789ab.npz"), state_file)
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tiny, scenes, state_file, tmp_path, with_weights):
+    name = state_file.stem[:-12] + "0123456789ab.npz"
+    old_state(tmp_path / "state" / name, state_file, with_weights=with_weights)
     options = {"methods": "clearclip,vanilla"}
     with pytest.raises(UsageError, match=r"earlier version of clearclip.*choose another output folder"):
         evaluate(tiny, scenes, run=Run(output=tmp_path, limit=2), **options)
@@ -688,7 +691,7 @@ def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tiny, scenes, 
 
 
 def test_reproducing_does_not_use_states_of_an_earlier_version(run, state_file, tmp_path):
-    old_state(tmp_path / "state" / (state_file.stem[:-12] + "0123456789ab.npz"), state_file)
+    old_state(tmp_path / "state" / (state_file.stem[:-12] + "0123456789ab.npz"), state_file, with_weights=False)
     ran = run("reproduce", "figure1", "--limit", 2, "--device", "cpu", "-o", tmp_path)
     assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
     assert "earlier version" in ran.err
@@ -773,11 +776,11 @@ def test_shards_that_do_not_fit_are_refused(run, tiny, scenes, tmp_path):
     refused("are the same shard 1/2")
     twin.unlink()
     good = second.read_bytes()
-    changed(second, first, shard="2/2", total=1, done=1, evaluated=1, image_scores=lambda old: old[:, :1])
+    changed(second, first, shard="2/2", total=1, done=1, evaluated=1, image_scores=lambda old: old[:1])
     refused("it has 1 images, and shard 2/2 has 2")
-    changed(second, first, shard="2/3", total=1, done=1, evaluated=1, image_scores=lambda old: old[:, :1])
+    changed(second, first, shard="2/3", total=1, done=1, evaluated=1, image_scores=lambda old: old[:1])
     refused("cut into 2 and 3 parts")
-    changed(second, first, shard="1/100000", total=1, done=1, evaluated=1, image_scores=lambda old: old[:, :1])
+    changed(second, first, shard="1/100000", total=1, done=1, evaluated=1, image_scores=lambda old: old[:1])
     first.rename(tmp_path / "kept")
     refused("2/100000, 3/100000", code=1)
     second.write_bytes(MINE)

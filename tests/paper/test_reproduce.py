@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from clearclip.benchmarks import Run, evaluate, open_benchmark
+from clearclip.benchmarks.state import load_state
 from clearclip.paper.measure import Lab, paper_thresholds
 from clearclip.paper.models import Model
 from clearclip.paper.reproduce import PICTURE_IMAGES
@@ -68,11 +69,10 @@ def test_targets_share_what_is_computed(run, coarse_folder, voc, tmp_path, encod
     assert len(encoded) == 2
     table2 = run("reproduce", "table2", *options, "--template", PROMPT)
     assert table2.code == 0
-    states = sorted((out / "state").glob("*.npz"))
-    assert len(states) == 2
-    methods = [set(json.loads(str(np.load(path)["values"]))["config"]["methods"]) for path in states]
-    assert not methods[0] & methods[1]
-    assert {"gem", "gem+clearclip"} in methods
+    assert len(encoded) == 4
+    methods = [load_state(path).config.method for path in (out / "state").glob("*.npz")]
+    assert len(methods) == len(set(methods)) == 26
+    assert {"gem", "gem+clearclip", "clearclip", "vanilla"} < set(methods)
 
     page = (out / "table2" / "report.md").read_text()
     rows = [row for row in numbers(out / "table2")["numbers"] if row["method"] == "clearclip"]

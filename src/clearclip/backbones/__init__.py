@@ -14,34 +14,31 @@ __all__ = ["CHECKPOINTS", "Backbone", "Block", "Checkpoint", "TextEncoder", "loa
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See a model object of an installed library as a backbone.
+    """See an installed library's model object as a backbone; it is put into evaluation mode and otherwise left alone.
 
-    Args:
-        model: open_clip's `CLIP` or `CustomTextCLIP` with a native ViT, or transformers' `CLIPModel` or
-            `BlipForImageTextRetrieval`. It is put into evaluation mode and otherwise left alone.
-        tokenizer: The library's own kind of tokenizer. Without one CLIP's own is taken where the vocabulary has
-            49,408 entries; elsewhere the backbone gives features but refuses words.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The decomposition does not fit the model.
+    It is open_clip's `CLIP` or `CustomTextCLIP` with a native ViT, or transformers' `CLIPModel` or
+    `BlipForImageTextRetrieval`; `UnsupportedModelError` for others. The tokenizer is of the library's own kind. Without
+    one CLIP's own is taken where the vocabulary has 49,408 entries; elsewhere the backbone gives features but refuses
+    words.
     """
     if isinstance(model, Backbone):
         return model
     libraries = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     if "open_clip" in libraries:
+        import open_clip as library
+
         from clearclip.backbones import open_clip
 
-        if open_clip.is_open_clip(model):
+        if isinstance(model, (library.CLIP, library.CustomTextCLIP, library.CoCa)):
             return open_clip.view(model, tokenizer).check()
     if "transformers" in libraries:
+        from transformers import BlipForImageTextRetrieval, CLIPModel
+
         from clearclip.backbones import blip, hf_clip
 
-        if hf_clip.is_hf_clip(model):
+        if isinstance(model, CLIPModel):
             return hf_clip.view(model, tokenizer).check()
-        if blip.is_blip(model):
+        if isinstance(model, BlipForImageTextRetrieval):
             return blip.view(model, tokenizer).check()
     raise UnsupportedModelError(
         f"a {type(model).__module__}.{type(model).__name__} cannot be viewed: give open_clip's CLIP or CustomTextCLIP, "
@@ -50,21 +47,13 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
 
 def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None) -> Backbone:
-    """Load a checkpoint by its name.
+    """Load a checkpoint by its name, in float32 on the CPU.
 
-    Args:
-        name: A friendly name (`CHECKPOINTS`), open_clip's `ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` or
-            `local-dir:FOLDER`, a Hugging Face folder or `ORG/NAME` of a CLIP or BLIP retrieval model, a folder as
-            open_clip saves it, or a BLIP file with Salesforce's names (`.pth`, `.safetensors`).
-        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU.
-
-    Raises:
-        UsageError: The name is none of these.
-        CheckpointError: The weights are missing, damaged, unsafe, of another kind, or cannot be downloaded.
-        UnsupportedModelError: The decomposition does not fit the model.
+    A friendly name (`CHECKPOINTS`), open_clip's `ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` or `local-dir:FOLDER`, a Hugging
+    Face folder or `ORG/NAME` of a CLIP or BLIP retrieval model, a folder as open_clip saves it, or a BLIP file with
+    Salesforce's names (`.pth`, `.safetensors`). tokenizer is a Hugging Face folder or id to use instead of the model's
+    own. `CheckpointError` for weights that are missing, damaged, unsafe or of another kind, `UnsupportedModelError`
+    where the decomposition does not fit.
     """
     text = os.fspath(name)
     row = CHECKPOINTS.get(text)
@@ -112,7 +101,11 @@ def _load(source: str, tokenizer: str | None) -> Backbone:
         if organisation in library.list_models() or rest in {tag for _, tag in library.list_pretrained()}:
             return open_clip.load(source, tokenizer=tokenizer)
         if "/" not in rest and not source.startswith((".", "~")):
-            return _load_hf_hub(source, tokenizer)
+            from clearclip.backbones.hf_clip import fetch_model
+
+            backbone = _load_hf_folder(fetch_model(source), tokenizer)
+            backbone.name = source
+            return backbone
         raise CheckpointError(f"{source}: there is no such file or folder")
     raise UsageError(
         f"model {source!r} is not known: {nearest(source, CHECKPOINTS)} Other forms: ARCHITECTURE/TAG of open_clip, "
@@ -128,34 +121,22 @@ def _existing(source: str) -> Path | None:
 
 
 def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
-    config = folder / "config.json"
-    if not config.is_file():
+    from clearclip.backbones import blip, hf_clip
+    from clearclip.backbones.folder import read_config
+
+    if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} holds neither config.json (Hugging Face) nor open_clip_config.json (open_clip): give a model's "
             "folder"
         )
-    from clearclip.backbones.folder import read_config
-
-    return _load_hf(str(folder), read_config(config).get("model_type"), tokenizer)
-
-
-def _load_hf_hub(name: str, tokenizer: str | None) -> Backbone:
-    from clearclip.backbones.hf_clip import fetch_model
-
-    backbone = _load_hf_folder(fetch_model(name), tokenizer)
-    backbone.name = name
-    return backbone
-
-
-def _load_hf(name: str, kind: str | None, tokenizer: str | None) -> Backbone:
-    from clearclip.backbones import blip, hf_clip
-
+    kind = read_config(folder / "config.json").get("model_type")
     if kind == "clip":
-        return hf_clip.load(name, tokenizer=tokenizer)
+        return hf_clip.load(str(folder), tokenizer=tokenizer)
     if kind == "blip":
-        return blip.load(name, tokenizer=tokenizer)
+        return blip.load(str(folder), tokenizer=tokenizer)
     raise UnsupportedModelError(
-        f"{name} is a {kind!r} model, which the decomposition does not fit yet: use a 'clip' or 'blip' (retrieval) one"
+        f"{folder} is a {kind!r} model, which the decomposition does not fit yet: use a 'clip' or 'blip' (retrieval) "
+        "one"
     )
 
 

@@ -1,7 +1,7 @@
-"""Backbone, Block and TextEncoder: a thin view of somebody else's ViT. Adapters fill it in; nothing is copied.
+"""Backbone, Block and TextEncoder: a thin view of another library's ViT. Adapters fill it in; nothing is copied.
 
-Blocks before the rewritten ones run as the library runs them (`Block.forward`); the rewritten ones are read
-through `ln_1`, `project`, `out_proj`, `ln_2` and `mlp`, which call the library's own modules and weights.
+Blocks before the rewritten ones run as the library runs them (`Block.forward`); the rewritten ones are read through
+`ln_1`, `project`, `out_proj`, `ln_2` and `mlp`, which call the library's own modules and weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,26 @@ from clearclip.files.hashes import file_hash
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 Map = Callable[[Tensor], Tensor]
+Linear = tuple[Tensor, Tensor | None]
+"""Weight and bias."""
+CLIP_VOCABULARY = 49_408
 
 
 @dataclass(frozen=True)
 class Block:
-    """One pre-norm transformer block of the viewed model.
+    """One pre-norm transformer block of the viewed model; out_proj and mlp include its layer scales.
 
     Attributes:
         forward: The library's own block, `(B, N, C) → (B, N, C)`; it is told the grid, for rotary positions.
-        ln_1: Norm before the attention.
-        qkv: For each of `"q"`, `"k"`, `"v"` a function that returns weight `(C, C)` and bias `(C,)`. Functions,
-            since a model's tensors change identity when it moves to another device.
-        out_proj: Projection of the heads' outputs, with the block's layer scale where it has one.
-        ln_2: Norm before the feed-forward network.
-        mlp: The feed-forward network, with its layer scale where it has one.
+        qkv: For each of `"q"`, `"k"`, `"v"` a function that returns weight `(C, C)` and bias `(C,)`. Functions, since a
+            model's tensors change identity when it moves to another device.
         norms: For `"q"` and `"k"` the norm of each head's channels, where the block has one.
         rotate: Turns q or k `(B, heads, N, head_dim)` by their places on a grid, where positions are rotary.
     """
 
     forward: Callable[[Tensor, tuple[int, int]], Tensor]
     ln_1: Map
-    qkv: dict[str, Callable[[], tuple[Tensor, Tensor | None]]]
+    qkv: dict[str, Callable[[], Linear]]
     out_proj: Map
     ln_2: Map
     mlp: Map
@@ -62,6 +62,24 @@ class Block:
         return part if self.rotate is None or name == "v" else self.rotate(part, grid_size)
 
 
+def packed_qkv(read: Callable[[], Linear]) -> dict[str, Callable[[], Linear]]:
+    """`Block.qkv` of a block that keeps the three in one weight `(3C, C)` and bias `(3C,)`."""
+
+    def part(index: int) -> Linear:
+        weight, bias = read()
+        return weight.chunk(3)[index], None if bias is None else bias.chunk(3)[index]
+
+    return {name: partial(part, index) for index, name in enumerate("qkv")}
+
+
+def check_vocabulary(entries: int, vocabulary: int) -> None:
+    """Refuse a tokenizer whose ids the model's embedding may lack."""
+    if entries > vocabulary:
+        raise UnsupportedModelError(
+            f"the tokenizer has {entries} entries, the model's vocabulary {vocabulary}: give the model's own"
+        )
+
+
 @dataclass(frozen=True)
 class TextEncoder:
     """The viewed model's text tower and its tokenizer.
@@ -70,11 +88,9 @@ class TextEncoder:
         tokenize: Texts → token ids with the special tokens, neither cut nor padded.
         encode: Ids `(B, L)` and mask `(B, L)` (true where there is a token) → `(B, E)`, not normalised. L is the
             longest of the batch: the adapter must give the same embeddings as at the full context.
-        context_length: Most tokens a text may have.
         pad_id: Id that fills shorter texts.
-        modules: Where the weights are, for the fingerprint.
+        modules: Where the weights are, for the fingerprint, as `tokenizer`.
         known_words: The words the model was trained with, lower case, where the checkpoint lists them.
-        tokenizer: What `tokenize` uses, for the fingerprint.
     """
 
     tokenize: Callable[[list[str]], list[list[int]]]
@@ -86,10 +102,7 @@ class TextEncoder:
     tokenizer: object = None
 
     def fingerprint(self) -> str:
-        """Hash of the tower as it is loaded: its weights (dtype included) and its settings.
-
-        The same weights with another activation, number of heads or ε are another tower.
-        """
+        """Hash of the tower's weights (dtype included) and settings: another activation or ε makes another tower."""
         modules = [module for module in self.modules if isinstance(module, nn.Module)]
         settings = [f"{module} {_settings(module)}" for module in modules]
         weights = _hash_tensors(
@@ -107,9 +120,6 @@ class Backbone:
 
     Attributes:
         name: What `load` was called with, or the model's class.
-        model: The viewed model.
-        blocks: The vision tower's blocks, first to last.
-        heads: Attention heads of a block.
         width: Channels C of the stream.
         embed_dim: Channels E of the text space.
         patch_size: Side of a patch in pixels.
@@ -117,16 +127,12 @@ class Backbone:
         embed_patches: Images `(B, 3, H, W)` → patch embeddings `(B, C, gh, gw)`.
         prefix_tokens: Returns `(P, C)`, what stands before the patches: nothing, a class token, registers.
         position_table: Returns `(R + N, C)` for the native grid's N patches; R prefix tokens have positions.
-        ln_pre: Norm before the first block.
         head: `ln_post` and the projection into the text space, `(…, C) → (…, E)`.
-        text: Text tower, or `None`.
-        no_text: Why there is none.
-        mean: The checkpoint's pixel mean, in units of 0–1.
-        std: The checkpoint's pixel deviation.
+        no_text: Why `text` is `None`.
+        mean: The checkpoint's pixel mean, in units of 0–1, as `std`.
         position_resize: How the paper resizes this family's position table: `"offset"` or `"size"`.
         square_windows: Whether windows are resized to squares instead of padded (BLIP).
         weights_files: Files the weights came from; none for a model object.
-        license: Licence of the weights, if known.
     """
 
     name: str
@@ -181,10 +187,10 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything in the backbone that decides a result, however it is called and wherever it lies.
+        """SHA-256 of everything in the backbone that decides a result, whatever its name and folder.
 
-        Weights, architecture with its numbers that no weight shows (activation, heads, epsilon), mean and deviation of
-        pixels, tokenizer.
+        Weights, architecture with its numbers that no weight shows (activation, heads, ε), pixel mean and deviation,
+        tokenizer.
         """
         return self._once("all", self._hash_all)
 
@@ -208,7 +214,7 @@ class Backbone:
         return tuple((tensor.data_ptr(), tensor._version) for tensor in self.model.state_dict().values())
 
     def _stamps(self) -> list[tuple[int, int, int]]:
-        """Changes where a file of the weights is not the one any more that was loaded."""
+        """Changes where a weights file is no longer the one that was loaded."""
         with suppress(OSError):
             return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in map(os.stat, self.weights_files)]
         return []
@@ -221,7 +227,7 @@ class Backbone:
         return self._hashes[name][1]
 
     def check(self) -> Backbone:
-        """Refuse numbers with which nothing can be computed: `CheckpointError`. The answer is the backbone itself."""
+        """The backbone itself; `CheckpointError` for NaN, infinity, the meta device or a deviation of 0."""
         for name, values in (("mean", self.mean), ("deviation", self.std)):
             if len(values) != 3 or not all(math.isfinite(value) for value in values):
                 raise CheckpointError(f"{self.name}: its pixel {name} is {values}: three finite numbers are needed")
@@ -237,15 +243,7 @@ class Backbone:
         return self
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Backbone:
-        """Move the viewed model, in place, as `torch.nn.Module.to` does.
-
-        Args:
-            device: Where to.
-            dtype: Number format of the weights.
-
-        Returns:
-            This backbone.
-        """
+        """Move the viewed model, in place, as `torch.nn.Module.to` does."""
         loaded, stamps = self._loaded
         as_loaded = self._state() == loaded
         self.model.to(device=device, dtype=dtype)
@@ -256,39 +254,17 @@ class Backbone:
         return self
 
     def text_fingerprint(self) -> str:
-        """Hash of the text tower as it is loaded, for the cache of embeddings: what vision weights do is not in it.
-
-        Returns:
-            Hexadecimal digits.
-
-        Raises:
-            UnsupportedModelError: There is no text tower.
-        """
+        """Hash of the text tower alone, for the cache of embeddings: the vision weights do not change it."""
         return self._once("text", self.require_text().fingerprint)
 
     def require_text(self) -> TextEncoder:
-        """The text tower.
-
-        Returns:
-            It.
-
-        Raises:
-            UnsupportedModelError: There is none; the message says why.
-        """
+        """The text tower; `UnsupportedModelError` says why there is none."""
         if self.text is None:
             raise UnsupportedModelError(f"{self.name} gives features but cannot read words: {self.no_text}")
         return self.text
 
     def positions(self, grid_size: tuple[int, int], how: str) -> Tensor:
-        """Position table for a grid, made once per size.
-
-        Args:
-            grid_size: `(gh, gw)` in patches.
-            how: As a method's axis `positions`.
-
-        Returns:
-            `(R + gh · gw, C)`.
-        """
+        """Position table `(R + gh · gw, C)` for a grid, made once per size; how is a method's axis `positions`."""
         resolved = self.table_kind(grid_size, how)
         table = self.position_table()
         key = (grid_size, resolved, table.data_ptr(), table._version)
@@ -299,28 +275,15 @@ class Backbone:
         return self._tables[key]
 
     def table_kind(self, grid_size: tuple[int, int], how: str) -> str:
-        """Which table a method really uses: all ways agree at the native grid.
-
-        Args:
-            grid_size: `(gh, gw)` in patches.
-            how: As a method's axis `positions`.
-
-        Returns:
-            `"native"`, `"offset"`, `"size"` or `"antialias"`.
-        """
+        """Which table a method uses: `"offset"`, `"size"`, `"antialias"`, or `"native"`, where all three agree."""
         if grid_size == self.native_grid:
             return "native"
         return self.position_resize if how == "model" else how
 
     def embed(self, images: Tensor, how: str) -> Tensor:
-        """Input of the first block.
+        """Input of the first block, `(B, num_prefix_tokens + gh · gw, C)`.
 
-        Args:
-            images: `(B, 3, H, W)`, normalised; H and W are multiples of the patch size.
-            how: As a method's axis `positions`.
-
-        Returns:
-            `(B, num_prefix_tokens + gh · gw, C)`.
+        images are `(B, 3, H, W)`, normalised, H and W multiples of the patch size; how is a method's axis `positions`.
         """
         if images.shape[3] == self.patch_size:
             # oneDNN's bfloat16 convolution is NaN where its output is one column wide (torch 2.14 on a CPU with AMX).

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
-from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.base import Backbone, Block, TextEncoder, check_vocabulary, packed_qkv
 from clearclip.backbones.folder import first_line, load_tokenizer, read_weights
-from clearclip.backbones.hf_clip import load_hf, load_words
+from clearclip.backbones.hf_clip import load_hf, load_words, tensor_of
 from clearclip.backbones.network import offline_if_unreachable
-from clearclip.errors import CheckpointError, UnsupportedModelError
+from clearclip.errors import CheckpointError
 
 CONTEXT_LENGTH = 35
 LAYER_NORM_EPS = 1e-6
@@ -29,41 +28,15 @@ _RENAMED = (
     (r"^visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
     (r"^visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
     (r"^visual_encoder\.norm\.", "vision_model.post_layernorm."),
-    (
-        r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.",
-        r"vision_model.encoder.layers.\1.self_attn.projection.",
-    ),
+    (r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.", r"vision_model.encoder.layers.\1.self_attn.projection."),
     (r"^visual_encoder\.blocks\.(\d+)\.attn\.", r"vision_model.encoder.layers.\1.self_attn."),
     (r"^visual_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_model.encoder.layers.\1.layer_norm\2."),
     (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
 )
 
 
-def is_blip(model: object) -> bool:
-    """Whether a model object is Hugging Face's BLIP for retrieval.
-
-    Args:
-        model: Any object.
-
-    Returns:
-        True for `transformers.BlipForImageTextRetrieval`.
-    """
-    return isinstance(model, BlipForImageTextRetrieval)
-
-
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
-    """Load a Hugging Face BLIP retrieval model.
-
-    Args:
-        name: Hub id or folder.
-        tokenizer: Tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU, with the paper's LayerNorm ε of 1e-6 in the vision tower.
-
-    Raises:
-        CheckpointError: The weights are missing, damaged, of another kind, or cannot be downloaded.
-    """
+    """Load a Hugging Face BLIP retrieval model (hub id or folder) with the paper's vision LayerNorm ε of 1e-6."""
     folder, model, files = load_hf(BlipForImageTextRetrieval, name, _original_eps)
     backbone = view(model, load_words(tokenizer, folder))
     backbone.name, backbone.weights_files = name, files
@@ -75,17 +48,9 @@ def _original_eps(config: BlipConfig) -> None:
 
 
 def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
-    """Load a checkpoint with Salesforce's parameter names.
+    """Load a `.pth` (with `weights_only=True`) or `.safetensors` file with Salesforce's parameter names.
 
-    Args:
-        file: `.pth` (loaded with `weights_only=True`) or `.safetensors`.
-        tokenizer: Tokenizer folder or id; default: bert-base-uncased with `[DEC]` and `[ENC]` added.
-
-    Returns:
-        The view, in float32 on the CPU.
-
-    Raises:
-        CheckpointError: The file is damaged, needs a full unpickle, or holds something else.
+    The default tokenizer is bert-base-uncased with `[DEC]` and `[ENC]` added.
     """
     if not file.is_file():
         raise CheckpointError(f"{file}: there is no such file")
@@ -123,7 +88,7 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     backbone = view(model, words)
     backbone.name, backbone.weights_files = str(file), (file,)
     if words is None:
-        backbone.text, backbone.no_text = None, no_text
+        backbone.no_text = no_text
     return backbone
 
 
@@ -198,33 +163,21 @@ def _bert(tokenizer: str | None) -> tuple[Any, str]:
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See a Hugging Face BLIP retrieval model as a backbone; it is put into evaluation mode and otherwise left alone.
+    """See a `BlipForImageTextRetrieval` as a backbone; without a tokenizer (BERT's, with `[DEC]`) words are refused.
 
     transformers' default LayerNorm ε for BLIP is 1e-5, the original's 1e-6: a model of your own keeps what it has.
-
-    Args:
-        model: A `BlipForImageTextRetrieval`.
-        tokenizer: A Hugging Face tokenizer (BERT's, with `[DEC]` and `[ENC]`); without one words are refused.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The tokenizer has more entries than the model's vocabulary.
     """
     model.eval()
     vision, embeddings = model.vision_model, model.vision_model.embeddings
     grid = embeddings.image_size // embeddings.patch_size
     text = None
     if tokenizer is not None:
-        vocabulary = model.text_encoder.embeddings.word_embeddings.num_embeddings
-        if len(tokenizer) > vocabulary:
-            raise UnsupportedModelError(
-                f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {vocabulary}: give the model's own"
-            )
+        check_vocabulary(len(tokenizer), model.text_encoder.embeddings.word_embeddings.num_embeddings)
         text = TextEncoder(
             tokenize=lambda texts: tokenizer(texts, truncation=False, verbose=False)["input_ids"],
-            encode=partial(_encode, model),
+            encode=lambda ids, mask: model.text_proj(
+                model.text_encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state[:, 0]
+            ),
             context_length=min(CONTEXT_LENGTH, model.text_encoder.config.max_position_embeddings),
             pad_id=int(tokenizer.pad_token_id or 0),
             tokenizer=tokenizer,
@@ -253,28 +206,12 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
 
 def _block(layer: Any) -> Block:
-    qkv, width = layer.self_attn.qkv, layer.self_attn.embed_dim
-
-    def read(part: int) -> tuple[Tensor, Tensor | None]:
-        span = slice(part * width, (part + 1) * width)
-        return qkv.weight[span], None if qkv.bias is None else qkv.bias[span]
-
+    qkv = layer.self_attn.qkv
     return Block(
-        forward=partial(_forward, layer),
+        forward=lambda tokens, grid_size: tensor_of(layer(tokens)),
         ln_1=layer.layer_norm1,
-        qkv={name: partial(read, part) for part, name in enumerate("qkv")},
+        qkv=packed_qkv(lambda: (qkv.weight, qkv.bias)),
         out_proj=layer.self_attn.projection,
         ln_2=layer.layer_norm2,
         mlp=layer.mlp,
     )
-
-
-def _forward(layer: Any, tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    out = layer(tokens)
-    return out if isinstance(out, Tensor) else out[0]
-
-
-def _encode(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    hidden = model.text_encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    projected: Tensor = model.text_proj(hidden[:, 0])
-    return projected

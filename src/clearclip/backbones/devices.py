@@ -18,7 +18,7 @@ R = TypeVar("R")
 def inference(function: Callable[P, R]) -> Callable[P, R]:
     """Compute without gradients, and in the model's own number format whatever `torch.autocast` the caller is in.
 
-    Functions that return what is computed later, as generators do, must not have it.
+    Not for functions that return what is computed later, as generators do.
     """
 
     @wraps(function)
@@ -33,17 +33,7 @@ def inference(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a name.
-
-    Args:
-        device: `"auto"` (CUDA, then Apple's MPS, then the CPU), or torch's name of one.
-
-    Returns:
-        The device.
-
-    Raises:
-        UsageError: It cannot be used.
-    """
+    """The device of torch's name; `"auto"`: CUDA, then Apple's MPS, then the CPU. `UsageError` if it cannot be used."""
     if device != "auto":
         try:
             picked = torch.device(device)
@@ -59,19 +49,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The number format of a name.
-
-    Args:
-        dtype: `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float16 on CUDA, bfloat16 on a CPU that computes
-            with it, else float32.
-        device: Where the model will be.
-
-    Returns:
-        The format.
-
-    Raises:
-        UsageError: The name is unknown.
-    """
+    """The number format of a name; `"auto"`: float16 on CUDA, bfloat16 on a CPU with units for it, else float32."""
     if dtype == "auto":
         if device.type == "cuda":
             return torch.float16
@@ -83,11 +61,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16_units() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 natively, as far as torch can tell.
-
-    Returns:
-        `torch.cpu.get_capabilities`'s word on AVX-512 BF16 and AMX; False for a torch that does not have it.
-    """
+    """Whether this CPU multiplies matrices in bfloat16 natively (AVX-512 BF16, AMX), as far as torch can tell."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     found = ask() if ask is not None else {}
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

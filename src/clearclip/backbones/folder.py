@@ -1,8 +1,7 @@
-"""What the files of a checkpoint may say: they are read here, and reach a library setting by setting.
+"""Reads a checkpoint's files; their settings reach a library one by one, for some name code to run.
 
-The libraries take keyword arguments from these files, and some of those name code to run, addresses to ask or files
-elsewhere. So no library is ever given the folder: it gets weights, numbers and a tokenizer's files, and of the
-settings only those that are listed below.
+No library is ever given the folder: it gets weights, numbers and a tokenizer's files, and of the settings only those
+that are listed below.
 """
 
 from __future__ import annotations
@@ -30,57 +29,22 @@ LAYERS = 1000
 """Most layers of a tower: more would only take time to build."""
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
+    "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "spiece.model",
+    "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
 TOKENIZER_SETTINGS = (
-    "tokenizer_class",
-    "model_max_length",
-    "padding_side",
-    "truncation_side",
-    "clean_up_tokenization_spaces",
-    "split_special_tokens",
-    "add_prefix_space",
-    "add_bos_token",
-    "add_eos_token",
-    "do_lower_case",
-    "do_basic_tokenize",
-    "strip_accents",
-    "tokenize_chinese_chars",
-    "errors",
-    "legacy",
-    "extra_ids",
-    "added_tokens_decoder",
-)
+    "tokenizer_class", "model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces",
+    "split_special_tokens", "add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case", "do_basic_tokenize",
+    "strip_accents", "tokenize_chinese_chars", "errors", "legacy", "extra_ids", "added_tokens_decoder",
+)  # fmt: skip
 SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-    "additional_special_tokens",
-    "extra_special_tokens",
-)
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "additional_special_tokens", "extra_special_tokens",
+)  # fmt: skip
 TOKENIZER_CLASSES = (
-    "PreTrainedTokenizer",
-    "TokenizersBackend",
-    "CLIPTokenizer",
-    "BertTokenizer",
-    "DistilBertTokenizer",
-    "RobertaTokenizer",
-    "XLMRobertaTokenizer",
-    "GPT2Tokenizer",
-    "T5Tokenizer",
-    "GemmaTokenizer",
-)
+    "PreTrainedTokenizer", "TokenizersBackend", "CLIPTokenizer", "BertTokenizer", "DistilBertTokenizer",
+    "RobertaTokenizer", "XLMRobertaTokenizer", "GPT2Tokenizer", "T5Tokenizer", "GemmaTokenizer",
+)  # fmt: skip
 """With or without `Fast`: transformers takes any class of its own by its name, also ones that load code."""
 TOKENIZER_PATTERNS = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "config.json")
 MODEL_TYPES = ("clip", "blip", "bert", "distilbert", "roberta", "xlm-roberta", "gpt2", "t5", "gemma")
@@ -98,7 +62,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def three_numbers(settings: Any, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
-    """A pixel mean or deviation out of settings; whether the numbers make sense is `Backbone.check`'s business."""
+    """A pixel mean or deviation in settings; `Backbone.check` judges whether the numbers make sense."""
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"the preprocessing settings are {settings!r:.60}: an object is needed")
     value = settings.get(key)
@@ -112,7 +76,7 @@ def three_numbers(settings: Any, key: str, default: tuple[float, ...]) -> tuple[
 def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
     """The tensors of safetensors or torch files, by name; a torch file is never fully unpickled.
 
-    `CheckpointError` for a damaged file, and for weights that are no floating point numbers (quantised ones): a library
+    `CheckpointError` for a damaged file and for weights that are no floating point numbers (quantised ones): a library
     would copy them as they are, and the model would compute nonsense.
     """
     state: dict[str, Tensor] = {}
@@ -167,8 +131,8 @@ def _numbers(settings: Any, name: str = "") -> Iterable[tuple[str, float]]:
 def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pretrained) -> Any:
     """Load the tokenizer of a folder, or of a repository of the hub.
 
-    `make` is called with a folder that holds copies of the tokenizer's files and the listed settings alone, and is
-    told to trust no code and to ask nobody. `CheckpointError` if there is no tokenizer, or it is code.
+    `make` is called with a folder that holds copies of the tokenizer's files and the listed settings alone, and is told
+    to trust no code and to ask nobody. `CheckpointError` if the tokenizer is code.
     """
     source = Path(name)
     if not source.exists():
@@ -205,5 +169,5 @@ def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pret
 
 
 def fetch(repository: str, patterns: Iterable[str]) -> Path:
-    """The folder of a repository of the hub, downloaded where it is not in the cache; only files that match."""
+    """Download the files of a hub repository that match, where the cache lacks them, and return their folder."""
     return Path(snapshot_download(repository, allow_patterns=list(patterns)))

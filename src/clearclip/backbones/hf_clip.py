@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
 
-from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.base import CLIP_VOCABULARY, Backbone, Block, TextEncoder, check_vocabulary
 from clearclip.backbones.folder import (
     TOKENIZER_FILES,
     TOKENIZER_PATTERNS,
@@ -24,66 +24,22 @@ from clearclip.backbones.folder import (
     read_weights,
     three_numbers,
 )
-from clearclip.errors import CheckpointError, UnsupportedModelError
+from clearclip.errors import CheckpointError
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
-CLIP_VOCABULARY = 49_408
 TOWER_SETTINGS = (
-    "hidden_size",
-    "intermediate_size",
-    "encoder_hidden_size",
-    "projection_dim",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "vocab_size",
-    "max_position_embeddings",
-    "is_decoder",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "sep_token_id",
-)
+    "hidden_size", "intermediate_size", "encoder_hidden_size", "projection_dim", "num_hidden_layers",
+    "num_attention_heads", "num_channels", "image_size", "patch_size", "hidden_act", "layer_norm_eps", "vocab_size",
+    "max_position_embeddings", "is_decoder", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
+)  # fmt: skip
 MODEL_SETTINGS = (
-    "text_config",
-    "vision_config",
-    "text_config_dict",
-    "vision_config_dict",
-    "projection_dim",
-    "image_text_hidden_size",
-    "logit_scale_init_value",
-)
-
-
-def is_hf_clip(model: object) -> bool:
-    """Whether a model object is Hugging Face's CLIP.
-
-    Args:
-        model: Any object.
-
-    Returns:
-        True for `transformers.CLIPModel`.
-    """
-    return isinstance(model, CLIPModel)
+    "text_config", "vision_config", "text_config_dict", "vision_config_dict", "projection_dim",
+    "image_text_hidden_size", "logit_scale_init_value",
+)  # fmt: skip
 
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
-    """Load a `CLIPModel`.
-
-    Args:
-        name: Hub id or folder.
-        tokenizer: Tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU.
-
-    Raises:
-        CheckpointError: The weights are missing, damaged, of another kind, or cannot be downloaded.
-    """
+    """Load a `CLIPModel` by hub id or folder; tokenizer is a folder or id to use instead of the model's own."""
     folder, model, files = load_hf(CLIPModel, name)
     backbone = view(model, load_words(tokenizer, folder))
     backbone.name, backbone.weights_files = name, files
@@ -97,10 +53,9 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
 def load_hf(
     kind: Any, name: str, change: Callable[[Any], None] = lambda config: None
 ) -> tuple[Path, Any, tuple[Path, ...]]:
-    """A folder with a transformers model, the model in float32, and the files of its weights.
+    """A folder, its transformers model in float32, and the files of the weights, which must hold every one.
 
-    Every weight must come from them. `change` may edit the configuration; of the file's own only the listed settings
-    are used. `CheckpointError` as `load`.
+    `change` may edit the configuration; of the file's own only the listed settings are used.
     """
     folder = Path(name)
     files = _weights_files(folder)
@@ -172,7 +127,7 @@ def _allowed(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
 
 
 def load_words(given: str | None, folder: Path) -> Any:
-    """The tokenizer that was given, or the one in a model's folder; `None` if neither is there."""
+    """The tokenizer that was given, else the one in the model's folder, else `None`."""
     if given is None and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     try:
@@ -185,19 +140,7 @@ def load_words(given: str | None, folder: Path) -> Any:
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See a Hugging Face CLIP model as a backbone; it is put into evaluation mode and otherwise left alone.
-
-    Args:
-        model: A `CLIPModel`.
-        tokenizer: A Hugging Face tokenizer, or anything `AutoTokenizer` returns. Without one CLIP's own is taken where
-            the vocabulary has 49,408 entries.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The tokenizer has more entries than the model's vocabulary.
-    """
+    """See a `CLIPModel` as a backbone; without a tokenizer CLIP's own is taken if the vocabulary has its 49,408."""
     model.eval()
     vision = model.vision_model
     embeddings = vision.embeddings
@@ -225,7 +168,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 def _block(layer: Any) -> Block:
     attention = layer.self_attn
     return Block(
-        forward=partial(_forward, layer),
+        forward=lambda tokens, grid_size: tensor_of(layer(tokens, attention_mask=None)),
         ln_1=layer.layer_norm1,
         qkv={
             "q": lambda: (attention.q_proj.weight, attention.q_proj.bias),
@@ -238,9 +181,9 @@ def _block(layer: Any) -> Block:
     )
 
 
-def _forward(layer: Any, tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    out = layer(tokens, attention_mask=None)
-    return out if isinstance(out, Tensor) else out[0]
+def tensor_of(output: Any) -> Tensor:
+    """What a layer of transformers returns: the tensor, in some versions the first of a tuple."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
@@ -262,10 +205,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
 
         pad_id, tokenizer = ends[1], clip_words
     else:
-        if len(tokenizer) > vocabulary:
-            raise UnsupportedModelError(
-                f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {vocabulary}: give the model's own"
-            )
+        check_vocabulary(len(tokenizer), vocabulary)
 
         def tokenize(texts: list[str]) -> list[list[int]]:
             rows: list[list[int]] = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
@@ -275,7 +215,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
     return (
         TextEncoder(
             tokenize=tokenize,
-            encode=partial(_encode, model),
+            encode=lambda ids, mask: model.text_projection(model.text_model(input_ids=ids).pooler_output),
             context_length=context,
             pad_id=pad_id,
             tokenizer=tokenizer,
@@ -283,9 +223,3 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         ),
         "",
     )
-
-
-def _encode(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    pooled = model.text_model(input_ids=ids).pooler_output
-    projected: Tensor = model.text_projection(pooled)
-    return projected

@@ -1,4 +1,4 @@
-"""Hubs that cannot be reached: say so at once. Without this the hub libraries retry every file for half a minute."""
+"""Hubs that cannot be reached: said at once, where the hub libraries would retry every file for half a minute."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ TIMEOUT_SECONDS = 5.0
 
 
 def reachable(url: str) -> bool:
-    """Whether a host answers at all. Behind a proxy it is taken to.
-
-    Args:
-        url: Any address on it.
-
-    Returns:
-        False where its name is unknown or nothing listens.
-    """
+    """Whether a URL's host answers at all. Behind a proxy it is taken to."""
     if any(name.lower() in ("https_proxy", "all_proxy") and value for name, value in os.environ.items()):
         return True
     parts = urlsplit(url)
@@ -34,11 +27,7 @@ def reachable(url: str) -> bool:
 
 @contextmanager
 def offline_if_unreachable() -> Iterator[None]:
-    """Within the block, the Hugging Face libraries read their cache alone where the hub cannot be reached.
-
-    Yields:
-        Nothing.
-    """
+    """Within the block, the Hugging Face libraries read their cache alone where the hub cannot be reached."""
     before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = before or not reachable(hub.ENDPOINT)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
-from clearclip.backbones.base import Backbone, Block, TextEncoder
+from clearclip.backbones.base import CLIP_VOCABULARY, Backbone, Block, TextEncoder, check_vocabulary, packed_qkv
 from clearclip.backbones.folder import (
     CONFIG_BYTES,
     TOKENIZER_PATTERNS,
@@ -33,62 +33,29 @@ from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError,
 from clearclip.files.reading import read_text
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
-CLIP_VOCABULARY = 49_408
 KNOWN_WORDS = "known_words.txt"
 CONFIG = "open_clip_config.json"
 MODEL_SETTINGS = (
-    "embed_dim",
-    "vision_cfg",
-    "text_cfg",
-    "multimodal_cfg",
-    "quick_gelu",
-    "init_logit_scale",
-    "init_logit_bias",
+    "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias",
     "nonscalar_logit_scale",
-)
+)  # fmt: skip
 TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
 
 
-def is_open_clip(model: object) -> bool:
-    """Whether a model object is one of open_clip's.
-
-    Args:
-        model: Any object.
-
-    Returns:
-        True for open_clip's CLIP, CustomTextCLIP and CoCa.
-    """
-    return isinstance(model, (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa))
-
-
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
-    """Load what open_clip loads.
+    """Load `ARCHITECTURE/TAG` or `ARCHITECTURE/FILE` as open_clip writes them, `hf-hub:ORG/NAME` or `local-dir:FOLDER`.
 
     A folder may hold `known_words.txt`, the words that the model was trained with, separated by white space: a label
-    without any of them is then warned about.
-
-    Args:
-        name: `ARCHITECTURE/TAG` or `ARCHITECTURE/FILE` as open_clip writes them, `hf-hub:ORG/NAME` or
-            `local-dir:FOLDER`.
-        tokenizer: Hugging Face tokenizer folder or id to use instead of the model's own.
-
-    Returns:
-        The view, in float32 on the CPU, in evaluation mode.
-
-    Raises:
-        UsageError: The architecture or the tag is unknown.
-        CheckpointError: The weights are missing, damaged, of another architecture or trained with another
-            activation, or cannot be downloaded.
-        UnsupportedModelError: The architecture does not fit.
+    without any of them is then warned about. tokenizer is a Hugging Face folder or id to use instead of the model's
+    own. `CheckpointError` also where the architecture has another activation than the weights were trained with.
     """
     if name.startswith("hf-hub:"):
         folder = _fetch(name)
-        backbone = _load_folder(folder, name, tokenizer)
     elif name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
-        backbone = _load_folder(folder, name, tokenizer)
     else:
         return _load_known(name, tokenizer)
+    backbone = _load_folder(folder, name, tokenizer)
     words = folder / KNOWN_WORDS
     if backbone.text is not None and words.is_file():
         try:
@@ -276,18 +243,10 @@ def _loading_failed(name: str, architecture: str, tag: str | None, error: Except
 
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
-    """See an open_clip model as a backbone; it is put into evaluation mode and otherwise left alone.
+    """See an open_clip model as a backbone; tokenizer is what `open_clip.get_tokenizer` returns.
 
-    Args:
-        model: open_clip's `CLIP` or `CustomTextCLIP` with a native ViT.
-        tokenizer: What `open_clip.get_tokenizer` returns. Without one CLIP's own is taken where the vocabulary
-            has 49,408 entries.
-
-    Returns:
-        The view.
-
-    Raises:
-        UnsupportedModelError: The vision tower is another than a native ViT with plain blocks.
+    Without one CLIP's own is taken if the vocabulary has its 49,408 entries. `UnsupportedModelError` if the vision
+    tower is no native ViT with plain blocks.
     """
     visual = model.visual
     if not isinstance(visual, VisionTransformer):
@@ -342,19 +301,10 @@ def _head(visual: Any, tokens: Tensor) -> Tensor:
 
 def _block(block: Any) -> Block:
     attention = block.attn
-
-    def rows(part: int) -> Callable[[], tuple[Tensor, Tensor | None]]:
-        def read() -> tuple[Tensor, Tensor | None]:
-            span = slice(part * attention.embed_dim, (part + 1) * attention.embed_dim)
-            bias = attention.in_proj_bias
-            return attention.in_proj_weight[span], None if bias is None else bias[span]
-
-        return read
-
     return Block(
         forward=lambda tokens, grid_size: block(tokens),
         ln_1=block.ln_1,
-        qkv={name: rows(part) for part, name in enumerate("qkv")},
+        qkv=packed_qkv(lambda: (attention.in_proj_weight, attention.in_proj_bias)),
         out_proj=lambda tokens: block.ls_1(attention.out_proj(tokens)),
         ln_2=block.ln_2,
         mlp=lambda tokens: block.ls_2(block.mlp(tokens)),
@@ -377,10 +327,8 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
     context = int(tower.context_length)
     words = getattr(tokenizer, "tokenizer", None)  # Hugging Face's, inside open_clip's HFTokenizer
-    if words is not None and len(words) > tower.vocab_size:
-        raise UnsupportedModelError(
-            f"the tokenizer has {len(words)} entries, the model's vocabulary {tower.vocab_size}: give the model's own"
-        )
+    if words is not None:
+        check_vocabulary(len(words), tower.vocab_size)
     if words is None and getattr(tokenizer, "vocab_size", 0) > tower.vocab_size:
         return None, (
             f"CLIP's own tokenizer has {tokenizer.vocab_size} entries, its vocabulary {tower.vocab_size}: pass its "
@@ -401,7 +349,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
                 tower.token_embedding,
                 tower.transformer,
                 tower.ln_final,
-                _projection(tower),
+                tower.text_projection,
                 tower.positional_embedding,
             )
             if plain
@@ -409,11 +357,6 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
         ),
         "",
     )
-
-
-def _projection(tower: Any) -> nn.Module | nn.Parameter | None:
-    projection: nn.Module | nn.Parameter | None = tower.text_projection
-    return projection
 
 
 def _pool_type(tower: Any) -> str:
@@ -428,8 +371,7 @@ def _tokenize(tokenizer: Any, context: int, pad_id: int, ends_with_pad: bool, te
 
 
 def _encode_full(model: Any, context: int, pad_id: int, ids: Tensor, mask: Tensor) -> Tensor:
-    padded = nn.functional.pad(ids, (0, context - ids.shape[1]), value=pad_id)
-    encoded: Tensor = model.encode_text(padded)
+    encoded: Tensor = model.encode_text(nn.functional.pad(ids, (0, context - ids.shape[1]), value=pad_id))
     return encoded
 
 
@@ -440,9 +382,8 @@ def _encode_trimmed(tower: Any, ids: Tensor, mask: Tensor) -> Tensor:
     tokens = tower.ln_final(tower.transformer(tokens, attn_mask=tower.attn_mask[:length, :length]))
     end_id = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
     pooled: Tensor = open_clip.transformer.text_global_pool(tokens, ids, _pool_type(tower), eos_token_id=end_id)
-    projection = _projection(tower)
-    if isinstance(projection, nn.Module):
-        pooled = projection(pooled)
-    elif projection is not None:
-        pooled = pooled @ projection
+    if isinstance(tower.text_projection, nn.Module):
+        pooled = tower.text_projection(pooled)
+    elif tower.text_projection is not None:
+        pooled = pooled @ tower.text_projection
     return pooled

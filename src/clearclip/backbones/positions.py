@@ -8,18 +8,11 @@ from torch import Tensor
 
 
 def resize_positions(table: Tensor, grid_size: tuple[int, int], *, native: tuple[int, int], how: str) -> Tensor:
-    """Position table for a grid; the native grid's is returned unchanged.
+    """Position table `(R + gh · gw, C)` for a grid; the native grid's is returned unchanged.
 
-    Args:
-        table: `(R + native_h · native_w, C)`; the first R rows, maybe none, belong to prefix tokens.
-        grid_size: `(gh, gw)` wanted, in patches.
-        native: The grid the table was trained for.
-        how: `"offset"`: bicubic with the scale factors `(gh + 0.1) / native_h`, `(gw + 0.1) / native_w`, as CLIP's
-            users since DINO have it (protocol, inference step 4); `"size"`: bicubic to the grid (BLIP);
-            `"antialias"`: the same with antialiasing (GEM).
-
-    Returns:
-        `(R + gh · gw, C)`.
+    The first R rows of table `(R + native_h · native_w, C)` belong to prefix tokens. how: `"offset"`: bicubic with the
+    scale factors `(gh + 0.1) / native_h`, `(gw + 0.1) / native_w`, as CLIP's users since DINO have it (protocol,
+    inference step 4); `"size"`: bicubic to the grid (BLIP); `"antialias"`: the same with antialiasing (GEM).
     """
     if grid_size == native:
         return table

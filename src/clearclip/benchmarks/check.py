@@ -19,9 +19,7 @@ class Report:
     """What a check found.
 
     Attributes:
-        benchmark: Name of the row.
-        source: The folder.
-        pairs: Complete pairs.
+        pairs: How many are complete.
         official: Size of the official split, or `None`.
         forms: How many label maps there are of each form.
         missing: One sentence for each file without its counterpart.
@@ -62,16 +60,7 @@ class Report:
 
 
 def count_warnings(benchmark: str, pairs: int, *, official: int | None) -> tuple[str, ...]:
-    """A warning where the number of images is not the official split's.
-
-    Args:
-        benchmark: Name of the row.
-        pairs: Images found or evaluated.
-        official: Size of the official split, or `None`.
-
-    Returns:
-        No or one sentence.
-    """
+    """A warning where the number of images is not the official split's."""
     if official is None or pairs == official:
         return ()
     return (f"{benchmark}: images: {pairs:,}, official split: {official:,}; not comparable with published numbers",)
@@ -80,15 +69,8 @@ def count_warnings(benchmark: str, pairs: int, *, official: int | None) -> tuple
 def check_dataset(dataset: Dataset, *, show_progress: bool | None = None) -> Report:
     """Read every image and every label map once.
 
-    Whole files are decoded, not headers alone: only that finds a truncated photograph or a label out of range, and
-    it costs seconds where a run takes an hour.
-
-    Args:
-        dataset: What was found.
-        show_progress: Whether there is a bar; `None`: where standard error is a terminal.
-
-    Returns:
-        The report.
+    Whole files are decoded, not headers alone: only that finds a truncated photograph or a label out of range, and it
+    costs seconds where a run takes an hour. `show_progress=None` shows a bar where standard error is a terminal.
     """
     return Report(
         benchmark=dataset.benchmark.name,
@@ -102,31 +84,14 @@ def check_dataset(dataset: Dataset, *, show_progress: bool | None = None) -> Rep
 
 
 def broken_items(items: Sequence[Item], *, show_progress: bool | None = None) -> list[str]:
-    """Read files to find those that cannot be used; scenes are made, so there is nothing to read.
-
-    Args:
-        items: What to read.
-        show_progress: As `check_dataset`.
-
-    Returns:
-        One sentence for each broken item, naming its file.
-    """
+    """One sentence for each item that cannot be read, naming its file; scenes are made, so there is nothing to read."""
     files = [item for item in items if isinstance(item, Pair)]
     outcomes = zip(track(files, "Checking files", show=show_progress), read_ahead(files, workers=4), strict=True)
     return [str(outcome) for _, outcome in outcomes if isinstance(outcome, ImageError)]
 
 
 def refuse(benchmark: str, *, missing: Sequence[str], broken: Sequence[str]) -> None:
-    """Stop a run whose data is not whole.
-
-    Args:
-        benchmark: Name of the row.
-        missing: Sentences about missing files.
-        broken: Sentences about files that cannot be used.
-
-    Raises:
-        ClearclipError: There is at least one; the first ones are named.
-    """
+    """Stop a run whose data is not whole: `ClearclipError` that names the first problems."""
     problems = [*missing, *broken]
     if not problems:
         return

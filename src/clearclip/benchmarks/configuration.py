@@ -1,25 +1,21 @@
-"""What a run's numbers depend on and what is recorded beside them.
-
-Belongs here: turning a segmenter and a data set into plain values, and comparing those with the benchmark's own.
-"""
+"""What a run's numbers depend on and what is recorded beside them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import clearclip
-from clearclip.benchmarks.check import count_warnings
 from clearclip.benchmarks.readers import Dataset, Item, Pair
-from clearclip.benchmarks.state import State, config_key
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import UsageError
 from clearclip.files.writing import Written
@@ -29,25 +25,82 @@ from clearclip.protocol import Protocol, get_protocol
 if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
 
-RECORDED_PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
+
+Numbers = dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The prompts' number and hash."""
+
+    count: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The split's number of images, the hash of their ids, and that of the bytes of all files within the limit."""
+
+    images: int
+    ids: str
+    files: str
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything the numbers of a method depend on; states of one configuration may be added up."""
+
+    clearclip: str
+    benchmark: str
+    model: str
+    checkpoint: str
+    weights: str
+    protocol: Numbers
+    templates: Templates
+    dtype: str
+    labels: tuple[tuple[str, ...], ...]
+    background: str | None
+    split: Split
+    limit: int | None
+    seed: int
+    method: str
+    threshold: float | None
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that differ wherever the configuration does."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Official:
+    """The benchmark's own number of images (`None`: it has none), protocol and threshold of the method."""
+
+    images: int | None
+    protocol: Numbers
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is recorded beside a configuration: where and when, with which versions, and the benchmark's own numbers."""
+
+    run: str
+    began: str
+    data: str
+    device: str
+    versions: dict[str, str]
+    paper_model: str
+    official: Official
 
 
 def thresholds_for(
     dataset: Dataset, methods: Sequence[Method], *, wanted: Mapping[str, float] | float | None = None
 ) -> dict[str, float | None]:
-    """The background threshold of each method.
+    """The background threshold of each method by spelling, `None` where the words alone decide.
 
-    Args:
-        dataset: Its row's thresholds are the paper's.
-        methods: The methods.
-        wanted: Replaces them: one number for all, or by spelling.
-
-    Returns:
-        By spelling; `None` where the words alone decide.
-
-    Raises:
-        UsageError: A threshold is given for a method that is not evaluated or for a data set without background,
-            or is no probability.
+    They are the paper's; wanted replaces them: one number for all, or by spelling. `UsageError` for a threshold of a
+    method that is not evaluated or of a data set without background, and for one that is no probability.
     """
     spellings = [method.spelling for method in methods]
     if wanted is None:
@@ -64,107 +117,54 @@ def thresholds_for(
     return {name: wanted.get(name, dataset.benchmark.thresholds.get(name)) for name in spellings}
 
 
-def configuration(
-    segmenter: Segmenter,
-    dataset: Dataset,
-    *,
-    thresholds: Mapping[str, float | None],
-    limit: int | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything the numbers of a run depend on; runs with one configuration may be added up.
-
-    Args:
-        segmenter: The model, its protocol and its prompts.
-        dataset: The images and words.
-        thresholds: By method, from `thresholds_for`.
-        limit: Only the first images.
-        seed: As `Run`.
-
-    Returns:
-        JSON-able data.
-    """
-    vocabulary = dataset.vocabulary
-    return {
-        "clearclip": clearclip.__version__,
-        "benchmark": dataset.benchmark.name,
-        "model": segmenter.backbone.name,
-        "checkpoint": segmenter.backbone.checkpoint_hash,
-        "weights": segmenter.backbone.fingerprint,
-        "methods": sorted(thresholds),
-        "thresholds": dict(sorted(thresholds.items())),
-        "protocol": _numbers(segmenter.protocol, segmenter),
-        "templates": {"count": len(segmenter.templates), "hash": _hash(segmenter.templates)},
-        "dtype": str(segmenter.backbone.dtype).removeprefix("torch."),
-        "labels": [[label.name, *label.synonyms] for label in vocabulary.labels],
-        "background": vocabulary.background,
-        "split": {
-            "images": len(dataset.items),
-            "ids": _hash(item.id for item in dataset.items),
-            "files": _files(dataset.items[:limit]),
-        },
-        "limit": limit,
-        "seed": seed,
-    }
+def configurations(
+    segmenter: Segmenter, dataset: Dataset, *, thresholds: Mapping[str, float | None], limit: int | None, seed: int
+) -> list[Configuration]:
+    """A configuration for each method of `thresholds_for`, in its order."""
+    shared = Configuration(
+        clearclip=clearclip.__version__,
+        benchmark=dataset.benchmark.name,
+        model=segmenter.backbone.name,
+        checkpoint=segmenter.backbone.checkpoint_hash,
+        weights=segmenter.backbone.fingerprint,
+        protocol=_numbers(segmenter.protocol, segmenter),
+        templates=Templates(len(segmenter.templates), _hash(segmenter.templates)),
+        dtype=str(segmenter.backbone.dtype).removeprefix("torch."),
+        labels=tuple((label.name, *label.synonyms) for label in dataset.vocabulary.labels),
+        background=dataset.vocabulary.background,
+        split=Split(len(dataset.items), _hash(item.id for item in dataset.items), _files(dataset.items[:limit])),
+        limit=limit,
+        seed=seed,
+        method="",
+        threshold=None,
+    )
+    return [replace(shared, method=method, threshold=threshold) for method, threshold in thresholds.items()]
 
 
-def facts(segmenter: Segmenter, dataset: Dataset, *, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded beside a configuration: where and when, with which versions, and the benchmark's own numbers.
-
-    Args:
-        segmenter: The model.
-        dataset: The images and words.
-        config: From `configuration`.
-
-    Returns:
-        JSON-able data.
-    """
+def facts(segmenter: Segmenter, dataset: Dataset, *, config: Configuration) -> Facts:
+    """What is recorded beside a configuration that begins to be measured now."""
     began = datetime.now(timezone.utc)
     row, name = dataset.benchmark, segmenter.backbone.name
-    return {
-        "run": f"{config_key(config)}-{began:%Y%m%dT%H%M%S%f}",
-        "began": began.isoformat(timespec="seconds"),
-        "data": dataset.source,
-        "device": str(segmenter.backbone.device),
-        "versions": {
-            "clearclip": clearclip.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in RECORDED_PACKAGES},
-        },
-        "paper_model": next((known.name for known in CHECKPOINTS.values() if name in (known.name, known.source)), name),
-        "official": {
-            "images": row.size,
-            "protocol": _numbers(get_protocol(row.protocol), segmenter),
-            "thresholds": dict(row.thresholds),
-        },
-    }
+    return Facts(
+        run=f"{config.key}-{began:%Y%m%dT%H%M%S%f}",
+        began=began.isoformat(timespec="seconds"),
+        data=dataset.source,
+        device=str(segmenter.backbone.device),
+        versions=versions("torch", "open_clip_torch", "transformers", "numpy", "pillow"),
+        paper_model=next((known.name for known in CHECKPOINTS.values() if name in (known.name, known.source)), name),
+        official=Official(row.size, _numbers(get_protocol(row.protocol), segmenter), row.thresholds.get(config.method)),
+    )
 
 
-def warnings_of(state: State) -> tuple[str, ...]:
-    """What must be known to compare a run's numbers with others.
-
-    Args:
-        state: The finished run.
-
-    Returns:
-        Sentences.
-    """
-    config, official = state.config, state.facts["official"]
-    name = config["benchmark"]
-    found = list(count_warnings(name, state.evaluated, official=official["images"]))
-    if state.skipped:
-        found.append(f"{name}: {len(state.skipped):,} left out because they could not be used (see skipped)")
-    if config["protocol"] != official["protocol"]:
-        found.append(f"{name}: measured by another protocol than the benchmark's own")
-    other = [method for method, value in config["thresholds"].items() if value != official["thresholds"].get(method)]
-    if other:
-        found.append(f"{name}: measured with another background threshold than the benchmark's own: {', '.join(other)}")
-    return tuple(found)
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of clearclip, Python and installed packages, to stand beside numbers."""
+    own = {"clearclip": clearclip.__version__, "python": platform.python_version()}
+    return own | {package: version(package) for package in packages}
 
 
-def _numbers(protocol: Protocol, segmenter: Segmenter) -> dict[str, Any]:
+def _numbers(protocol: Protocol, segmenter: Segmenter) -> Numbers:
     """A protocol in pixels; the threshold stands beside it, method by method."""
-    numbers = asdict(replace(protocol.in_pixels(segmenter.backbone.native_size), threshold=None))
+    numbers = asdict(protocol.in_pixels(segmenter.backbone.native_size))
     del numbers["threshold"]
     return numbers
 

@@ -29,7 +29,7 @@ class LabelForm:
     Attributes:
         suffix: What follows an image's id in the file's name.
         table: For each raw value 0…255 the class index, `IGNORE` or `INVALID`.
-        about: How people call it.
+        about: Its usual name.
     """
 
     suffix: str
@@ -37,18 +37,7 @@ class LabelForm:
     about: str
 
     def decode(self, raw: npt.NDArray[np.integer], *, source: str) -> npt.NDArray[np.uint8]:
-        """Turn raw values into class indices.
-
-        Args:
-            raw: `(H, W)`, as the file holds them.
-            source: The file's name, for the message.
-
-        Returns:
-            `(H, W)` uint8: class indices and `IGNORE`.
-
-        Raises:
-            ImageError: A value is none that this form allows; the message names the file, the value and its count.
-        """
+        """Raw values `(H, W)` → class indices and `IGNORE`, uint8; `ImageError` names wrong values and their counts."""
         table = np.array(self.table, dtype=np.int16)
         if raw.size and (raw.min() < 0 or raw.max() > 255):
             wrong = int(raw.max() if raw.max() > 255 else raw.min())
@@ -65,40 +54,20 @@ class LabelForm:
     def describe(self) -> str:
         """The allowed values as a clause: `index maps allow 0–20, 255 (*.png)`."""
         allowed = [value for value, index in enumerate(self.table) if index != INVALID]
-        runs: list[list[int]] = []
-        for value in allowed:
-            if runs and value == runs[-1][1] + 1:
-                runs[-1][1] = value
-            else:
-                runs.append([value, value])
-        spelled = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
+        lows = [value for value in allowed if value - 1 not in allowed]
+        highs = [value for value in allowed if value + 1 not in allowed]
+        spelled = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in zip(lows, highs, strict=True))
         return f"{self.about} allow {spelled} (*{self.suffix})"
 
 
 def indices(classes: int, *, ignored: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Table of maps that hold class indices, 255 being ignored.
-
-    Args:
-        classes: How many raw values there are, from 0.
-        ignored: Raw values besides 255 that are left out; the values after them move down.
-
-    Returns:
-        The table.
-    """
+    """Table of maps with class indices below classes, 255 ignored; the indices after an ignored one move down."""
     kept = [value for value in range(classes) if value not in ignored]
     return from_order(kept, ignored=(*ignored, 255))
 
 
 def from_order(raw: list[int] | tuple[int, ...], *, ignored: tuple[int, ...]) -> tuple[int, ...]:
-    """Table that gives raw values the indices 0, 1, 2, … in the order of a list.
-
-    Args:
-        raw: Raw value of class 0, of class 1, and so on.
-        ignored: Raw values that are left out of the evaluation.
-
-    Returns:
-        The table; every other value is `INVALID`.
-    """
+    """Table that gives raw values the indices 0, 1, 2, … in the order of a list; all others are `INVALID`."""
     table = [INVALID] * 256
     for value in ignored:
         table[value] = IGNORE

@@ -1,25 +1,16 @@
-"""One evaluation by many workers: shards out, states back, summed.
-
-Belongs here: what a job of an evaluation is. Does not: the loop over images (`evaluation`), the pool
-(`engine.ray_pool`).
-"""
+"""One evaluation by many workers of `engine.ray_pool`: shards out, states back, summed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from clearclip.benchmarks.configuration import configuration, thresholds_for
-from clearclip.benchmarks.evaluation import Advanced, Evaluation, Run, measure, outcome, stored_state
-from clearclip.benchmarks.predictions import hold_predictions
+from clearclip.benchmarks.configuration import Configuration, configurations, thresholds_for
+from clearclip.benchmarks.evaluation import Advanced, Evaluation, Run, held_states, measure, outcome
 from clearclip.benchmarks.readers import Dataset
 from clearclip.benchmarks.state import WHOLE, Shard, State, state_path, sum_of
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.writing import claim
 from clearclip.methods import Method, parse_methods
 
 if TYPE_CHECKING:
@@ -43,53 +34,38 @@ def evaluate_on_ray(
     """As `evaluate`, by many workers, with exactly the same numbers: confusion matrices add up.
 
     The data set and the output folder lie where all machines see them under one path. Interrupted and started again,
-    the run goes on from the states of its shards.
-
-    Args:
-        load: Makes the segmenter on a worker: a function of an importable module, or a `functools.partial` of one.
-        dataset: As `evaluate`.
-        methods: One or more.
-        fleet: Which workers.
-        run: As `evaluate`; it needs an output folder and is not a shard itself.
-        thresholds: As `evaluate`.
-        on_image: As `evaluate`, but called after each shard.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        ClearclipError: As `evaluate`; the model cannot be loaded on a worker, or a shard kills every one.
-        UsageError: As `evaluate`; there is no cluster, or the run has no output folder or is a shard.
+    the run goes on from the states of its shards. load makes the segmenter on a worker: a function of an importable
+    module, or a `functools.partial` of one. The run needs an output folder and is no shard itself; on_image is called
+    after each shard.
     """
     from clearclip.engine.ray_pool import connect
 
     if run.output is None or run.shard != WHOLE:
         raise UsageError("an evaluation on Ray needs an output folder, and divides the images itself: give no --shard")
-    rows = parse_methods(methods)
-    thresholds_for(dataset, rows, wanted=thresholds)
-    order = [row.spelling for row in rows]
+    limits = thresholds_for(dataset, parse_methods(methods), wanted=thresholds)
     items = run.select(dataset.items)
     count = min(SHARDS, len(items))
-    measuring = _Measuring(load, dataset, tuple(rows), thresholds, run)
-    with connect(fleet) as pool, ExitStack() as held:
-        config = pool.ask(measuring.configuration)
-        held.enter_context(claim(state_path(run.output, config, shard=WHOLE), is_file=True))
-        predictions = held.enter_context(hold_predictions(run.predictions, dataset, config, shard=WHOLE))
-        state = stored_state(config, run=run, items=items, predictions=predictions)
-        if state is not None and state.complete:
-            return outcome(state, order=order)
-        states: list[State] = []
-        for found in pool.run(measuring, [_Part(Shard(index + 1, count)) for index in range(count)], at_once=1):
-            states.append(found)
-            if on_image:
-                matrices = np.sum([one.matrices for one in states], axis=0)
-                by_method = dict(zip(config["methods"], matrices, strict=True))
-                on_image(sum(one.total for one in states), len(items), by_method)
-        whole = sum_of(sorted(states, key=lambda one: one.shard.index))
-        whole.save(run.output)
-        for one in states:
-            state_path(run.output, config, shard=one.shard).unlink(missing_ok=True)
-        return outcome(whole, order=order)
+    measuring = _Measuring(load, dataset, limits, run)
+    with connect(fleet) as pool:
+        configs = pool.ask(measuring.configurations)
+        with held_states(configs, dataset, items, run=run) as (found, _):
+            whole = {name: state for name, state in found.items() if state.complete}
+            missing = {name: limit for name, limit in limits.items() if name not in whole}
+            parts: list[list[State]] = []
+            jobs = [_Part(Shard(index + 1, count)) for index in range(count)]
+            for states in pool.run(replace(measuring, limits=missing), jobs, at_once=1) if missing else ():
+                parts.append(states)
+                if on_image:
+                    sums = {
+                        one[0].config.method: sum(state.matrix for state in one) for one in zip(*parts, strict=True)
+                    }
+                    on_image(sum(one[0].total for one in parts), len(items), sums)
+            for shards in zip(*sorted(parts, key=lambda states: states[0].shard.index), strict=True):
+                state = whole[shards[0].config.method] = sum_of(shards)
+                state.save(run.output)
+                for one in shards:
+                    state_path(run.output, one.config, shard=one.shard).unlink(missing_ok=True)
+            return outcome([whole[name] for name in limits])
 
 
 @dataclass(frozen=True)
@@ -104,7 +80,7 @@ class _Part:
     def divide(self) -> tuple[list[Any], list[Any]]:
         return [self], []
 
-    def give_up(self) -> State:
+    def give_up(self) -> list[State]:
         raise ClearclipError(
             f"every worker that measures shard {self.shard} dies: see how far evaluate --shard {self.shard} comes in "
             "one process"
@@ -113,17 +89,14 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Measuring:
-    """Makes a worker's function."""
-
     load: Load
     dataset: Dataset
-    rows: tuple[Method, ...]
-    thresholds: Mapping[str, float] | float | None
+    limits: Mapping[str, float | None]
     run: Run
 
-    def configuration(self) -> dict[str, Any]:
-        limits = thresholds_for(self.dataset, self.rows, wanted=self.thresholds)
-        return configuration(self.load(), self.dataset, thresholds=limits, limit=self.run.limit, seed=self.run.seed)
+    def configurations(self) -> list[Configuration]:
+        run = self.run
+        return configurations(self.load(), self.dataset, thresholds=self.limits, limit=run.limit, seed=run.seed)
 
     def __call__(self) -> Worker:
         from clearclip.engine.ray_worker import Answer
@@ -133,7 +106,6 @@ class _Measuring:
         def work(jobs: list[tuple[int, _Part]]) -> Iterator[list[Answer]]:
             for number, part in jobs:
                 run = replace(self.run, shard=part.shard)
-                state = measure(segmenter, self.dataset, self.rows, thresholds=self.thresholds, run=run)
-                yield [Answer(number, 0, 1, state)]
+                yield [Answer(number, 0, 1, measure(segmenter, self.dataset, self.limits, run=run))]
 
         return work

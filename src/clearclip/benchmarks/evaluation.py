@@ -1,40 +1,27 @@
-"""One pass over a data set for any number of methods: the resumable loop and what it returns.
-
-Belongs here: the loop. Does not: files (`readers`, `state`), counting (`metrics`), tables and records (`results`).
-"""
+"""One pass over a data set for any number of methods: the resumable loop and what it returns."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.benchmarks.check import broken_items, refuse
-from clearclip.benchmarks.configuration import configuration, facts, thresholds_for, warnings_of
+from clearclip.benchmarks.check import broken_items, count_warnings, refuse
+from clearclip.benchmarks.configuration import Configuration, Facts, configurations, facts, thresholds_for
 from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
 from clearclip.benchmarks.predictions import Predictions, hold_predictions
-from clearclip.benchmarks.readers import Dataset, Item, Sample, read_ahead
-from clearclip.benchmarks.state import (
-    WHOLE,
-    Shard,
-    State,
-    add_shards,
-    config_key,
-    empty_state,
-    load_state,
-    refuse_earlier,
-    state_path,
-)
+from clearclip.benchmarks.readers import Dataset, Item, read_ahead
+from clearclip.benchmarks.state import WHOLE, Shard, State, add_shards, load_state, refuse_earlier, state_path
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.writing import claim
-from clearclip.methods import Method, parse_method, parse_methods
+from clearclip.methods import Method, parse_methods
 
 if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
@@ -44,7 +31,7 @@ Advanced = Callable[[int, int, Mapping[str, Matrix]], None]
 
 @dataclass(frozen=True)
 class Run:
-    """How a run goes about its images; none of it but `limit` and `seed` changes a number.
+    """How a run goes about its images; nothing but `limit` and `seed` is part of its configuration.
 
     Attributes:
         output: Folder of states and results; `None` keeps nothing and cannot go on after an interruption.
@@ -53,7 +40,7 @@ class Run:
         skip_broken: Leave out what cannot be used, and list it, instead of stopping before the first image.
         overwrite: Begin anew although there is a state.
         predictions: Folder for palette PNGs of every prediction, a folder for each method.
-        seed: Set before the first image. Evaluation itself draws no random number.
+        seed: Set before the first image, and recorded; evaluation itself draws no random number.
         save_seconds: Least time between two saved states.
     """
 
@@ -73,17 +60,7 @@ class Run:
             raise UsageError(f"seed={self.seed}: a whole number from 0 to {2**32 - 1:,} is needed")
 
     def select(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items that `limit` and `shard` leave.
-
-        Args:
-            items: All of them.
-
-        Returns:
-            At least one.
-
-        Raises:
-            UsageError: None is left.
-        """
+        """The items that `limit` and `shard` leave; `UsageError` where none is left."""
         limited = items[: self.limit]
         selected = limited[self.shard.index - 1 :: self.shard.count]
         if not selected:
@@ -96,20 +73,18 @@ class Evaluation:
     """The outcome of a run.
 
     Attributes:
-        config: Everything the numbers depend on.
-        facts: Device, versions, the data's place, when the run began, its id.
-        shard: Which part of the split was evaluated.
+        config: By method, everything the numbers depend on.
+        facts: By method, device, versions, the data's place, when the run began, its id.
         classes: Names, in the order of the matrices.
         matrices: By method, `(C, C)` int64, row = true class.
-        images: How many images were counted.
+        images: How many were counted.
         skipped: One sentence for each image or pair left out.
         warnings: What must be known to compare these numbers with others.
-        seconds: Time spent.
         image_scores: By method, `(N,)` mIoU of each image of the part in its order; `nan` for a skipped one.
     """
 
-    config: dict[str, Any]
-    facts: dict[str, Any]
+    config: dict[str, Configuration]
+    facts: dict[str, Facts]
     shard: Shard
     classes: tuple[str, ...]
     matrices: dict[str, Matrix]
@@ -135,128 +110,91 @@ def evaluate(
 ) -> Evaluation:
     """Measure methods on a data set: each image goes through the trunk once for all of them.
 
-    The state is one exact confusion matrix a method over the whole split (mIoU is not a mean of per-image scores).
-    Interrupted at any moment and started again with the same arguments and output folder, the run goes on from the
-    last saved state and ends with the same numbers.
-
-    Args:
-        segmenter: The model and its protocol.
-        dataset: From `open_benchmark` or `open_folders`.
-        methods: One or more; by default the segmenter's own.
-        thresholds: As `thresholds_for`.
-        run: Where results go, which images are taken, what happens to broken ones.
-        on_image: Called after each image, with the number done, the total, and the matrices so far by method.
-
-    Returns:
-        The outcome; nothing is computed again where the output folder holds it already.
-
-    Raises:
-        ClearclipError: A file is missing or broken and `run.skip_broken` is off; nothing can be evaluated.
-        UsageError: A method, threshold or number is not usable.
+    The state is one exact confusion matrix per method over the whole split (mIoU is not a mean of per-image scores).
+    Interrupted at any moment and started again with the same arguments and output folder, the run goes on from the last
+    saved state and ends with the same numbers; nothing is computed again where it is complete. methods are by default
+    the segmenter's own; thresholds are the paper's, or one number for all, or by spelling. on_image is called after
+    each image with the number done, the total, and the matrices so far by method. `ClearclipError` if a file is missing
+    or broken and `run.skip_broken` is off.
     """
     run = run or Run()
     rows = parse_methods(segmenter.method if methods is None else methods)
-    state = measure(segmenter, dataset, rows, thresholds=thresholds, run=run, on_image=on_image)
-    return outcome(state, order=[row.spelling for row in rows])
+    limits = thresholds_for(dataset, rows, wanted=thresholds)
+    return outcome(measure(segmenter, dataset, limits, run=run, on_image=on_image))
 
 
 def measure(
     segmenter: Segmenter,
     dataset: Dataset,
-    rows: Sequence[Method],
+    thresholds: Mapping[str, float | None],
     *,
-    thresholds: Mapping[str, float] | float | None,
     run: Run,
     on_image: Advanced | None = None,
-) -> State:
-    """As `evaluate`, down to the state that an outcome is made of.
-
-    Args:
-        segmenter: As `evaluate`.
-        dataset: As `evaluate`.
-        rows: The methods.
-        thresholds: As `evaluate`.
-        run: As `evaluate`.
-        on_image: As `evaluate`.
-
-    Returns:
-        A complete state.
-
-    Raises:
-        ClearclipError: As `evaluate`.
-    """
-    limits = thresholds_for(dataset, rows, wanted=thresholds)
+) -> list[State]:
+    """As `evaluate`, for the methods of `thresholds_for`, down to the complete states that an outcome is made of."""
     items = run.select(dataset.items)
-    config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
-    state_file = None if run.output is None else state_path(run.output, config, shard=run.shard)
-    with ExitStack() as held:
-        if state_file is not None:
-            held.enter_context(claim(state_file, is_file=True))
-        predictions = held.enter_context(hold_predictions(run.predictions, dataset, config, shard=run.shard))
-        state = stored_state(config, run=run, items=items, predictions=predictions)
-        if state is None:
-            state = empty_state(
-                config,
-                facts=facts(segmenter, dataset, config=config),
-                shard=run.shard,
-                total=len(items),
-                classes=len(dataset.vocabulary.labels),
-            )
+    configs = configurations(segmenter, dataset, thresholds=thresholds, limit=run.limit, seed=run.seed)
+    with held_states(configs, dataset, items, run=run) as (found, predictions):
+        states = {
+            config.method: found.get(config.method)
+            or State.begin(config, facts(segmenter, dataset, config=config), shard=run.shard, total=len(items))
+            for config in configs
+        }
         if not run.skip_broken:
-            todo = items[state.done :]
+            todo = items[min(state.done for state in states.values()) :]
             broken = broken_items(todo, show_progress=segmenter.show_progress)
             refuse(dataset.benchmark.name, missing=dataset.missing, broken=broken)
         elif dataset.missing:
-            state = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
-        return _advance(state, segmenter, dataset, items, run=run, predictions=predictions, on_image=on_image)
+            for name, state in states.items():
+                states[name] = replace(state, skipped=tuple(dict.fromkeys((*dataset.missing, *state.skipped))))
+        _advance(states, segmenter, dataset, items, run=run, predictions=predictions, on_image=on_image)
+        return list(states.values())
 
 
 def merge(folders: Iterable[Path]) -> list[Evaluation]:
-    """Add up the finished shards below output folders; exact, as if the run had not been divided.
+    """Add up the finished shards below output folders, exactly: an outcome for methods that differ in nothing else."""
+    runs: dict[str, list[State]] = {}
+    for state in sorted(add_shards(folders), key=lambda state: state.config.method):
+        runs.setdefault(replace(state.config, method="", threshold=None).key, []).append(state)
+    return [outcome(states) for states in runs.values()]
 
-    Args:
-        folders: Output folders.
 
-    Returns:
-        One outcome for each configuration found.
+@contextmanager
+def held_states(
+    configs: Sequence[Configuration], dataset: Dataset, items: Sequence[Item], *, run: Run
+) -> Iterator[tuple[dict[str, State], Predictions | None]]:
+    """Claim the files of a run; yields the saved states to go on from, by method, and where predictions go.
 
-    Raises:
-        ClearclipError: As `add_shards`.
+    A state that lacks predictions that are asked for is none to go on from. `UsageError` if a file is no state of this
+    run, `run.overwrite` or not: it is not ours then, or damaged. The same for predictions.
     """
-    return [outcome(state, order=state.config["methods"]) for state in add_shards(folders)]
-
-
-def stored_state(
-    config: dict[str, Any], *, run: Run, items: Sequence[Item], predictions: Predictions | None
-) -> State | None:
-    """The saved state to go on from; `None` where there is none, or where it lacks predictions that are asked for.
-
-    `UsageError` if the file is no state of this run, `run.overwrite` or not: it is not ours then, or damaged. The same
-    for predictions.
-    """
-    if predictions is not None:
-        predictions.check(items, overwrite=run.overwrite)
-    if run.output is None:
-        return None
-    path = state_path(run.output, config, shard=run.shard)
-    if not os.path.lexists(path):
-        if not run.overwrite:
-            refuse_earlier(run.output, config)
-        return None
-    state = load_state(path)
-    if (config_key(state.config), state.shard, state.total) != (config_key(config), run.shard, len(items)):
-        raise UsageError(f"{path} is the state of another run than its name says: move or delete it, and start again")
-    seen = (index for index in range(state.done) if not np.isnan(state.image_scores[:, index]).all())
-    if run.overwrite or (
-        predictions is not None
-        and not all(predictions.stand(method, items[index]) for index in seen for method in config["methods"])
-    ):
-        return None
-    return state
+    paths = {} if run.output is None else {one.method: state_path(run.output, one, shard=run.shard) for one in configs}
+    found: dict[str, State] = {}
+    with ExitStack() as held:
+        for path in paths.values():
+            held.enter_context(claim(path, is_file=True))
+        predictions = held.enter_context(hold_predictions(run.predictions, dataset, configs, shard=run.shard))
+        if predictions is not None:
+            predictions.check(items, overwrite=run.overwrite)
+        for config in configs if run.output is not None else ():
+            path = paths[config.method]
+            if not os.path.lexists(path):
+                continue
+            state = load_state(path)
+            if (state.config, state.shard, state.total) != (config, run.shard, len(items)):
+                raise UsageError(
+                    f"{path} is the state of another run than its name says: move or delete it, and start again"
+                )
+            seen = (item for item, score in zip(items, state.image_scores, strict=False) if not np.isnan(score))
+            if predictions is None or all(predictions.stand(config.method, item) for item in seen):
+                found[config.method] = state
+        if run.output is not None and not run.overwrite and not all(map(os.path.lexists, paths.values())):
+            refuse_earlier(run.output, configs[0])
+        yield {} if run.overwrite else found, predictions
 
 
 def _advance(
-    state: State,
+    states: dict[str, State],
     segmenter: Segmenter,
     dataset: Dataset,
     items: Sequence[Item],
@@ -264,100 +202,84 @@ def _advance(
     run: Run,
     predictions: Predictions | None,
     on_image: Advanced | None,
-) -> State:
-    """Go through the images that are left; every state on the way is whole, so that any may be saved."""
+) -> None:
+    """Take the states through the images that they lack; every one on the way is whole, so that any may be saved."""
     import torch
 
-    methods: list[str] = state.config["methods"]
-    if state.complete:
-        return state
+    unfinished = [name for name, state in states.items() if not state.complete]
+    if not unfinished:
+        return
     torch.manual_seed(run.seed)
     segmenter.embed(dataset.vocabulary)
+    first = min(states[name].done for name in unfinished)
     saved = last = time.monotonic()
-    for item, sample in zip(items[state.done :], read_ahead(items[state.done :]), strict=True):
+    for index, sample in enumerate(read_ahead(items[first:]), start=first):
+        behind = {name: states[name] for name in unfinished if states[name].done == index}
+        found: Mapping[str, Matrix | str]
         if isinstance(sample, ImageError):
             if not run.skip_broken:
                 raise sample
-            column = np.full((len(methods), 1), np.nan, dtype=np.float32)
-            state = replace(state, skipped=(*state.skipped, str(sample)))
+            found = dict.fromkeys(behind, str(sample))
         else:
-            label_maps = predict(sample, segmenter, dataset, config=state.config)
+            thresholds = {name: state.config.threshold for name, state in behind.items()}
+            label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds)
             if predictions is not None:
-                predictions.save(label_maps, item)
+                predictions.save(label_maps, items[index])
             classes = len(dataset.vocabulary.labels)
-            counted = np.stack([confusion(sample.truth, one, classes=classes) for one in label_maps.values()])
-            column = np.array([[scores(matrix).miou] for matrix in counted], dtype=np.float32)
-            state = replace(state, matrices=state.matrices + counted, evaluated=state.evaluated + 1)
+            found = {name: confusion(sample.truth, one, classes=classes) for name, one in label_maps.items()}
         now = time.monotonic()
-        state = replace(
-            state,
-            done=state.done + 1,
-            image_scores=np.concatenate([state.image_scores, column], axis=1),
-            seconds=state.seconds + now - last,
-        )
+        states |= {name: state.advance(found[name], seconds=now - last) for name, state in behind.items()}
         last = now
-        if run.output is not None and now - saved >= run.save_seconds:
-            state.save(run.output)
+        if run.output is not None and (index + 1 == len(items) or now - saved >= run.save_seconds):
+            for name in unfinished:
+                states[name].save(run.output)
             saved = time.monotonic()
         if on_image:
-            on_image(state.done, state.total, dict(zip(methods, state.matrices, strict=True)))
-    if run.output is not None:
-        state.save(run.output)
-    return state
+            on_image(index + 1, len(items), {name: state.matrix for name, state in states.items()})
 
 
 def predict(
-    sample: Sample, segmenter: Segmenter, dataset: Dataset, *, config: dict[str, Any]
+    image: npt.NDArray[np.uint8], segmenter: Segmenter, dataset: Dataset, *, thresholds: Mapping[str, float | None]
 ) -> dict[str, npt.NDArray[np.integer]]:
-    """Label maps of one image by every method of a configuration.
-
-    Args:
-        sample: The image.
-        segmenter: The model.
-        dataset: Gives the words.
-        config: Gives the methods and their thresholds.
-
-    Returns:
-        By method, in the configuration's order, `(H, W)` class indices.
-    """
-    methods = [parse_method(spelling) for spelling in config["methods"]]
-    if dataset.vocabulary.background is None:
-        thresholds = None
-    else:
-        thresholds = {method: value or 0.0 for method, value in config["thresholds"].items()}
-    encoded = segmenter.encode(sample.image, method=methods)
-    found = segmenter.classify(encoded, dataset.vocabulary, method=methods, threshold=thresholds)
-    return {method: found[method].label_map for method in config["methods"]}
+    """Label maps of one image by each method that has an entry in thresholds."""
+    limits = None
+    if dataset.vocabulary.background is not None:
+        limits = {method: value or 0.0 for method, value in thresholds.items()}
+    encoded = segmenter.encode(image, method=list(thresholds))
+    found = segmenter.classify(encoded, dataset.vocabulary, method=list(thresholds), threshold=limits)
+    return {method: found[method].label_map for method in thresholds}
 
 
-def outcome(state: State, *, order: Sequence[str]) -> Evaluation:
-    """What a complete state says.
-
-    Args:
-        state: The state.
-        order: The methods, as they shall be listed.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        ClearclipError: No image could be used.
-    """
-    if not state.evaluated:
-        raise ClearclipError(
-            f"{state.config['benchmark']}: none of {state.total} images could be used: {state.skipped[0]}"
-        )
-    by_method = dict(zip(state.config["methods"], state.matrices, strict=True))
-    image_scores = dict(zip(state.config["methods"], state.image_scores, strict=True))
+def outcome(states: Sequence[State]) -> Evaluation:
+    """What complete states of one run say, in their order; `ClearclipError` if no image could be used."""
+    first, config = states[0], states[0].config
+    skipped = tuple(dict.fromkeys(sentence for state in states for sentence in state.skipped))
+    if not first.evaluated:
+        raise ClearclipError(f"{config.benchmark}: none of {first.total} images could be used: {skipped[0]}")
+    by_method = {state.config.method: state for state in states}
     return Evaluation(
-        config=state.config,
-        facts=state.facts,
-        shard=state.shard,
-        classes=tuple(label[0] for label in state.config["labels"]),
-        matrices={method: by_method[method] for method in order},
-        images=state.evaluated,
-        skipped=state.skipped,
-        warnings=warnings_of(state),
-        seconds=state.seconds,
-        image_scores={method: image_scores[method] for method in order},
+        config={method: state.config for method, state in by_method.items()},
+        facts={method: state.facts for method, state in by_method.items()},
+        shard=first.shard,
+        classes=tuple(words[0] for words in config.labels),
+        matrices={method: state.matrix for method, state in by_method.items()},
+        images=first.evaluated,
+        skipped=skipped,
+        warnings=_warnings(states, skipped=len(skipped)),
+        seconds=max(state.seconds for state in states),
+        image_scores={method: state.image_scores for method, state in by_method.items()},
     )
+
+
+def _warnings(states: Sequence[State], *, skipped: int) -> tuple[str, ...]:
+    config, official = states[0].config, states[0].facts.official
+    found = []
+    if skipped:
+        found.append(f"{skipped:,} left out because they could not be used (see skipped)")
+    if config.protocol != official.protocol:
+        found.append("measured by another protocol than the benchmark's own")
+    other = [state.config.method for state in states if state.config.threshold != state.facts.official.threshold]
+    if other:
+        found.append(f"measured with another background threshold than the benchmark's own: {', '.join(sorted(other))}")
+    count = count_warnings(config.benchmark, states[0].evaluated, official=official.images)
+    return (*count, *(f"{config.benchmark}: {sentence}" for sentence in found))

@@ -15,16 +15,8 @@ Matrix = npt.NDArray[np.int64]
 def confusion(truth: npt.NDArray[np.integer], prediction: npt.NDArray[np.integer], *, classes: int) -> Matrix:
     """Count the pixels of each pair (true class, predicted class); counts of several images simply add up.
 
-    Args:
-        truth: `(H, W)`, class indices and `IGNORE` (255). Ignored pixels count nowhere, not even as predictions.
-        prediction: `(H, W)`, class indices.
-        classes: Number of classes C.
-
-    Returns:
-        `(C, C)` int64: row = true class, column = predicted class.
-
-    Raises:
-        ValueError: The shapes differ, or a value is no class.
+    truth `(H, W)` holds class indices and 255, whose pixels count nowhere, not even as predictions. Returns `(C, C)`
+    int64: row = true class, column = predicted class.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth is {truth.shape} and prediction {prediction.shape}: both must have one shape (H, W)")
@@ -44,8 +36,6 @@ class Scores:
     Attributes:
         iou: `(C,)` intersection over union of each class.
         accuracy: `(C,)` share of each class's true pixels that were found.
-        miou: Mean IoU.
-        macc: Mean accuracy.
         aacc: Share of all pixels that are right.
         fwiou: IoU weighted with each class's share of the true pixels.
     """
@@ -62,14 +52,8 @@ def scores(matrix: Matrix) -> Scores:
     """Read the scores of a whole split (or of one image) from its confusion matrix.
 
     Absent classes count as in the field (mmsegmentation's IoUMetric, which the paper used): a class that occurs in
-    neither truth nor prediction has no IoU and is left out of mIoU; one that is predicted but never true has an IoU
-    of 0 and counts; a class that is never true has no accuracy and is left out of mAcc.
-
-    Args:
-        matrix: `(C, C)`, row = true class, column = predicted class.
-
-    Returns:
-        The scores.
+    neither truth nor prediction has no IoU and is left out of mIoU; one that is predicted but never true has an IoU of
+    0 and counts; a class that is never true has no accuracy and is left out of mAcc.
     """
     hit = np.diag(matrix).astype(np.float64)
     true, predicted = matrix.sum(axis=1).astype(np.float64), matrix.sum(axis=0).astype(np.float64)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.benchmarks.configuration import file_digest
+from clearclip.benchmarks.configuration import Configuration, file_digest
 from clearclip.benchmarks.readers import Dataset, Item, Pair
-from clearclip.benchmarks.state import Shard, config_key, file_name
+from clearclip.benchmarks.state import Shard, file_name
 from clearclip.errors import UsageError
 from clearclip.files.label_maps import read_info, save_label_map
 from clearclip.files.outputs import Outputs, hold
@@ -27,20 +26,19 @@ def prediction_name(method: str, item: Item) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The predictions of one configuration, in a folder that this process holds."""
+    """The predictions of configurations, by method, in a folder that this process holds."""
 
     outputs: Outputs
     dataset: Dataset
-    config: Mapping[str, Any]
+    configs: Mapping[str, Configuration]
 
     def info(self, method: str, item: Item) -> dict[str, str]:
         """The texts in a prediction's PNG."""
-        config = self.config
+        config = asdict(self.configs[method])
         described = {
             "software": f"clearclip {config['clearclip']}",
-            **{key: config[key] for key in ("benchmark", "model", "weights", "dtype")},
-            "method": method,
-            "threshold": json.dumps(config["thresholds"][method]),
+            **{key: config[key] for key in ("benchmark", "model", "weights", "dtype", "method")},
+            "threshold": json.dumps(config["threshold"]),
             **{key: json.dumps(config[key], ensure_ascii=False) for key in ("protocol", "templates", "labels")},
             "source": item.id,
         }
@@ -48,9 +46,9 @@ class Predictions:
 
     def check(self, items: Sequence[Item], *, overwrite: bool) -> None:
         """Refuse a folder with files of a user's own under these names; without `overwrite`, other settings too."""
-        wanted = {prediction_name(method, item): (method, item) for method in self.config["methods"] for item in items}
+        wanted = {prediction_name(method, item): (method, item) for method in self.configs for item in items}
         self.outputs.check(wanted)
-        if len(wanted) < len(items) * len(self.config["methods"]):
+        if len(wanted) < len(items) * len(self.configs):
             raise UsageError("two predictions would have one file: save those of one method at a time")
         for name, (method, item) in wanted.items() if not overwrite else ():
             if self.outputs.stands(name) and (other := self._differences(method, item)):
@@ -79,11 +77,11 @@ class Predictions:
 
 @contextmanager
 def hold_predictions(
-    folder: Path | None, dataset: Dataset, config: Mapping[str, Any], *, shard: Shard
+    folder: Path | None, dataset: Dataset, configs: Sequence[Configuration], *, shard: Shard
 ) -> Iterator[Predictions | None]:
-    """The predictions of a configuration and shard; several may be at work in one folder. `None` for no folder."""
+    """The predictions of a run and shard; several may be at work in one folder. `None` for no folder."""
     if folder is None:
         yield None
         return
-    with hold(folder, part=f"-{config_key(config)}{shard.suffix}") as outputs:
-        yield Predictions(outputs, dataset, config)
+    with hold(folder, part=f"-{configs[0].key}{shard.suffix}") as outputs:
+        yield Predictions(outputs, dataset, {config.method: config for config in configs})

@@ -10,28 +10,16 @@ from importlib import resources
 
 @dataclass(frozen=True)
 class Published:
-    """One printed number.
-
-    Attributes:
-        miou: mIoU in percent.
-        source: Paper and table.
-    """
+    """One printed number: mIoU in percent, and its paper and table."""
 
     miou: float
     source: str
 
 
 def published_number(benchmark: str, *, model: str, method: str) -> Published | None:
-    """The paper's mIoU of one cell.
+    """The paper's mIoU of one cell, or `None`; model is a checkpoint's friendly name, method a spelling.
 
-    Args:
-        benchmark: Key of `BENCHMARKS`.
-        model: Friendly name of a checkpoint. The table's BLIP row "ViT-L/14" is `blip-l16`; its MaskCLIP, SCLIP and
-            GEM rows run on OpenAI's CLIP.
-        method: A method's spelling.
-
-    Returns:
-        The number, or `None` where the paper has none.
+    The table's BLIP row "ViT-L/14" is `blip-l16`; its MaskCLIP, SCLIP and GEM rows run on OpenAI's CLIP.
     """
     return _table().get((benchmark, model, method))
 

@@ -1,8 +1,4 @@
-"""From a folder to pairs of image and label map: finding the files, pairing and decoding them.
-
-Belongs here: what touches a data set's files. Does not: what a benchmark is (`rows`) and what raw label values mean
-(`decoding`).
-"""
+"""From a folder to pairs of image and label map: finding the files, pairing and decoding them."""
 
 from __future__ import annotations
 
@@ -31,12 +27,7 @@ SPLIT_BYTES = 1 << 26
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image with its truth.
-
-    Attributes:
-        image: `(H, W, 3)` uint8 RGB.
-        truth: `(H, W)` uint8, class indices and 255 = ignored.
-    """
+    """One image `(H, W, 3)` uint8 RGB with its truth `(H, W)` uint8: class indices and 255 = ignored."""
 
     image: npt.NDArray[np.uint8]
     truth: npt.NDArray[np.uint8]
@@ -63,14 +54,7 @@ class Pair:
     form: LabelForm
 
     def read(self) -> Sample:
-        """Decode both files.
-
-        Returns:
-            The sample.
-
-        Raises:
-            ImageError: A file cannot be read, a label is out of range, or the sizes differ.
-        """
+        """Decode both files; `ImageError` if one cannot be read, a label is out of range, or the sizes differ."""
         from clearclip.encode.images import load_image
 
         raw = read_index_map(self.labels)
@@ -108,7 +92,6 @@ class Dataset:
     """What was found of a benchmark, in a fixed order.
 
     Attributes:
-        benchmark: The row.
         vocabulary: The words, in the order of the label space.
         items: Complete pairs.
         missing: One sentence for each image or label map without its counterpart.
@@ -123,17 +106,7 @@ class Dataset:
 
 
 def read_index_map(path: Path) -> npt.NDArray[np.integer]:
-    """Read the raw values of a label map; a palette's colours play no role.
-
-    Args:
-        path: A one-channel image of 8 or 16 bits.
-
-    Returns:
-        `(H, W)` integers.
-
-    Raises:
-        ImageError: The file cannot be read, or is a colour picture.
-    """
+    """Read the raw values `(H, W)` of a one-channel label map; a palette's colours play no role."""
     try:
         with open_regular(path) as file:
             verify(file)
@@ -152,18 +125,9 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
 
 
 def open_benchmark(name: str, *, data: Path | None = None) -> Dataset:
-    """Find a benchmark's files, in the original download's layout or in mmsegmentation's.
+    """Find a benchmark's files in the folder data, in the original download's layout or in mmsegmentation's.
 
-    Args:
-        name: A key of `BENCHMARKS`.
-        data: Its folder; not needed for `scenes`.
-
-    Returns:
-        What was found.
-
-    Raises:
-        UsageError: The name is unknown, or no folder was given.
-        ClearclipError: The folder does not hold this benchmark; the message says what was looked for.
+    `scenes` needs no folder. `ClearclipError` says what was looked for where the folder does not hold this benchmark.
     """
     row = get_benchmark(name)
     if row.layout is None:
@@ -181,20 +145,10 @@ def open_benchmark(name: str, *, data: Path | None = None) -> Dataset:
 
 
 def open_folders(images: Path, annotations: Path, *, labels: Any, background: str | None = None) -> Dataset:
-    """A data set of one's own: images and index PNGs with the same names, folders below included.
+    """A data set of one's own, the benchmark `custom`: images and index PNGs of the same names, in folders below too.
 
-    Args:
-        images: Folder of images.
-        annotations: Folder of index PNGs: value i is label i of the list, 255 is ignored.
-        labels: A label file or anything else `Vocabulary.parse` reads, at most 255 labels.
-        background: Name of the label that pixels below a threshold fall to.
-
-    Returns:
-        What was found, as the benchmark `custom`.
-
-    Raises:
-        UsageError: A folder is none, two images differ only in their suffix, or there are too many labels.
-        ClearclipError: The folders have no name in common.
+    Value i of a PNG is label i, 255 is ignored. labels are anything `Vocabulary.parse` reads, at most 255; background
+    is the label that pixels below a threshold fall to.
     """
     for folder in (images, annotations):
         if not folder.is_dir():
@@ -300,26 +254,15 @@ def _read_split(path: Path) -> list[str]:
 
 
 def read_ahead(items: Sequence[Item], *, workers: int = 2) -> Iterator[Sample | ImageError]:
-    """Decode items in threads, a few ahead of the one that is asked for; order is kept.
-
-    Args:
-        items: What to read.
-        workers: Threads.
-
-    Yields:
-        The sample, or the error that reading it gave.
-    """
+    """Decode items in threads, a few ahead of the one that is asked for, in order; yields a sample or its error."""
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="read-ahead")
     waiting: list[Future[Sample | ImageError]] = []
-    upcoming = iter(items)
     try:
-        while True:
-            for item in upcoming:
-                waiting.append(pool.submit(_attempt, item))
-                if len(waiting) >= READ_AHEAD:
-                    break
-            if not waiting:
-                return
+        for item in items:
+            waiting.append(pool.submit(_attempt, item))
+            if len(waiting) >= READ_AHEAD:
+                yield waiting.pop(0).result()
+        while waiting:
             yield waiting.pop(0).result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,4 @@
-"""What a run leaves behind: one JSON record for each method, appended to `results.jsonl`.
-
-Belongs here: records, and writing and reading them. Does not: laying them out (`tables`).
-"""
+"""What a run leaves behind: one JSON record for each method, appended to `results.jsonl`."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +20,27 @@ from clearclip.files.writing import atomic_write
 
 RESULTS_FILE = "results.jsonl"
 RESULTS_LIMIT = 1 << 28
+SCORES = ("miou", "macc", "aacc", "fwiou")
 Record = dict[str, Any]
 
 
 def records(evaluation: Evaluation) -> list[Record]:
     """The outcome of a run as JSON-able data, one record for each method, scores in percent.
 
-    Args:
-        evaluation: The outcome.
-
-    Returns:
-        Records. `published` is the number that the paper prints for the cell, quoted, with `difference` = measured
-        minus printed, or `None`; `warnings` say where the two are not of the same protocol or images.
+    `published` is the number that the paper prints for the cell, quoted, with `difference` = measured minus printed, or
+    `None`; `warnings` say where the two are not of the same protocol or images.
     """
     return [_record(evaluation, method) for method in evaluation.matrices]
 
 
 def _record(evaluation: Evaluation, method: str) -> Record:
-    config, facts, found = evaluation.config, evaluation.facts, evaluation.scores(method)
-    printed = published_number(config["benchmark"], model=facts["paper_model"], method=method)
-    own = {key: value for key, value in config.items() if key not in ("methods", "thresholds")}
+    config, facts, found = evaluation.config[method], evaluation.facts[method], evaluation.scores(method)
+    printed = published_number(config.benchmark, model=facts.paper_model, method=method)
     return {
-        "benchmark": config["benchmark"],
+        "benchmark": config.benchmark,
         "method": method,
-        "model": config["model"],
-        "miou": _percent(found.miou),
-        "macc": _percent(found.macc),
-        "aacc": _percent(found.aacc),
-        "fwiou": _percent(found.fwiou),
+        "model": config.model,
+        **{name: _percent(getattr(found, name)) for name in SCORES},
         "classes": {
             name: {"iou": _percent(iou), "accuracy": _percent(accuracy)}
             for name, iou, accuracy in zip(evaluation.classes, found.iou, found.accuracy, strict=True)
@@ -65,15 +56,15 @@ def _record(evaluation: Evaluation, method: str) -> Record:
         "shard": str(evaluation.shard) if evaluation.shard.count > 1 else None,
         "warnings": list(evaluation.warnings),
         "skipped": list(evaluation.skipped),
-        "config": {**own, "method": method, "threshold": config["thresholds"][method]},
-        "checkpoint": config["checkpoint"],
-        "data": facts["data"],
-        "device": facts["device"],
-        "versions": facts["versions"],
-        "seed": config["seed"],
-        "time": facts["began"],
+        "config": json.loads(json.dumps(asdict(config))),
+        "checkpoint": config.checkpoint,
+        "data": facts.data,
+        "device": facts.device,
+        "versions": facts.versions,
+        "seed": config.seed,
+        "time": facts.began,
         "seconds": round(evaluation.seconds, 3),
-        "run": facts["run"],
+        "run": facts.run,
     }
 
 
@@ -82,10 +73,7 @@ def _percent(fraction: float) -> float | None:
 
 
 def check_results(folder: Path) -> tuple[bytes, list[Record]]:
-    """The bytes and the records of a folder's `results.jsonl`; nothing where there is none.
-
-    `UsageError` if something else has that name: nothing could be appended.
-    """
+    """The bytes and records of a folder's `results.jsonl`; `UsageError` if something else has that name."""
     path = folder / RESULTS_FILE
     try:
         check_regular(path.lstat())  # a link is refused, as it would be replaced
@@ -106,10 +94,12 @@ def append_results(evaluation: Evaluation, folder: Path) -> Path:
     """
     path = folder / RESULTS_FILE
     written, known = check_results(folder)
-    if any(record.get("run") == evaluation.facts["run"] for record in known):
+    runs = {record.get("run") for record in known}
+    new = [record for record in records(evaluation) if record["run"] not in runs]
+    if not new:
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records(evaluation))
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
     end = b"\n" if written and not written.endswith(b"\n") else b""
     with atomic_write(path, replace=os.path.lexists(path)) as partial:
         partial.write_bytes(written + end + printable(lines).encode())
@@ -117,18 +107,7 @@ def append_results(evaluation: Evaluation, folder: Path) -> Path:
 
 
 def read_results(paths: Iterable[Path]) -> list[Record]:
-    """Read records.
-
-    Args:
-        paths: Files of records, or output folders that hold a `results.jsonl`.
-
-    Returns:
-        The records, in order.
-
-    Raises:
-        UsageError: There is no such file.
-        ClearclipError: A line is no record.
-    """
+    """Read records, in order, of files and of output folders that hold a `results.jsonl`."""
     found: list[Record] = []
     for given in paths:
         path = given / RESULTS_FILE if given.is_dir() else given
@@ -166,7 +145,7 @@ def _checked(record: Any) -> Record:
         raise ValueError("its parts are of another kind than ours")
     if not all(isinstance(one, dict) for one in classes.values()):
         raise ValueError("its classes are of another kind than ours")
-    numbers = [record.get(key) for key in ("miou", "macc", "aacc", "fwiou", "images")]
+    numbers = [record.get(key) for key in (*SCORES, "images")]
     numbers += [printed.get(key) for key in ("miou", "difference")] + [config.get("threshold")]
     numbers += [one.get("iou") for one in classes.values()]
     if not all(one is None or (type(one) in (int, float) and abs(one) < 1e15) for one in numbers):

@@ -1,7 +1,6 @@
 """The benchmarks as rows of data: where files lie, what labels mean, which words and numbers the paper uses.
 
-Belongs here: facts about a benchmark. Does not: finding and reading its files (`readers`) and published results
-(`published`). The words stand in `queries.csv` (source: the ClearCLIP paper's class-name files, as facts).
+The words stand in `queries.csv` (source: the ClearCLIP paper's class-name files, as facts).
 """
 
 from __future__ import annotations
@@ -31,20 +30,19 @@ class Layout:
     """Where a benchmark's files lie below the folder that the user names; of alternatives the first found counts.
 
     Attributes:
-        images: Folders of images below a root.
         image_suffix: What follows an image's id in its file's name.
-        labels: Folders of label maps below a root.
         forms: Forms of the label maps, the preferred one first.
-        roots: Folders below the user's, `"."` for itself: the originals unpack into folders of their own.
+        roots: Folders below the user's, `"."` for itself, that images and labels lie below: the originals unpack into
+            folders of their own.
         split: List of ids below a root, one a line; empty where the folder itself is the split.
         nested: Whether images and label maps lie one folder deeper (Cityscapes' cities).
         foreign: Suffixes of another benchmark's label maps in the same folder.
     """
 
     images: tuple[str, ...]
-    image_suffix: str
     labels: tuple[str, ...]
     forms: tuple[LabelForm, ...]
+    image_suffix: str = ".jpg"
     roots: tuple[str, ...] = (".",)
     split: str = ""
     nested: bool = False
@@ -56,15 +54,13 @@ class Benchmark:
     """One row.
 
     Attributes:
-        name: As the command line spells it.
-        title: For people.
-        classes: Number of classes, background included.
+        classes: How many, background included.
         size: Images of the official split; `None` where there is no official one.
         protocol: Key of `clearclip.protocol.PROTOCOLS`.
-        layout: Where its files lie; `None` for `scenes`, which is made, and for a user's own folders.
+        layout: `None` for `scenes`, which is made, and for a user's own folders.
         background: Whether label 0 is a background that a threshold can send pixels to.
-        thresholds: By method, the paper's threshold. A method that is not named here gets none: the word
-            "background" competes like every other query.
+        thresholds: By method, the paper's. A method that is not named gets none: the word "background" competes like
+            every other query.
         get: Where it can be had.
         palette: `"voc"`, `"voc-shifted"`, `"cityscapes"` for the data set's own colours, `""` for clearclip's.
         hint: What `check` adds when something is missing.
@@ -82,16 +78,6 @@ class Benchmark:
     palette: str = ""
     hint: str = ""
 
-
-_VOC_ROOTS = (".", "VOC2012", "VOCdevkit/VOC2012")
-_CONTEXT_ROOTS = (".", "VOC2010", "VOCdevkit/VOC2010")
-_COCO_IMAGES = ("images/val2017", "val2017")
-_COCO_LABELS = (
-    "annotations/val2017",
-    "stuffthingmaps/val2017",
-    "stuffthingmaps_trainval2017/val2017",
-    "val2017",
-)
 
 _VOC_GET = "VOC2012 trainval from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 _CONTEXT_GET = (
@@ -112,33 +98,20 @@ _CITYSCAPES_GET = "leftImg8bit and gtFine from https://www.cityscapes-dataset.co
 _ADE_GET = "ADEChallengeData2016 from http://sceneparsing.csail.mit.edu"
 
 
-def _voc(forms: tuple[LabelForm, ...]) -> Layout:
+def _voc(year: int, ending: str, form: LabelForm) -> Layout:
     return Layout(
         images=("JPEGImages",),
-        image_suffix=".jpg",
-        labels=("SegmentationClass",),
-        forms=forms,
-        roots=_VOC_ROOTS,
-        split="ImageSets/Segmentation/val.txt",
+        labels=(f"SegmentationClass{ending}",),
+        forms=(form,),
+        roots=(".", f"VOC{year}", f"VOCdevkit/VOC{year}"),
+        split=f"ImageSets/Segmentation{ending}/val.txt",
     )
 
 
-def _context(forms: tuple[LabelForm, ...]) -> Layout:
+def _coco(folder: str, *forms: LabelForm) -> Layout:
     return Layout(
-        images=("JPEGImages",),
-        image_suffix=".jpg",
-        labels=("SegmentationClassContext",),
-        forms=forms,
-        roots=_CONTEXT_ROOTS,
-        split="ImageSets/SegmentationContext/val.txt",
-    )
-
-
-def _coco(folder: str, forms: tuple[LabelForm, ...]) -> Layout:
-    return Layout(
-        images=_COCO_IMAGES,
-        image_suffix=".jpg",
-        labels=_COCO_LABELS,
+        images=("images/val2017", "val2017"),
+        labels=("annotations/val2017", "stuffthingmaps/val2017", "stuffthingmaps_trainval2017/val2017", "val2017"),
         forms=forms,
         roots=(".", folder, "coco"),
         foreign=("_instanceTrainIds.png", "_labelTrainIds.png"),
@@ -154,7 +127,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=21,
             size=1449,
             protocol="voc21",
-            layout=_voc((LabelForm(".png", indices(21), "VOC's index maps"),)),
+            layout=_voc(2012, "", LabelForm(".png", indices(21), "VOC's index maps")),
             background=True,
             thresholds={"clearclip": 0.5, "vanilla": 0.2},
             get=_VOC_GET,
@@ -166,7 +139,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=20,
             size=1449,
             protocol="voc20",
-            layout=_voc((LabelForm(".png", indices(21, ignored=(0,)), "VOC's index maps"),)),
+            layout=_voc(2012, "", LabelForm(".png", indices(21, ignored=(0,)), "VOC's index maps")),
             get=_VOC_GET,
             palette="voc-shifted",
         ),
@@ -176,7 +149,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=60,
             size=5104,
             protocol="context60",
-            layout=_context((LabelForm(".png", indices(60), "converted Context maps"),)),
+            layout=_voc(2010, "Context", LabelForm(".png", indices(60), "converted Context maps")),
             background=True,
             thresholds={"clearclip": 0.15},
             get=_CONTEXT_GET,
@@ -188,7 +161,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             classes=59,
             size=5104,
             protocol="context59",
-            layout=_context((LabelForm(".png", indices(60, ignored=(0,)), "converted Context maps"),)),
+            layout=_voc(2010, "Context", LabelForm(".png", indices(60, ignored=(0,)), "converted Context maps")),
             get=_CONTEXT_GET,
             hint=_CONTEXT_HINT,
         ),
@@ -200,11 +173,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol="coco_object",
             layout=_coco(
                 "coco_object",
-                (
-                    LabelForm("_instanceTrainIds.png", indices(81), "instanceTrainIds maps"),
-                    LabelForm(".png", coco_object_raw(), "raw stuff-thing maps"),
-                    LabelForm("_labelTrainIds.png", coco_object_from_stuff(), "labelTrainIds maps of COCO-Stuff"),
-                ),
+                LabelForm("_instanceTrainIds.png", indices(81), "instanceTrainIds maps"),
+                LabelForm(".png", coco_object_raw(), "raw stuff-thing maps"),
+                LabelForm("_labelTrainIds.png", coco_object_from_stuff(), "labelTrainIds maps of COCO-Stuff"),
             ),
             background=True,
             thresholds={"clearclip": 0.4},
@@ -218,10 +189,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol="coco_stuff",
             layout=_coco(
                 "coco_stuff164k",
-                (
-                    LabelForm("_labelTrainIds.png", indices(171), "labelTrainIds maps"),
-                    LabelForm(".png", coco_stuff_raw(), "raw stuff-thing maps"),
-                ),
+                LabelForm("_labelTrainIds.png", indices(171), "labelTrainIds maps"),
+                LabelForm(".png", coco_stuff_raw(), "raw stuff-thing maps"),
             ),
             get=_COCO_GET,
         ),
@@ -253,7 +222,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol="ade20k",
             layout=Layout(
                 images=("images/validation",),
-                image_suffix=".jpg",
                 labels=("annotations/validation",),
                 forms=(LabelForm(".png", indices(151, ignored=(0,)), "ADE20K's index maps"),),
                 roots=(".", "ADEChallengeData2016", "ade/ADEChallengeData2016"),
@@ -273,17 +241,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Look a row up.
-
-    Args:
-        name: A key of `BENCHMARKS`.
-
-    Returns:
-        The row.
-
-    Raises:
-        UsageError: There is no such benchmark; the message gives the nearest names.
-    """
+    """The row of a name."""
     if name not in BENCHMARKS:
         raise UsageError(f"benchmark {name!r} is not known: {nearest(name, BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -291,17 +249,7 @@ def get_benchmark(name: str) -> Benchmark:
 
 @functools.cache
 def vocabulary_of(name: str) -> Vocabulary:
-    """The words a benchmark asks for, in the order of its label space.
-
-    Args:
-        name: A key of `BENCHMARKS`.
-
-    Returns:
-        The vocabulary, with the background where the benchmark has one.
-
-    Raises:
-        UsageError: There is no such benchmark.
-    """
+    """The words a benchmark asks for, in the order of its label space, with the background where it has one."""
     row = get_benchmark(name)
     if name == "scenes":
         from clearclip.scenes import CLASSES, PALETTE

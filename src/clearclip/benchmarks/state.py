@@ -1,58 +1,42 @@
-"""The state of a run on disk: confusion matrices and how far it has come, replaced as a whole at every save.
-
-Belongs here: saving, loading, finding and adding up states. Does not: the loop that fills them (`evaluation`).
-"""
+"""The state of a run on disk: confusion matrices and how far it has come, replaced as a whole at every save."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import io
 import json
 import math
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.benchmarks.metrics import Matrix
+from clearclip.benchmarks.configuration import Configuration, Facts
+from clearclip.benchmarks.metrics import Matrix, scores
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write
 
 MAX_SHARDS = 100_000
 STATE_LIMIT = 1 << 30
-"""Bytes of a state; 24 methods and 171 classes take 6 MB."""
-_Kinds = Mapping[str, tuple[type, ...]]
-_TEXT, _WHOLE, _MAYBE, _DICT, _LIST = (str,), (int,), (int, type(None)), (dict,), (list,)
-_CONFIG: _Kinds = {
-    "clearclip": _TEXT, "benchmark": _TEXT, "model": _TEXT, "checkpoint": _TEXT, "weights": _TEXT, "methods": _LIST,
-    "thresholds": _DICT, "protocol": _DICT, "templates": _DICT, "dtype": _TEXT, "labels": _LIST,
-    "background": (str, type(None)), "split": _DICT, "limit": _MAYBE, "seed": _WHOLE,
-}  # fmt: skip
-_FACTS: _Kinds = {
-    "run": _TEXT, "began": _TEXT, "data": _TEXT, "device": _TEXT, "versions": _DICT, "paper_model": _TEXT,
-    "official": _DICT,
-}  # fmt: skip
-_VALUES: _Kinds = {
-    "config": _DICT, "facts": _DICT, "shard": _TEXT, "total": _WHOLE, "done": _WHOLE, "evaluated": _WHOLE,
-    "skipped": _LIST, "seconds": (float, int),
-}  # fmt: skip
+"""Bytes of a state; one with 171 classes takes 0.3 MB."""
+ARRAYS = ("matrix", "image_scores")
+
+
+class EarlierStateError(UsageError):
+    """A state as earlier versions wrote it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several parts of a split: every `count`-th image, from the `index`-th (counted from 1).
-
-    Raises:
-        UsageError: The index is not from 1 to the count.
-    """
+    """One of several parts of a split: every `count`-th image, from the `index`-th (counted from 1)."""
 
     index: int = 1
     count: int = 1
@@ -65,17 +49,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read `i/n`.
-
-        Args:
-            text: For instance `2/8`.
-
-        Returns:
-            The shard.
-
-        Raises:
-            UsageError: The text is not of that form, or out of range.
-        """
+        """Read `i/n`, for instance `2/8`."""
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if match is None:
             raise UsageError(f"shard {text[:40]!r}: write part/parts, as in 1/4")
@@ -95,102 +69,56 @@ WHOLE = Shard()
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A run after some of its images.
+    """A method's run after some of its images.
 
     Attributes:
-        config: Everything the numbers depend on; states with one config may be added up.
-        facts: What is recorded beside it: device, versions, the data's place, when the run began.
-        shard: Which part of the split this is.
-        total: Images of this part.
+        total: Images of this shard.
         done: How many of them were gone through, broken ones included.
         evaluated: How many of them were counted.
-        matrices: `(M, C, C)` int64, one for each method of `config["methods"]`.
-        image_scores: `(M, done)` float32, mIoU of each image; `nan` for a skipped one.
         skipped: One sentence for each image that was left out.
-        seconds: Time spent.
+        matrix: `(C, C)` int64, row = true class.
+        image_scores: `(done,)` float32, mIoU of each image; `nan` for a skipped one.
     """
 
-    config: dict[str, Any]
-    facts: dict[str, Any]
+    config: Configuration
+    facts: Facts
     shard: Shard
     total: int
     done: int
     evaluated: int
-    matrices: Matrix
-    image_scores: npt.NDArray[np.float32]
     skipped: tuple[str, ...]
     seconds: float
+    matrix: Matrix
+    image_scores: npt.NDArray[np.float32]
+
+    @classmethod
+    def begin(cls, config: Configuration, facts: Facts, *, shard: Shard, total: int) -> State:
+        """A run before its first image."""
+        matrix = np.zeros((len(config.labels), len(config.labels)), dtype=np.int64)
+        return cls(config, facts, shard, total, 0, 0, (), 0.0, matrix, np.zeros(0, dtype=np.float32))
+
+    def advance(self, found: Matrix | str, *, seconds: float) -> State:
+        """The state after one more image: with its matrix, or with a sentence on why it was left out."""
+        if isinstance(found, str):
+            state, score = replace(self, skipped=(*self.skipped, found)), np.nan
+        else:
+            state, score = replace(self, matrix=self.matrix + found, evaluated=self.evaluated + 1), scores(found).miou
+        image_scores = np.append(self.image_scores, np.float32(score))
+        return replace(state, done=self.done + 1, seconds=self.seconds + seconds, image_scores=image_scores)
 
     @property
     def complete(self) -> bool:
         """Whether every image was gone through."""
         return self.done == self.total
 
-    def path(self, output: Path) -> Path:
-        """Where this state lies below an output folder."""
-        return state_path(output, self.config, shard=self.shard)
-
     def save(self, output: Path) -> None:
-        """Replace the state on disk by this one; killed at any moment, the old or the new one stands there.
-
-        Args:
-            output: The output folder.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        path = self.path(output)
+        """Replace the state on disk by this one; killed at any moment, the old or the new one stands there."""
+        path = state_path(output, self.config, shard=self.shard)
         path.parent.mkdir(parents=True, exist_ok=True)
-        values = {
-            "config": self.config,
-            "facts": self.facts,
-            "shard": str(self.shard),
-            "total": self.total,
-            "done": self.done,
-            "evaluated": self.evaluated,
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-        }
+        values = asdict(self) | {"shard": str(self.shard)}
+        arrays = {name: values.pop(name) for name in ARRAYS}
         with atomic_write(path) as partial:
-            np.savez(
-                partial,
-                matrices=self.matrices,
-                image_scores=self.image_scores,
-                values=np.array(json.dumps(values)),
-            )
-
-
-def empty_state(config: dict[str, Any], *, facts: dict[str, Any], shard: Shard, total: int, classes: int) -> State:
-    """A run before its first image.
-
-    Args:
-        config: As `State`.
-        facts: As `State`.
-        shard: As `State`.
-        total: As `State`.
-        classes: Number of classes C.
-
-    Returns:
-        The state.
-    """
-    methods = len(config["methods"])
-    return State(
-        config=config,
-        facts=facts,
-        shard=shard,
-        total=total,
-        done=0,
-        evaluated=0,
-        matrices=np.zeros((methods, classes, classes), dtype=np.int64),
-        image_scores=np.zeros((methods, 0), dtype=np.float32),
-        skipped=(),
-        seconds=0.0,
-    )
-
-
-def config_key(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that differ wherever the configuration does."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+            np.savez(partial, **arrays, values=np.array(json.dumps(values)))
 
 
 def file_name(text: str) -> str:
@@ -198,19 +126,13 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+=,\[\]_-]+", "_", text)
 
 
-def state_path(output: Path, config: Mapping[str, Any], *, shard: Shard) -> Path:
-    """Where the state of a configuration and shard lies.
+def state_path(output: Path, config: Configuration, *, shard: Shard) -> Path:
+    """Where the state of a configuration and shard lies."""
+    return output / "state" / f"{_stem(config)}{config.key}{shard.suffix}.npz"
 
-    Args:
-        output: The output folder.
-        config: As `State`.
-        shard: Which part.
 
-    Returns:
-        The path.
-    """
-    model = file_name(Path(config["model"]).name)[-60:]
-    return output / "state" / f"{config['benchmark']}-{model}-{config_key(config)}{shard.suffix}.npz"
+def _stem(config: Configuration) -> str:
+    return f"{config.benchmark}-{file_name(Path(config.model).name)[-60:]}-"
 
 
 def load_state(path: Path) -> State:
@@ -218,23 +140,43 @@ def load_state(path: Path) -> State:
     try:
         with open_regular(path, limit=STATE_LIMIT) as file, zipfile.ZipFile(file) as archive:
             values = json.loads(str(_array(archive, "values")), parse_constant=refuse_constant)
-            matrices, image_scores = _array(archive, "matrices"), _array(archive, "image_scores")
-        _check_keys(values, _VALUES, "content")
-        shard, skipped = Shard.parse(values.pop("shard")), tuple(values.pop("skipped"))
-        state = State(**values, shard=shard, skipped=skipped, matrices=matrices, image_scores=image_scores)
-        is_earlier = "weights" not in state.config and "checkpoint" in state.config
-        if not is_earlier:
-            _check(state)
+            if "checkpoint" in (config := values["config"]) and not {"weights", "method"} <= config.keys():
+                raise EarlierStateError(
+                    f"{path} was written by an earlier version of clearclip, which kept one state for several methods "
+                    "and not always the weights and images: choose another output folder, or remove that file"
+                )
+            state: State = from_json(State, values | {name: _array(archive, name) for name in ARRAYS})
+        _check(state)
+    except EarlierStateError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, NotImplementedError, RuntimeError,
-            zipfile.BadZipFile) as error:  # fmt: skip
+            AttributeError, zipfile.BadZipFile) as error:  # fmt: skip
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise UsageError(f"{path} is no state of a run ({reason}): move or delete it, and start again") from error
-    if is_earlier:
-        raise UsageError(
-            f"{path} was written by an earlier version of clearclip, which did not keep with which weights and on "
-            "which images it was measured: choose another output folder, or remove that file"
-        )
     return state
+
+
+def from_json(kind: Any, value: Any, name: str = "content") -> Any:
+    """A value of a type, which may be a dataclass of others, out of JSON; `ValueError` if it is of another."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is np.ndarray:
+        return value
+    if kind is Shard and type(value) is str:
+        return Shard.parse(value)
+    if is_dataclass(kind) and type(value) is dict:
+        hints = get_type_hints(kind)
+        if value.keys() != hints.keys():
+            raise ValueError(f"its {name} has other keys than ours")
+        make: Any = kind
+        return make(**{key: from_json(hint, value[key], key) for key, hint in hints.items()})
+    if origin is tuple and type(value) is list:
+        return tuple(from_json(inner[0], one, name) for one in value)
+    if origin is dict and type(value) is dict:
+        return {key: from_json(inner[1], one, name) for key, one in value.items()}
+    allowed = inner if origin is UnionType else (kind,)
+    if type(value) not in allowed and not (type(value) is int and float in allowed):
+        raise ValueError(f"it has a wrong {name}")
+    return value
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -256,34 +198,16 @@ def refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
-def _check_keys(values: Any, kinds: _Kinds, what: str) -> None:
-    if type(values) is not dict or values.keys() != kinds.keys():
-        raise ValueError(f"its {what} has other keys than ours")
-    wrong = next((key for key, allowed in kinds.items() if type(values[key]) not in allowed), None)
-    if wrong is not None:
-        raise ValueError(f"its {what} has a wrong {wrong}")
-
-
 def _check(state: State) -> None:
     """`ValueError` if the parts of a state are not what `evaluate` makes, or contradict each other."""
-    config = state.config
-    _check_keys(config, _CONFIG, "configuration")
-    _check_keys(state.facts, _FACTS, "facts")
-    _check_keys(state.facts["official"], {"images": _MAYBE, "protocol": _DICT, "thresholds": _DICT}, "benchmark")
-    methods, labels = config["methods"], config["labels"]
-    if not methods or not all(type(name) is str for name in methods) or methods != sorted(config["thresholds"]):
-        raise ValueError("its methods and their thresholds differ")
-    for value in config["thresholds"].values():
-        if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
-            raise ValueError("it has a threshold that is no probability")
-    if not all(type(words) is list and words and all(type(word) is str for word in words) for words in labels):
-        raise ValueError("its labels are no lists of words")
-    if not all(type(sentence) is str for sentence in state.skipped):
-        raise ValueError("what it left out is no text")
-    split, limit = config["split"].get("images"), config["limit"]
-    if type(split) is not int or not 0 <= split < 10**9 or type(config["split"].get("files")) is not str:
+    config, threshold, split = state.config, state.config.threshold, state.config.split.images
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError("it has a threshold that is no probability")
+    if not all(config.labels):
+        raise ValueError("it has a label without words")
+    if not 0 <= split < 10**9:
         raise ValueError("it does not say on which images it was measured")
-    total = len(range(split)[:limit][state.shard.index - 1 :: state.shard.count])
+    total = len(range(split)[: config.limit][state.shard.index - 1 :: state.shard.count])
     if state.total != total:
         raise ValueError(f"it has {state.total:,} images, and shard {state.shard} has {total:,}")
     if not 0 <= state.evaluated <= state.done <= state.total:
@@ -291,36 +215,35 @@ def _check(state: State) -> None:
     if not 0 <= state.seconds < 1e12:
         raise ValueError(f"it took {state.seconds} seconds")
     for array, dtype, shape in (
-        (state.matrices, np.int64, (len(methods), len(labels), len(labels))),
-        (state.image_scores, np.float32, (len(methods), state.done)),
+        (state.matrix, np.int64, (len(config.labels), len(config.labels))),
+        (state.image_scores, np.float32, (state.done,)),
     ):
         if array.dtype != dtype or array.shape != shape:
             raise ValueError(f"it has an array {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}")
-    if (state.matrices < 0).any() or state.matrices.sum(dtype=np.float64) >= 2**62:
+    if (state.matrix < 0).any() or state.matrix.sum(dtype=np.float64) >= 2**62:
         raise ValueError("it counts fewer than 0 pixels, or more than there can be")
     if ((state.image_scores < 0) | (state.image_scores > 1)).any():  # not those that are NaN
         raise ValueError("it has a score that is no share")
-    if not state.evaluated and state.matrices.any():
+    if not state.evaluated and state.matrix.any():
         raise ValueError("it counts pixels of no image")
 
 
-def refuse_earlier(output: Path, config: Mapping[str, Any]) -> None:
-    """`UsageError` if the folder has a state of this model and benchmark from before weights and images were kept."""
-    stem = state_path(output, config, shard=WHOLE).stem.removesuffix(config_key(config))
-    for path in sorted((output / "state").glob(f"{glob.escape(stem)}*.npz")):
+def refuse_earlier(output: Path, config: Configuration) -> None:
+    """`EarlierStateError` if the folder has a state of this model and benchmark of an earlier version."""
+    for path in sorted((output / "state").glob(f"{glob.escape(_stem(config))}*.npz")):
         try:
             load_state(path)
-        except UsageError as error:
-            if "earlier version" in str(error):
-                raise
+        except EarlierStateError:
+            raise
+        except UsageError:
+            pass
 
 
 def add_shards(folders: Iterable[Path]) -> list[State]:
-    """Add up the finished shards that lie below output folders.
+    """Add up the finished shards that lie below output folders, those of one run maybe in several.
 
-    Shards of one run may lie in different folders. Returns one complete state for each configuration, as an undivided
-    run would have left it; `UsageError` if there is no shard, one is missing, unfinished, damaged or there twice, or
-    they do not fit together.
+    Returns one complete state for each configuration, as an undivided run would have left it; an error if there is no
+    shard, one is missing, unfinished, damaged or there twice, or they do not fit together.
     """
     places = [folder / "state" for folder in folders]
     found = (path for place in places for path in place.glob("*.shard-*-of-*.npz"))
@@ -332,7 +255,7 @@ def add_shards(folders: Iterable[Path]) -> list[State]:
         state = load_state(path)
         if not state.complete:
             raise ClearclipError(f"{path} is unfinished ({state.done} of {state.total} images): run that shard again")
-        parts = runs.setdefault(config_key(state.config), {})
+        parts = runs.setdefault(state.config.key, {})
         if state.shard in parts:
             raise UsageError(f"{parts[state.shard][0]} and {path} are the same shard {state.shard}: remove one")
         parts[state.shard] = (path, state)
@@ -355,28 +278,19 @@ def _add(parts: Sequence[tuple[Path, State]]) -> State:
 
 
 def sum_of(states: Sequence[State]) -> State:
-    """Add up all shards of one run; exact, as if it had not been divided.
-
-    Args:
-        states: Complete ones, from shard 1 to the last.
-
-    Returns:
-        The whole.
-    """
-    count = len(states)
+    """Add up all shards of one run, from the first to the last; exact, as if it had not been divided."""
     total = sum(state.total for state in states)
-    image_scores = np.empty((len(states[0].matrices), total), dtype=np.float32)
+    image_scores = np.empty(total, dtype=np.float32)
     for state in states:
-        image_scores[:, state.shard.index - 1 :: count] = state.image_scores
-    return State(
-        config=states[0].config,
-        facts=states[0].facts,
+        image_scores[state.shard.index - 1 :: len(states)] = state.image_scores
+    return replace(
+        states[0],
         shard=WHOLE,
         total=total,
         done=total,
         evaluated=sum(state.evaluated for state in states),
-        matrices=np.sum([state.matrices for state in states], axis=0),
-        image_scores=image_scores,
         skipped=tuple(dict.fromkeys(sentence for state in states for sentence in state.skipped)),
         seconds=sum(state.seconds for state in states),
+        matrix=np.sum([state.matrix for state in states], axis=0),
+        image_scores=image_scores,
     )

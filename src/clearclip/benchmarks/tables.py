@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clearclip.benchmarks.results import Record
+from clearclip.benchmarks.results import SCORES, Record
 from clearclip.benchmarks.rows import BENCHMARKS
 from clearclip.errors import UsageError, nearest
 
@@ -18,12 +18,7 @@ EMPTY = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of texts and numbers; `None` is an empty cell.
-
-    Attributes:
-        columns: Headings.
-        rows: Cells.
-    """
+    """Headings and rows of texts and numbers; `None` is an empty cell."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -82,14 +77,7 @@ def _escape(text: str) -> str:
 
 
 def runs_table(found: Sequence[Record]) -> Table:
-    """One row for each record, with the paper's number and the difference where it has one.
-
-    Args:
-        found: Records.
-
-    Returns:
-        The table.
-    """
+    """One row for each record, with the paper's number and the difference where it has one."""
     columns = (
         "benchmark", "model", "method", "threshold", "images", "mIoU", "mAcc", "aAcc", "fwIoU", "paper", "difference",
     )  # fmt: skip
@@ -105,7 +93,7 @@ def _run_row(record: Record) -> tuple[Cell, ...]:
         record["method"],
         None if threshold is None else f"{threshold:g}",
         record.get("images"),
-        *(record.get(score) for score in ("miou", "macc", "aacc", "fwiou")),
+        *(record.get(score) for score in SCORES),
         printed.get("miou"),
         printed.get("difference"),
     )
@@ -116,15 +104,12 @@ def methods_table(found: Sequence[Record]) -> Table:
 
     Where the paper has numbers for a row, they stand below it in a row marked "paper". Of several records for a cell
     the last counts. The mean is given only where a row has every benchmark.
-
-    Args:
-        found: Records.
-
-    Returns:
-        The table.
     """
     known = list(BENCHMARKS)
-    benchmarks = sorted({record["benchmark"] for record in found}, key=lambda name: (*_place(name, known), name))
+    benchmarks = sorted(
+        {record["benchmark"] for record in found},
+        key=lambda name: (known.index(name) if name in known else len(known), name),
+    )
     cells: dict[tuple[str, str], dict[str, Cell]] = {}
     printed: dict[tuple[str, str], dict[str, Cell]] = {}
     for record in found:
@@ -141,10 +126,6 @@ def methods_table(found: Sequence[Record]) -> Table:
     return Table(("model", "method", *benchmarks, *mean), tuple(rows))
 
 
-def _place(name: str, known: Sequence[str]) -> tuple[int]:
-    return (known.index(name) if name in known else len(known),)
-
-
 def _with_mean(values: dict[str, Cell], benchmarks: Sequence[str]) -> tuple[Cell, ...]:
     cells = tuple(values.get(name) for name in benchmarks)
     if len(cells) == 1:
@@ -154,17 +135,7 @@ def _with_mean(values: dict[str, Cell], benchmarks: Sequence[str]) -> tuple[Cell
 
 
 def classes_table(found: Sequence[Record]) -> Table:
-    """IoU with a row for each class and a column for each record, to see where methods differ.
-
-    Args:
-        found: Records of one benchmark.
-
-    Returns:
-        The table.
-
-    Raises:
-        UsageError: The records are of several benchmarks.
-    """
+    """IoU of one benchmark: a row for each class, a column for each record, to see where methods differ."""
     benchmarks = sorted({record["benchmark"] for record in found})
     if len(benchmarks) > 1:
         raise UsageError(f"classes of {', '.join(benchmarks)} cannot share a table: name one with --benchmark")
@@ -188,18 +159,7 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": Table.markdown, "csv": Table
 
 
 def table(found: Sequence[Record], *, view: str = "runs") -> Table:
-    """Lay records out.
-
-    Args:
-        found: Records.
-        view: `"runs"`, `"methods"` or `"classes"`.
-
-    Returns:
-        The table.
-
-    Raises:
-        UsageError: There is no such view.
-    """
+    """Lay records out as `"runs"`, `"methods"` (mIoU by benchmark) or `"classes"` (IoU of one benchmark)."""
     if view not in VIEWS:
         raise UsageError(f"view {view!r} is not known: {nearest(view, VIEWS)}")
     return VIEWS[view](found)

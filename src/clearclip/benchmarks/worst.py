@@ -27,25 +27,16 @@ def sheets(
 ) -> dict[str, Image.Image]:
     """For each method its worst images on the left and its best on the right, by the image's own mIoU.
 
-    The chosen images go through the model once more, which is a small part of a run.
-
-    Args:
-        evaluation: The outcome.
-        segmenter: The model it was measured with.
-        dataset: The data it was measured on.
-        run: How it was measured.
-        count: How many worst and how many best images; where there are fewer than twice as many, each stands once.
-
-    Returns:
-        By method an RGB picture.
+    count of each, or each image once where there are fewer. They go through the model once more, a small part of a run.
     """
     items = run.select(dataset.items)
     chosen = {method: _extremes(values, count) for method, values in evaluation.image_scores.items()}
     wanted = sorted({index for worst, best in chosen.values() for index in (*worst, *best)})
+    thresholds = {method: config.threshold for method, config in evaluation.config.items()}
     rows: dict[str, dict[int, Image.Image]] = {method: {} for method in chosen}
     for index in wanted:
         sample = items[index].read()
-        label_maps = predict(sample, segmenter, dataset, config=evaluation.config)
+        label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds)
         for method, (worst, best) in chosen.items():
             if index in worst or index in best:
                 score = float(evaluation.image_scores[method][index])

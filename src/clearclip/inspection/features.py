@@ -1,7 +1,4 @@
-"""What flows through every block: X_res, X_attn and X_sum of an image, and their statistics in numbers.
-
-Belongs here: reading a model's blocks and computing statistics. Does not: drawing them (`figure2`).
-"""
+"""What flows through every block: X_res, X_attn and X_sum of an image, and their statistics in numbers."""
 
 from __future__ import annotations
 
@@ -43,14 +40,11 @@ class Statistics:
         norm: Mean L2 norm of a patch's vector.
         entropy: Of a softmax over all its values, divided by its largest possible value, 0–1 (ClearCLIP, section 3.2):
             the lower, the fewer values stand out.
-        peak_channel: The channel with the highest mean magnitude.
-        peak: Its mean magnitude.
-        peak_to_mean: Divided by the mean over all channels.
-        channel_mean_low: The lowest signed channel mean.
-        channel_mean_high: The highest signed channel mean.
+        peak_channel: The channel with the highest mean magnitude, which is `peak`.
+        peak_to_mean: `peak` divided by the mean over all channels.
+        channel_mean_low: The lowest signed channel mean; `channel_mean_high` is the highest.
         cosine: Mean cosine similarity of two different patches; near 1 they all look alike.
         cosine_with_residual: Mean cosine of a patch's vector with its X_res.
-        cosine_with_attention: Mean cosine of a patch's vector with its X_attn.
     """
 
     block: int
@@ -73,7 +67,6 @@ class Inspection:
 
     Attributes:
         name: Of the image.
-        model: Of the model.
         method: Spelling of the method whose attention and residual the parts are of.
         image: As the encoder saw it, `(H, W, 3)` uint8, before padding.
         maps: By `X_res`, `X_attn`, `X_sum`: the last block's, `(gh, gw, C)`.
@@ -102,24 +95,11 @@ class Inspection:
 def inspect_image(
     segmenter: Segmenter, image: ImageLike, *, method: MethodLike = "vanilla", name: str = "image"
 ) -> Inspection:
-    """Look into every block of a model.
+    """Look into every block of a model: maps of the last block and statistics of all.
 
     The whole image goes through as one encoder input, resized as the protocol resizes it, without windows. Every
-    block's parts are those of its unmodified input with the method's attention and residual; the blocks before are
-    left as they are.
-
-    Args:
-        segmenter: The model and its protocol.
-        image: A path, a PIL image or an array `(H, W, 3)`.
-        method: Whose attention and residual; the default is the model as it is.
-        name: For captions.
-
-    Returns:
-        The maps of the last block and the statistics of all.
-
-    Raises:
-        ImageError: The image cannot be read.
-        UsageError: The method rewrites more than one block.
+    block's parts are those of its unmodified input with the method's attention and residual (by default the model as it
+    is). `UsageError` for a method that rewrites more than one block.
     """
     row = parse_method(method)
     if row.depth > 1:
@@ -148,16 +128,7 @@ def inspect_image(
 
 @torch.no_grad()
 def block_parts(backbone: Backbone, images: Tensor, *, method: Method) -> list[Parts]:
-    """X_res, X_attn and X_sum of every block, from one pass of the trunk.
-
-    Args:
-        backbone: The model.
-        images: `(B, 3, H, W)`, normalised.
-        method: Whose attention and residual; of depth 1.
-
-    Returns:
-        One `Parts` for each block, first to last.
-    """
+    """X_res, X_attn and X_sum of every block, first to last; images are `(B, 3, H, W)`, normalised."""
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
     inputs = run_trunk(backbone, padded, positions=method.positions, wanted=range(len(backbone.blocks)))
@@ -170,16 +141,7 @@ def block_parts(backbone: Backbone, images: Tensor, *, method: Method) -> list[P
 
 
 def statistics(values: dict[str, Tensor], *, part: str, block: int) -> Statistics:
-    """Statistics of one part of one block.
-
-    Args:
-        values: By `X_res`, `X_attn`, `X_sum`: `(gh, gw, C)` float.
-        part: Which of them.
-        block: Its number, for the record.
-
-    Returns:
-        The numbers; see `Statistics`.
-    """
+    """Statistics of one part of one block; values by `X_res`, `X_attn`, `X_sum` are `(gh, gw, C)` float."""
     x = values[part].flatten(0, 1).double()
     count, width = x.shape
     magnitudes = x.abs().mean(dim=0)
@@ -209,14 +171,7 @@ def statistics(values: dict[str, Tensor], *, part: str, block: int) -> Statistic
 
 
 def findings(inspection: Inspection) -> list[str]:
-    """What the numbers say about the paper's two questions, in measured words.
-
-    Args:
-        inspection: Of one image.
-
-    Returns:
-        Sentences: is there a peak channel, and does the residual drown the attention output?
-    """
+    """Sentences on the paper's two questions: a peak channel? Does the residual drown the attention output?"""
     res, attn, total = (inspection.last[part] for part in PARTS.values())
     has_peak = res.peak_to_mean >= PEAK_RATIO
     drowned = total.cosine_with_residual > total.cosine_with_attention
@@ -235,14 +190,7 @@ def findings(inspection: Inspection) -> list[str]:
 
 
 def mean_channel_table(inspections: Sequence[Inspection]) -> list[dict[str, Any]]:
-    """Channel means of every block in long form.
-
-    Args:
-        inspections: One for each image.
-
-    Returns:
-        A row for each image, block and channel, with signed mean and mean magnitude of each part.
-    """
+    """Signed mean and mean magnitude of each part, a row for each image, block and channel."""
     rows = []
     for seen in inspections:
         blocks = sorted({block for block, _ in seen.channel_means})

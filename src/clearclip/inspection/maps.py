@@ -23,14 +23,8 @@ NAMES = {"X_res": "$X_{res}$", "X_attn": "$X_{attn}$", "X_sum": "$X_{sum}$"}
 def draw_feature_maps(inspection: Inspection) -> Figure:
     """The last block's X_res, X_attn and X_sum: magnitudes by channel and patch, and the peak channel as a map.
 
-    Each row has its own colour scale, from zero to the 99.9th percentile of its magnitudes; the triangle marks the
-    peak channel.
-
-    Args:
-        inspection: Of one image.
-
-    Returns:
-        A figure of its own: three rows (parts) by three columns (first 64 channels, all channels, peak channel).
+    Three rows (parts) by three columns (first 64 channels, all channels, peak channel). Each row has its own colour
+    scale, from zero to the 99.9th percentile of its magnitudes; the triangle marks the peak channel.
     """
     from matplotlib.figure import Figure
 
@@ -79,14 +73,7 @@ def _mark(axes: Axes, channel: int, count: int) -> None:
 
 
 def draw_channel_means(inspection: Inspection) -> Figure:
-    """Mean magnitude of every channel of the last block's parts, on a logarithmic scale.
-
-    Args:
-        inspection: Of one image.
-
-    Returns:
-        A figure of its own.
-    """
+    """Mean magnitude of every channel of the last block's parts, on a logarithmic scale."""
     from matplotlib.figure import Figure
 
     block = inspection.statistics[-1].block
@@ -132,14 +119,7 @@ PANELS = (
 
 
 def draw_statistics(inspections: Sequence[Inspection]) -> Figure:
-    """The statistics of every block, the mean over images, a line for each part.
-
-    Args:
-        inspections: One for each image, of one model.
-
-    Returns:
-        A figure of its own: norm, peak-to-mean ratio, entropy and cosines against the block's number.
-    """
+    """Norm, peak-to-mean ratio, entropy and cosines by block: one line per part, averaged over images."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -40,7 +40,6 @@ class SheetRow:
     """One image of a sheet.
 
     Attributes:
-        name: Of the image.
         image: `(H, W, 3)` uint8.
         label_maps: By method, `(H, W)` indices into the vocabulary.
         truth: `(H, W)`, 255 = ignored; `None` where there is none.
@@ -52,31 +51,14 @@ class SheetRow:
     truth: npt.NDArray[np.uint8] | None = None
 
     def miou(self, method: str, *, classes: int) -> float | None:
-        """This image's own mIoU in percent, over the classes that occur; `None` without truth.
-
-        Args:
-            method: A key of `label_maps`.
-            classes: Number of classes.
-
-        Returns:
-            Percent.
-        """
+        """This image's own mIoU in percent, over the classes that occur; `None` without truth."""
         if self.truth is None:
             return None
         return 100 * scores(confusion(self.truth, self.label_maps[method], classes=classes)).miou
 
 
 def same_colors(vocabulary: Vocabulary) -> Vocabulary:
-    """The vocabulary in the colours that its labels have on every sheet, whatever else is on it and in whichever run.
-
-    A benchmark's label has a colour that follows from its name alone; other labels keep theirs.
-
-    Args:
-        vocabulary: Of a sheet.
-
-    Returns:
-        An equal vocabulary but for colours.
-    """
+    """The vocabulary with the colours that benchmarks' labels have on every sheet; other labels keep theirs."""
     known = known_colors()
     labels = tuple(replace(label, color=known.get(label.name, label.color)) for label in vocabulary.labels)
     return replace(vocabulary, labels=labels)
@@ -105,13 +87,8 @@ def _rgb(color: npt.NDArray[np.integer[Any]]) -> tuple[int, int, int]:
 def draw_sheet(rows: Sequence[SheetRow], vocabulary: Vocabulary, *, titles: Mapping[str, str] | None = None) -> Figure:
     """A row for each image: the image, its truth, and each method's labels over it; below them the shared legend.
 
-    Args:
-        rows: At least one, all with the same methods.
-        vocabulary: Names and colours.
-        titles: By method, the column's heading; by default its usual name, else its spelling.
-
-    Returns:
-        A figure of its own. Under a picture stands its own mIoU where there is truth.
+    rows all have the same methods; titles are headings by method, by default usual names, else spellings. Under a
+    picture stands its own mIoU where there is truth.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

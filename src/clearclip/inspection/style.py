@@ -45,14 +45,7 @@ _LOOK: Any = {
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Within the block, figures are made and saved in the package's look; the caller's settings stay as they are.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ClearclipError: Matplotlib is not installed.
-    """
+    """Within the block, figures are made and saved in the package's look; the caller's settings stay as they are."""
     try:
         import matplotlib
     except ImportError as error:
@@ -64,23 +57,12 @@ def look() -> Iterator[None]:
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, columns: int = 4) -> None:
-    """A legend in a row of its own above the axes, where it covers nothing (the layout engine keeps the place).
-
-    Args:
-        figure: With the constrained layout.
-        handles: What is explained.
-        labels: Its texts.
-        columns: At most that many side by side.
-    """
+    """A legend in a row of its own above the axes, where it covers nothing; the figure has the constrained layout."""
     figure.legend(list(handles), list(labels), loc="outside upper center", ncols=min(columns, max(1, len(labels))))
 
 
 def plain_log(axes: Axes) -> None:
-    """A logarithmic vertical axis whose ticks are plain numbers, also where it spans less than a decade.
-
-    Args:
-        axes: What has the axis.
-    """
+    """A logarithmic vertical axis whose ticks are plain numbers, also where it spans less than a decade."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axes.set_yscale("log")
@@ -93,18 +75,7 @@ def plain_log(axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure; the suffix decides the format. No date is kept in the file.
-
-    Args:
-        figure: What to write.
-        path: `.svg`, `.pdf` or `.png`.
-
-    Returns:
-        The path.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write a figure as `.svg`, `.pdf` or `.png` by the suffix, without a date in the file, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dates: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with look(), atomic_write(path) as partial:

@@ -32,16 +32,7 @@ def kind_name(attention: Sequence[str]) -> str:
 
 
 def figure1_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> list[Row]:
-    """The figure's numbers in long form.
-
-    Args:
-        lab: After measuring.
-        models: Of the figure.
-        benchmarks: Of the figure.
-
-    Returns:
-        A row for each model, benchmark, attention kind and change; `miou` is `None` where nothing was measured.
-    """
+    """The numbers in long form: a row for each model, benchmark, attention kind and change; `miou` may be `None`."""
     rows = []
     for model in models:
         for benchmark in benchmarks:
@@ -64,15 +55,7 @@ def figure1_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -
 
 
 def draw_figure1(rows: Sequence[Row], *, model: str) -> Figure:
-    """The paper's marker plot of one model: a panel for each benchmark, attention kinds across, mIoU up.
-
-    Args:
-        rows: From `figure1_rows`.
-        model: Whose rows are drawn.
-
-    Returns:
-        A figure of its own; nothing is registered with pyplot.
-    """
+    """The paper's marker plot of one model: a panel for each benchmark, attention kinds across, mIoU up."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -117,16 +100,7 @@ def draw_figure1(rows: Sequence[Row], *, model: str) -> Figure:
 
 
 def figure1_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Page:
-    """The page of figure 1.
-
-    Args:
-        lab: After measuring.
-        models: Of the figure.
-        benchmarks: Of the figure.
-
-    Returns:
-        The page.
-    """
+    """The page of figure 1."""
     rows = figure1_rows(lab, models, benchmarks)
     page = Page("figure1", TARGETS["figure1"].title, numbers=rows)
     page.lead = [

@@ -39,22 +39,13 @@ def last_block_table(inspection: Inspection) -> Table:
 
 
 def features_page(inspections: Sequence[Inspection], *, name: str = "figure2", title: str | None = None) -> Page:
-    """The page of figure 2, or of `clearclip inspect`.
-
-    Args:
-        inspections: One for each image, of one model and method.
-        name: Of the page's folder.
-        title: Heading; by default figure 2's.
-
-    Returns:
-        The page.
-    """
+    """The page of figure 2, or of `clearclip inspect`: an inspection for each image, of one model and method."""
     first = inspections[0]
     page = Page(name, title or TARGETS["figure2"].title, numbers=[row for seen in inspections for row in seen.rows()])
     page.lead = [
         f"{first.model}, attention and residual of `{first.method}`. X_res is the stream that enters a block, X_attn "
         "its attention's output, X_sum the two together. Each whole image went through as one input; numbers are over "
-        "its patch tokens, the class token left out.",
+        "its patch tokens, the class token left out."
     ]
     for seen in inspections:
         stem = file_name(seen.name)
@@ -79,6 +70,6 @@ def features_page(inspections: Sequence[Inspection], *, name: str = "figure2", t
     page.notes = [
         "Entropy: of a softmax over all values of a part, divided by its largest possible value (ClearCLIP, section "
         "3.2). Peak-to-mean: the strongest channel's mean magnitude divided by the mean over all channels. numbers.csv "
-        "has every block, channel-means.csv every channel of every block.",
+        "has every block, channel-means.csv every channel of every block."
     ]
     return page

@@ -1,8 +1,4 @@
-"""Measuring the cells of tables: `evaluate` with one shared state, so that no cell is computed twice.
-
-Belongs here: which cell is at hand, stored or still to be computed, and why one stays empty. Does not: which cells a
-target needs (`rows`) and showing them.
-"""
+"""Measuring the cells of tables: `evaluate` with one shared state, so that no cell is computed twice."""
 
 from __future__ import annotations
 
@@ -11,14 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from clearclip.backbones import Backbone
 from clearclip.benchmarks import BENCHMARKS, Dataset, Evaluation, Run, evaluate, open_benchmark
-from clearclip.benchmarks.configuration import configuration, thresholds_for
+from clearclip.benchmarks.configuration import thresholds_for
 from clearclip.benchmarks.evaluation import Advanced
 from clearclip.benchmarks.results import append_results
-from clearclip.benchmarks.state import State, config_key, load_state
 from clearclip.decompose import fit_depth
 from clearclip.encode.text import TemplatesLike
 from clearclip.errors import ClearclipError, UsageError, nearest
@@ -40,9 +34,7 @@ class Cell:
 
     Attributes:
         miou: Percent; `None` where nothing was measured.
-        reason: Why there is nothing.
         method: The spelling that was run; shallower models than GEM's six blocks run it over half of theirs.
-        threshold: The background threshold used.
         images: How many were counted.
         warnings: What must be known to compare the number with others.
     """
@@ -57,17 +49,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Facts of a model that was loaded.
+    """Facts of a model that was loaded."""
 
-    Attributes:
-        blocks: Of the vision tower.
-        width: Channels C.
-        checkpoint: SHA-256 of the weights.
-        license: Of the weights.
-        provenance: As `Model.provenance`.
-    """
-
-    blocks: int
     width: int
     checkpoint: str
     license: str | None
@@ -76,17 +59,14 @@ class Loaded:
 
 @dataclass
 class Lab:
-    """Data, weights and measurements of one reproduction.
+    """Data, weights and measurements of one reproduction; device, dtype and templates as `clearclip.load`.
 
     Attributes:
         output: Folder of the shared state and of `results.jsonl`.
         data: Folder that holds one folder per benchmark, or one benchmark.
         places: By benchmark, its folder.
         limit: Only the first images of each benchmark.
-        device: As `clearclip.load`.
-        dtype: As `clearclip.load`.
-        tokenizer: As `clearclip.load`; for BLIP alone, whose files hold none.
-        templates: As `clearclip.load`.
+        tokenizer: For BLIP alone, whose files hold none.
         skip_broken: As `Run`.
         progress: Makes a progress bar for a name.
     """
@@ -108,17 +88,7 @@ class Lab:
     _backbone: tuple[str, Backbone] | None = None
 
     def dataset(self, benchmark: str) -> Dataset:
-        """Find a benchmark's files.
-
-        Args:
-            benchmark: A key of `BENCHMARKS`.
-
-        Returns:
-            What was found.
-
-        Raises:
-            ClearclipError: There is nothing; the message is the reason of its empty cells.
-        """
+        """A benchmark's files; the message of its `ClearclipError` is the reason of empty cells."""
         if benchmark not in self._datasets:
             try:
                 self._datasets[benchmark] = open_benchmark(benchmark, data=self._place(benchmark))
@@ -138,17 +108,7 @@ class Lab:
         return own if own.is_dir() else self.data
 
     def backbone(self, model: Model) -> Backbone:
-        """Load a model; only the last one is kept.
-
-        Args:
-            model: Which.
-
-        Returns:
-            The backbone.
-
-        Raises:
-            ClearclipError: It cannot be loaded; the message is the reason of its empty cells.
-        """
+        """Load a model; only the last one is kept. The message of its `ClearclipError` is the reason of empty cells."""
         if model.name in self.absent:
             raise ClearclipError(self.absent[model.name])
         if self._backbone is None or self._backbone[0] != model.name:
@@ -160,7 +120,6 @@ class Lab:
                 raise
             self._backbone = (model.name, backbone)
             self.loaded[model.name] = Loaded(
-                blocks=len(backbone.blocks),
                 width=backbone.width,
                 checkpoint=backbone.checkpoint_hash,
                 license=backbone.license,
@@ -169,18 +128,7 @@ class Lab:
         return self._backbone[1]
 
     def segmenter(self, model: Model, benchmark: str) -> Segmenter:
-        """A model with a benchmark's protocol.
-
-        Args:
-            model: Which.
-            benchmark: A key of `BENCHMARKS`.
-
-        Returns:
-            The segmenter.
-
-        Raises:
-            ClearclipError: As `backbone`.
-        """
+        """A model with a benchmark's protocol."""
         return Segmenter(
             self.backbone(model),
             method="clearclip",
@@ -193,16 +141,8 @@ class Lab:
     def measure(self, model: Model, benchmark: str, methods: Iterable[Method]) -> None:
         """Fill the cells of a model on a benchmark: from earlier runs in the output folder, the rest in one pass.
 
-        A run that was interrupted is finished first. What cannot be measured becomes an empty cell with its reason.
-
-        Args:
-            model: Which.
-            benchmark: A key of `BENCHMARKS`.
-            methods: Rows.
-
-        Raises:
-            ClearclipError: A file of the benchmark is broken and `skip_broken` is off.
-            OSError: The output folder cannot be written.
+        What cannot be measured becomes an empty cell with its reason; `ClearclipError` if a file of the benchmark is
+        broken and `skip_broken` is off.
         """
         wanted = unique(methods)
         try:
@@ -212,71 +152,25 @@ class Lab:
         except ClearclipError as error:
             self.cells |= {(model.name, benchmark, row.spelling): Cell(None, str(error)) for row in wanted}
             return
-        run = Run(output=self.output, limit=self.limit, skip_broken=self.skip_broken)
         runs = {row.spelling: fit_depth(row, blocks=len(segmenter.backbone.blocks)) for row in wanted}
-        found = self._evaluate(segmenter, dataset, unique(runs.values()), run=run, title=f"{model.name} {benchmark}")
-        for spelling, row in runs.items():
-            self.cells[model.name, benchmark, spelling] = found[row.spelling]
-
-    def _evaluate(
-        self, segmenter: Segmenter, dataset: Dataset, rows: Sequence[Method], *, run: Run, title: str
-    ) -> dict[str, Cell]:
-        limits = paper_thresholds(dataset, rows)
-        config = configuration(segmenter, dataset, thresholds=limits, limit=run.limit, seed=run.seed)
-        found: dict[str, Cell] = {}
-        for state in stored_states(self.output, config):
-            usable = [name for name, limit in state.config["thresholds"].items() if limits.get(name, ...) == limit]
-            if any(name not in found for name in usable):
-                stored = self._run(segmenter, dataset, state.config["thresholds"], run=run, title=title)
-                found |= {name: _cell(stored, name) for name in usable}
-        missing = {name: limit for name, limit in limits.items() if name not in found}
-        if missing:
-            measured = self._run(segmenter, dataset, missing, run=run, title=title)
-            found |= {name: _cell(measured, name) for name in missing}
-        return found
-
-    def _run(
-        self,
-        segmenter: Segmenter,
-        dataset: Dataset,
-        thresholds: Mapping[str, float | None],
-        *,
-        run: Run,
-        title: str,
-    ) -> Evaluation:
-        given = {name: limit for name, limit in thresholds.items() if limit is not None}
-        with self.progress(title) as advance:
-            outcome = evaluate(
-                segmenter, dataset, methods=list(thresholds), thresholds=given or None, run=run, on_image=advance
-            )
+        rows = unique(runs.values())
+        limits = {name: limit for name, limit in paper_thresholds(dataset, rows).items() if limit is not None}
+        run = Run(output=self.output, limit=self.limit, skip_broken=self.skip_broken)
+        with self.progress(f"{model.name} {benchmark}") as advance:
+            outcome = evaluate(segmenter, dataset, methods=rows, thresholds=limits or None, run=run, on_image=advance)
         append_results(outcome, self.output)
-        return outcome
+        for spelling, row in runs.items():
+            self.cells[model.name, benchmark, spelling] = _cell(outcome, row.spelling)
 
     def cell(self, model: str, benchmark: str, method: Method) -> Cell:
-        """What `measure` found.
-
-        Args:
-            model: Its name.
-            benchmark: Its name.
-            method: A canonical row.
-
-        Returns:
-            The cell; empty with a reason where it was not measured.
-        """
+        """What `measure` found for a canonical row; an empty cell with a reason where it was not measured."""
         return self.cells.get((model, benchmark, method.spelling), Cell(None, "not asked for"))
 
 
 def paper_thresholds(dataset: Dataset, rows: Sequence[Method]) -> dict[str, float | None]:
-    """Background thresholds: the paper's; a method for which it names none gets ClearCLIP's.
+    """Background thresholds by spelling: the paper's; a method for which it names none gets ClearCLIP's.
 
     So the ablations differ from ClearCLIP in nothing but the axis that is varied.
-
-    Args:
-        dataset: Its row has the paper's.
-        rows: The methods.
-
-    Returns:
-        By spelling; `None` where there is no background.
     """
     if dataset.vocabulary.background is None:
         return thresholds_for(dataset, rows)
@@ -286,54 +180,20 @@ def paper_thresholds(dataset: Dataset, rows: Sequence[Method]) -> dict[str, floa
     )
 
 
-def stored_states(output: Path, config: Mapping[str, Any]) -> list[State]:
-    """States of undivided runs that differ from a configuration in their methods alone; finished ones first.
-
-    Args:
-        output: The output folder.
-        config: From `configuration`.
-
-    Returns:
-        Them, whole or interrupted.
-
-    Raises:
-        ClearclipError: A file is no state.
-    """
-    wanted = config_key(_without_methods(config))
-    paths = sorted((output / "state").glob(f"{config['benchmark']}-*.npz"))
-    states = [load_state(path) for path in paths if ".shard-" not in path.name]
-    same = [state for state in states if config_key(_without_methods(state.config)) == wanted]
-    return sorted(same, key=lambda state: (not state.complete, -len(state.config["methods"])))
-
-
-def _without_methods(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("methods", "thresholds")}
-
-
 def _cell(outcome: Evaluation, method: str) -> Cell:
     miou = 100 * outcome.scores(method).miou
     return Cell(
         miou=None if math.isnan(miou) else miou,
         reason="no labelled pixel in these images" if math.isnan(miou) else "",
         method=method,
-        threshold=outcome.config["thresholds"][method],
+        threshold=outcome.config[method].threshold,
         images=outcome.images,
         warnings=outcome.warnings,
     )
 
 
 def parse_data(values: Iterable[str]) -> tuple[Path | None, dict[str, Path]]:
-    """Read `--data`.
-
-    Args:
-        values: `DIR`, at most once, and `benchmark=DIR`.
-
-    Returns:
-        The folder, and folders by benchmark.
-
-    Raises:
-        UsageError: A benchmark is unknown, a folder is none, or two were given without a name.
-    """
+    """Read `--data`: `DIR`, at most once, and `benchmark=DIR`. Returns the folder, and folders by benchmark."""
     folder: Path | None = None
     places: dict[str, Path] = {}
     for value in values:

@@ -1,11 +1,7 @@
-"""Models of a reproduction: what `--models` names, whether their weights are the paper's, and loading them.
-
-Belongs here: weights and where they come from. Does not: measuring (`measure`).
-"""
+"""Models of a reproduction: what `--models` names, whether their weights are the paper's, and loading them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,18 +43,7 @@ class Model:
         return CHECKPOINTS[self.name].architecture if self.name in CHECKPOINTS else "other"
 
     def load(self, *, tokenizer: str | None = None) -> Backbone:
-        """Load the weights.
-
-        Args:
-            tokenizer: Hugging Face folder instead of the model's own.
-
-        Returns:
-            The backbone; it has the friendly name where nothing else was put in its place, or where the file's
-            hash is that of the paper's weights.
-
-        Raises:
-            ClearclipError: As `clearclip.load_backbone`.
-        """
+        """Load the weights. Those put in a row's place have its friendly name only where they are the paper's."""
         from clearclip.backbones import load_backbone
 
         backbone = load_backbone(self._source(), tokenizer=tokenizer)
@@ -75,14 +60,7 @@ class Model:
         return f"{architecture}/{self.source}" if architecture and is_file else self.source
 
     def provenance(self, backbone: Backbone) -> str:
-        """Whose weights these are, in words.
-
-        Args:
-            backbone: What `load` returned.
-
-        Returns:
-            Empty for a model that the paper does not have and for the paper's own weights; else a sentence.
-        """
+        """Whose weights these are, in words; empty for the paper's own and for models that the paper does not have."""
         if not self.paper or self.source is None:
             return ""
         known = KNOWN_HASHES.get(self.name)
@@ -101,17 +79,9 @@ _OPEN_CLIP = ("CLIP", "OpenCLIP", "MetaCLIP")
 
 
 def parse_models(text: str) -> list[Model]:
-    """Read `--models`.
+    """Read a comma list of friendly names, of anything else that `clearclip.load` takes, and of `name=PATH`.
 
-    Args:
-        text: A comma list of friendly names, of anything else that `clearclip.load` takes, and of `name=PATH`, which
-            puts weights of one's own into a row of the tables.
-
-    Returns:
-        Models in order.
-
-    Raises:
-        UsageError: A name before `=` is no friendly one, a path is empty, or a row is named twice.
+    `name=PATH` puts weights of one's own into a row of the tables.
     """
     models = [_parse(part.strip()) for part in text.split(",") if part.strip()]
     if not models:
@@ -132,8 +102,3 @@ def _parse(text: str) -> Model:
     if not source:
         raise UsageError(f"{text!r} names no weights: write {name}=PATH, or {name} alone")
     return Model(name, source)
-
-
-def models_named(names: Sequence[str]) -> list[Model]:
-    """The paper's own choice of models."""
-    return [Model(name) for name in names]

@@ -1,20 +1,15 @@
-"""The page of a target: `report.md`, pictures, and the numbers as CSV and JSON.
-
-Belongs here: writing a page. Does not: what stands in it (`figure1`, `table1`, `table2`, `figure2`, `sheets`).
-"""
+"""The page of a target: `report.md`, pictures, and the numbers as CSV and JSON."""
 
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import clearclip
+from clearclip.benchmarks.configuration import versions
 from clearclip.benchmarks.tables import Table
 from clearclip.errors import printable
 from clearclip.files.outputs import Outputs
@@ -36,7 +31,6 @@ class Page:
 
     Attributes:
         name: Of the target, and of its folder.
-        title: Heading.
         lead: Paragraphs below the heading.
         tables: By heading.
         pictures: By file name, the figure and its caption; the suffix decides the format.
@@ -112,27 +106,14 @@ def long_table(rows: Sequence[Row]) -> Table:
 
 
 def about(lab: Lab, models: Sequence[Model]) -> dict[str, Any]:
-    """How the numbers were made.
-
-    Args:
-        lab: After measuring.
-        models: Those asked for.
-
-    Returns:
-        JSON-able data.
-    """
-    packages = ("torch", "open_clip_torch", "transformers", "numpy", "matplotlib")
+    """How the numbers were made, as JSON-able data."""
     return {
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "limit": lab.limit,
         "device": lab.device,
         "dtype": lab.dtype,
         "models": [_model_facts(lab, model) for model in models],
-        "versions": {
-            "clearclip": clearclip.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "versions": versions("torch", "open_clip_torch", "transformers", "numpy", "matplotlib"),
     }
 
 
@@ -149,17 +130,7 @@ def _model_facts(lab: Lab, model: Model) -> dict[str, Any]:
 
 
 def notes_of(lab: Lab, target: str, models: Sequence[Model], benchmarks: Sequence[str]) -> list[str]:
-    """What must be known of the cells of a page: why some are empty, whose weights were used, what was left out.
-
-    Args:
-        lab: After measuring.
-        target: A key of `TARGETS`.
-        models: Those of the page.
-        benchmarks: Those of the page.
-
-    Returns:
-        Sentences, each once.
-    """
+    """What must be known of the cells of a page: why some are empty, whose weights were used, what was left out."""
     seen = [
         lab.cell(model.name, benchmark, method)
         for model in models

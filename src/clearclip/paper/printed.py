@@ -1,9 +1,11 @@
 """Numbers that the supplement prints beyond single cells, quoted: table 1, and table 2's means and gains.
 
-Belongs here: the paper's numbers as facts, never a measured one. The single cells are in `benchmarks.published`.
+The single cells are in `benchmarks.published`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from clearclip.benchmarks.published import published_number
 from clearclip.paper.rows import with_clearclip
@@ -27,38 +29,32 @@ MISPRINTED_GAINS = {
 """Gains of table 2 that do not follow from their own cells, as printed; those of ViT-L/14 are swapped."""
 
 
-def published_mean(benchmarks: tuple[str, ...], *, model: str, method: str) -> float | None:
-    """The mean that the paper's own cells give.
+def published_mean(benchmarks: Sequence[str], *, model: str, method: str) -> float | None:
+    """The mean in percent that the paper's own cells give, or `None` where it lacks one."""
+    return whole_mean(published_cells(benchmarks, model=model, method=method))
 
-    Args:
-        benchmarks: Over which.
-        model: Friendly name.
-        method: Spelling.
 
-    Returns:
-        Percent, or `None` where the paper lacks a cell.
-    """
-    cells = [published_number(name, model=model, method=method) for name in benchmarks]
-    known = [cell.miou for cell in cells if cell is not None]
+def published_cells(benchmarks: Sequence[str], *, model: str, method: str) -> list[float | None]:
+    """The paper's numbers of a row."""
+    found = [published_number(name, model=model, method=method) for name in benchmarks]
+    return [cell.miou if cell else None for cell in found]
+
+
+def whole_mean(cells: Sequence[float | None]) -> float | None:
+    """Only of a whole row: a mean over other benchmarks than its neighbour's would mislead."""
+    known = [cell for cell in cells if cell is not None]
     return sum(known) / len(known) if known and len(known) == len(cells) else None
 
 
-def published_gain(benchmarks: tuple[str, ...], *, model: str, base: str) -> float | None:
+def published_gain(benchmarks: Sequence[str], *, model: str, base: str) -> float | None:
     """What ClearCLIP adds to a method, by the paper's own cells; arguments as `published_mean`."""
     before = published_mean(benchmarks, model=model, method=base)
     after = published_mean(benchmarks, model=model, method=with_clearclip(base))
     return None if before is None or after is None else after - before
 
 
-def misprints(benchmarks: tuple[str, ...]) -> list[str]:
-    """Sentences about what the paper prints that does not follow from its own cells.
-
-    Args:
-        benchmarks: The five of table 2.
-
-    Returns:
-        One sentence for each mean and each gain.
-    """
+def misprints(benchmarks: Sequence[str]) -> list[str]:
+    """Sentences about means and gains of table 2 that do not follow from the paper's own cells."""
     found = []
     for (model, method), printed in MISPRINTED_MEANS.items():
         mean = published_mean(benchmarks, model=model, method=method)

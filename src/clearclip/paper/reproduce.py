@@ -1,18 +1,13 @@
-"""`reproduce`: targets → measured cells → pages. The one place that knows all targets.
-
-Belongs here: what is measured and drawn for which request. Does not: how (the other modules of the package).
-"""
+"""`reproduce`: targets → measured cells → pages. The one place that knows all targets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from clearclip.benchmarks import Dataset
+from clearclip.benchmarks.evaluation import predict
 from clearclip.benchmarks.results import check_results
 from clearclip.benchmarks.state import file_name
 from clearclip.decompose import fit_depth
@@ -25,25 +20,15 @@ from clearclip.methods import Method, parse_methods
 from clearclip.paper.figure1 import figure1_page
 from clearclip.paper.figure2 import features_page
 from clearclip.paper.measure import Lab, paper_thresholds
-from clearclip.paper.models import Model, models_named
+from clearclip.paper.models import Model
 from clearclip.paper.page import REPORT_NAME, Page, about
 from clearclip.paper.rows import ALL_EIGHT, SHEET_METHODS, Target, methods_of, unique
 from clearclip.paper.table1 import table1_page
 from clearclip.paper.table2 import table2_page
-from clearclip.segmenter import Segmenter
 
 TABLES = {"figure1": figure1_page, "table1": table1_page, "table2": table2_page}
 PICTURE_IMAGES = {"figure2": 2, "figure3": 4, "figure4": 4}
 """How many of a benchmark's first images a picture shows where none is named."""
-
-
-@dataclass(frozen=True, eq=False)
-class Picked:
-    """One image of figures 2–4, with its truth where there is any."""
-
-    name: str
-    image: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +36,6 @@ class Request:
     """What is to be reproduced.
 
     Attributes:
-        targets: Tables and figures.
         models: `None`: the paper's for each target, or `tiny` where the only benchmark is `scenes`.
         benchmarks: `None`: the paper's for each target, or `scenes` where no data was named.
         images: For figures 2–4: ids of the benchmark's images, or files; empty: the benchmark's first ones.
@@ -73,25 +57,14 @@ class Request:
         if self.models is not None:
             return self.models
         only_scenes = self.benchmarks_of(target, has_data=has_data) == ("scenes",)
-        return (Model("tiny"),) if only_scenes else tuple(models_named(target.models))
+        return (Model("tiny"),) if only_scenes else tuple(map(Model, target.models))
 
 
 def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print) -> list[Path]:
     """Make the pages of targets in `lab.output`; what earlier runs measured there is not measured again.
 
-    The folder is held meanwhile; pages of earlier runs are replaced, other files never.
-
-    Args:
-        request: Targets, models, benchmarks, images.
-        lab: Where data, weights and results are.
-        say: Told what is done, a line at a time.
-
-    Returns:
-        The `report.md` of each target, and for several targets one that links them.
-
-    Raises:
-        ClearclipError: A benchmark's file is broken and `lab.skip_broken` is off; an image is unknown.
-        OSError: The output folder cannot be written.
+    The folder is held meanwhile; pages of earlier runs are replaced, other files never. Returns the `report.md` of each
+    target, and for several targets one that links them.
     """
     with hold(lab.output) as outputs:
         names = [f"{target.name}/{name}" for target in request.targets for name in (REPORT_NAME, "numbers.json")]
@@ -102,14 +75,24 @@ def reproduce(request: Request, lab: Lab, *, say: Callable[[str], None] = print)
 
 def _reproduce(request: Request, lab: Lab, outputs: Outputs, *, say: Callable[[str], None]) -> list[Path]:
     has_data = lab.data is not None or bool(lab.places)
-    for model, benchmark, methods in _needs(request, has_data=has_data):
-        lab.measure(model, benchmark, methods)
-        reasons = {lab.cell(model.name, benchmark, row).reason for row in methods} - {""}
-        say(f"{model.name} on {benchmark}: {'; '.join(reasons) or f'{len(methods)} methods'}")
+    plan = [
+        (target, request.models_of(target, has_data=has_data), request.benchmarks_of(target, has_data=has_data))
+        for target in request.targets
+    ]
+    needs: dict[Model, dict[str, list[Method]]] = {}  # of all targets, for one pass of each model and benchmark
+    for target, models, benchmarks in plan:
+        for model in models:
+            methods = methods_of(target.name, model.name)
+            for benchmark in benchmarks if methods else ():
+                needs.setdefault(model, {}).setdefault(benchmark, []).extend(methods)
+    for model, by_benchmark in needs.items():
+        for benchmark, methods in by_benchmark.items():
+            rows = unique(methods)
+            lab.measure(model, benchmark, rows)
+            reasons = {lab.cell(model.name, benchmark, row).reason for row in rows} - {""}
+            say(f"{model.name} on {benchmark}: {'; '.join(reasons) or f'{len(rows)} methods'}")
     pages, reports = [], []
-    for target in request.targets:
-        models = request.models_of(target, has_data=has_data)
-        benchmarks = request.benchmarks_of(target, has_data=has_data)
+    for target, models, benchmarks in plan:
         if target.name in TABLES:
             page = TABLES[target.name](lab, models, benchmarks)
         else:
@@ -122,18 +105,6 @@ def _reproduce(request: Request, lab: Lab, outputs: Outputs, *, say: Callable[[s
     return reports
 
 
-def _needs(request: Request, *, has_data: bool) -> list[tuple[Model, str, list[Method]]]:
-    """The cells of all targets together, so that each model and benchmark goes through one pass."""
-    needs: dict[tuple[Model, str], list[Method]] = {}
-    for target in request.targets:
-        for model in request.models_of(target, has_data=has_data):
-            methods = methods_of(target.name, model.name)
-            for benchmark in request.benchmarks_of(target, has_data=has_data) if methods else ():
-                needs.setdefault((model, benchmark), []).extend(methods)
-    by_model = sorted(needs, key=lambda key: list(dict.fromkeys(model for model, _ in needs)).index(key[0]))
-    return [(model, benchmark, unique(needs[model, benchmark])) for model, benchmark in by_model]
-
-
 def _pictures(
     target: Target, request: Request, lab: Lab, *, models: Sequence[Model], benchmarks: Sequence[str]
 ) -> Page:
@@ -142,26 +113,29 @@ def _pictures(
     model = _first_at_hand(models, lab, page)
     if model is None:
         return page
-    wanted = (
-        benchmarks if request.benchmarks else (*benchmarks, *(name for name in ALL_EIGHT if name not in benchmarks))
-    )
-    found = _datasets(wanted if benchmarks != ("scenes",) else benchmarks, lab, page)
-    if request.benchmarks is None:
-        found = found[:1]
-    if target.name == "figure2":
-        return _figure2(target, request, lab, model=model, datasets=found, page=page)
-    for dataset in found:
+    any_will_do = not request.benchmarks and benchmarks != ("scenes",)
+    found = _datasets(dict.fromkeys((*benchmarks, *ALL_EIGHT)) if any_will_do else benchmarks, lab, page)
+    provenance = lab.loaded[model.name].provenance
+    weights = [f"Weights: {provenance}"] if provenance else []
+    for dataset in found[:1] if request.benchmarks is None else found:
         vocabulary = same_colors(dataset.vocabulary)
         segmenter = lab.segmenter(model, dataset.benchmark.name)
         picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
+        if target.name == "figure2":
+            features = features_page([inspect_image(segmenter, one.image, name=one.name) for one in picked])
+            features.notes += [*page.notes, *weights]
+            return features
         blocks = len(segmenter.backbone.blocks)
         rows = [fit_depth(row, blocks=blocks) for row in parse_methods(SHEET_METHODS[target.name])]
-        sheet = sheet_rows(segmenter, dataset, picked, methods=rows)
+        limits = paper_thresholds(dataset, rows)
+        sheet = [replace(one, label_maps=predict(one.image, segmenter, dataset, thresholds=limits)) for one in picked]
         name = dataset.benchmark.name
         page.pictures[f"{target.name}-{name}.png"] = (
             draw_sheet(sheet, vocabulary, titles={row.spelling: "GEM" for row in rows if row.name == "gem"}),
             f"{model.name} on {name}: "
-            + ("below each picture its own mIoU in percent" if _true(picked) else "no truth"),
+            + (
+                "no truth" if all(one.truth is None for one in picked) else "below each picture its own mIoU in percent"
+            ),
         )
         page.numbers += [
             {
@@ -174,35 +148,15 @@ def _pictures(
             for row in sheet
             for method in row.label_maps
         ]
+    if target.name == "figure2":
+        return page
     page.lead = [
         "The same frozen weights, read by several methods. Colours are those of the legend; uncoloured pixels of the "
         "truth are ignored. The legend names what covers at least 0.5 % of a picture. One image's mIoU is the mean "
         "over the classes that occur in it or in its prediction: it is no benchmark's result."
     ]
-    page.notes += _weights_note(lab, model)
+    page.notes += weights
     return page
-
-
-def _true(picked: Sequence[Picked]) -> bool:
-    return any(one.truth is not None for one in picked)
-
-
-def _weights_note(lab: Lab, model: Model) -> list[str]:
-    provenance = lab.loaded[model.name].provenance
-    return [f"Weights: {provenance}"] if provenance else []
-
-
-def _figure2(
-    target: Target, request: Request, lab: Lab, *, model: Model, datasets: Sequence[Dataset], page: Page
-) -> Page:
-    if not datasets:
-        return page
-    dataset = datasets[0]
-    segmenter = lab.segmenter(model, dataset.benchmark.name)
-    picked = pick_images(dataset, request.images, count=PICTURE_IMAGES[target.name])
-    made = features_page([inspect_image(segmenter, one.image, name=one.name) for one in picked])
-    made.notes += [*page.notes, *_weights_note(lab, model)]
-    return made
 
 
 def _first_at_hand(models: Sequence[Model], lab: Lab, page: Page) -> Model | None:
@@ -218,7 +172,7 @@ def _first_at_hand(models: Sequence[Model], lab: Lab, page: Page) -> Model | Non
     return None
 
 
-def _datasets(benchmarks: Sequence[str], lab: Lab, page: Page) -> list[Dataset]:
+def _datasets(benchmarks: Iterable[str], lab: Lab, page: Page) -> list[Dataset]:
     found = []
     for benchmark in benchmarks:
         try:
@@ -228,62 +182,22 @@ def _datasets(benchmarks: Sequence[str], lab: Lab, page: Page) -> list[Dataset]:
     return found
 
 
-def pick_images(dataset: Dataset, names: Sequence[str], *, count: int) -> list[Picked]:
-    """The images of a picture.
-
-    Args:
-        dataset: Where ids are looked up.
-        names: Ids of its images, which come with their truth, or image files, which have none.
-        count: How many of the first images are taken where no name is given.
-
-    Returns:
-        At least one.
-
-    Raises:
-        UsageError: A name is neither.
-        ImageError: A file cannot be read.
-    """
+def pick_images(dataset: Dataset, names: Sequence[str], *, count: int) -> list[SheetRow]:
+    """The images of a picture, by id or by file, which has no truth; the first count images where none is named."""
     items = {item.id: item for item in dataset.items}
     picked = []
     for name in names or list(items)[:count]:
         if name in items:
             sample = items[name].read()
-            picked.append(Picked(name, sample.image, sample.truth))
+            picked.append(SheetRow(name, sample.image, {}, sample.truth))
         elif Path(name).is_file():
-            picked.append(Picked(Path(name).stem, load_image(name)))
+            picked.append(SheetRow(Path(name).stem, load_image(name), {}))
         else:
             raise UsageError(
                 f"image {name!r} is no file and no image of {dataset.benchmark.name}: its first ones are "
                 f"{', '.join(list(items)[:3])}"
             )
     return picked
-
-
-def sheet_rows(
-    segmenter: Segmenter, dataset: Dataset, picked: Sequence[Picked], *, methods: Sequence[Method]
-) -> list[SheetRow]:
-    """Label maps of images by several methods.
-
-    Args:
-        segmenter: The model.
-        dataset: Gives the words and thresholds.
-        picked: The images.
-        methods: Rows.
-
-    Returns:
-        A row of a sheet for each image.
-    """
-    limits = paper_thresholds(dataset, methods)
-    thresholds = (
-        None if dataset.vocabulary.background is None else {name: limit or 0.0 for name, limit in limits.items()}
-    )
-    rows = []
-    for one in picked:
-        encoded = segmenter.encode(one.image, method=list(methods))
-        found = segmenter.classify(encoded, dataset.vocabulary, method=list(methods), threshold=thresholds)
-        label_maps = {row.spelling: found[row.spelling].label_map for row in methods}
-        rows.append(SheetRow(one.name, one.image, label_maps, one.truth))
-    return rows
 
 
 def _index(pages: Sequence[Page], outputs: Outputs) -> Path:

@@ -1,8 +1,4 @@
-"""What each table and figure of the supplement needs, as rows of data: methods, models, benchmarks. No torch.
-
-Belongs here: which cells a target has and what they are called. Does not: measuring them (`measure`), the paper's
-numbers (`printed`) and drawing.
-"""
+"""What each table and figure of the supplement needs, as rows of data: methods, models, benchmarks. No torch."""
 
 from __future__ import annotations
 
@@ -32,14 +28,7 @@ ATTENTIONS = (("qk",), ("qq",), ("kk",), ("vv",), ("identity",), ("qq", "kk"))
 
 @dataclass(frozen=True)
 class Target:
-    """One table or figure.
-
-    Attributes:
-        name: As the command line spells it.
-        title: For people.
-        benchmarks: The paper's.
-        models: The paper's, by friendly name.
-    """
+    """One table or figure, with the paper's benchmarks and models."""
 
     name: str
     title: str
@@ -84,17 +73,7 @@ BASE_METHODS = {"vanilla": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "ge
 
 
 def find_targets(name: str) -> list[Target]:
-    """The targets that a name stands for.
-
-    Args:
-        name: A key of `TARGETS`, or `all`.
-
-    Returns:
-        At least one.
-
-    Raises:
-        UsageError: There is no such target; the message gives the nearest names.
-    """
+    """The target of a name, or all of them for `all`."""
     if name == ALL:
         return list(TARGETS.values())
     if name not in TARGETS:
@@ -105,13 +84,8 @@ def find_targets(name: str) -> list[Target]:
 def canonical(method: str | Method) -> Method:
     """The same row under its shortest spelling, so that two targets that need it share one measurement.
 
-    β = 0 is the whole residual and β = 100 none of it, so they become `keep` and `drop`.
-
-    Args:
-        method: A row or its spelling.
-
-    Returns:
-        An equal row; of equally short spellings the one whose name stands first in `METHODS`.
+    β = 0 is the whole residual and β = 100 none of it, so they become `keep` and `drop`. Of equally short spellings the
+    one whose name stands first in `METHODS` is taken.
     """
     row = parse_method(method)
     if row.residual_kind.endswith("beta") and row.beta in (0, 100):
@@ -133,18 +107,7 @@ NORMALIZED = canonical("clearclip[residual=normalize]")
 
 
 def kept_channels(beta: float, *, width: int) -> int:
-    """How many channels of the residual stay.
-
-    Args:
-        beta: Percent that is dropped.
-        width: Channels C of the model.
-
-    Returns:
-        `C − round(β · C / 100)` (protocol: the ranking of table 1).
-
-    Raises:
-        UsageError: β is no percentage.
-    """
+    """How many of the residual's C channels stay at β percent: `C − round(β · C / 100)` (ranking of table 1)."""
     if not 0 <= beta <= 100:
         raise UsageError(f"beta={beta!r}: a percentage from 0 to 100 is needed")
     return width - round(beta * width / 100)
@@ -160,17 +123,13 @@ def figure1_methods() -> dict[tuple[tuple[str, ...], bool, bool], Method]:
 def table1_methods() -> list[Method]:
     """Table 1's rows with the points of both curves, each once."""
     rows = [beta_method(beta) for beta in CURVE_BETAS] + [NORMALIZED] + [alpha_method(alpha) for alpha in ALPHAS]
-    return list({row.spelling: row for row in rows}.values())
+    return unique(rows)
 
 
 def table2_bases(model: str) -> tuple[str, ...]:
-    """The methods that table 2 shows for a model, without ClearCLIP: MaskCLIP, SCLIP and GEM run on OpenAI's CLIP.
+    """Keys of `BASE_METHODS` that table 2 shows for a model: MaskCLIP, SCLIP and GEM run on OpenAI's CLIP alone.
 
-    Args:
-        model: A friendly name of the paper, or any other model, which gets all four.
-
-    Returns:
-        Keys of `BASE_METHODS`.
+    A model that the paper does not have gets all four.
     """
     return ("vanilla",) if model in PAPER_MODELS and not model.startswith("clip-") else tuple(BASE_METHODS)
 
@@ -187,15 +146,7 @@ def table2_methods(model: str) -> list[Method]:
 
 
 def methods_of(target: str, model: str) -> list[Method]:
-    """The methods whose mIoU a target needs.
-
-    Args:
-        target: A key of `TARGETS`.
-        model: The model's name.
-
-    Returns:
-        Canonical rows; none for a picture.
-    """
+    """The canonical rows whose mIoU a target needs; none for a picture."""
     if target == "figure1":
         return list(figure1_methods().values())
     if target == "table1":

@@ -35,33 +35,17 @@ NORMALIZED_PLACE = 112
 
 
 def mean_miou(lab: Lab, model: str, *, benchmarks: Iterable[str], method: Method) -> float | None:
-    """Mean over the benchmarks at hand.
-
-    Args:
-        lab: After measuring.
-        model: Its name.
-        benchmarks: Which were asked for; those without a number do not count.
-        method: A canonical row.
-
-    Returns:
-        Percent, or `None` where nothing was measured.
-    """
+    """Mean in percent over the benchmarks that have a number; `None` where nothing was measured."""
     values = [lab.cell(model, name, method).miou for name in benchmarks]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def table1_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> list[Row]:
-    """Every point of the table and of both curves, in long form.
+    """Every point of the table and of both curves, in long form: a row for each model and point.
 
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Of the table.
-
-    Returns:
-        A row for each model and point; `published` is the paper's mean over its eight benchmarks for CLIP ViT-B/16,
-        `difference` is given for that model where all eight were measured.
+    `published` is the paper's mean over its eight benchmarks for CLIP ViT-B/16; `difference` is given for that model
+    where all eight were measured.
     """
     points: list[tuple[str, float | None, Method]] = [("beta", float(beta), beta_method(beta)) for beta in CURVE_BETAS]
     points.append(("normalized", None, NORMALIZED))
@@ -100,14 +84,7 @@ def _kept(axis: str, value: float | None, width: int | None) -> int | None:
 
 
 def draw_table1(rows: Sequence[Row]) -> Figure:
-    """The β curve and the α curve, a line for each model.
-
-    Args:
-        rows: From `table1_rows`.
-
-    Returns:
-        A figure of its own.
-    """
+    """The β curve and the α curve, a line for each model, from `table1_rows`."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -148,16 +125,7 @@ def draw_table1(rows: Sequence[Row]) -> Figure:
 
 
 def table1_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Page:
-    """The page of table 1.
-
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Of the table.
-
-    Returns:
-        The page.
-    """
+    """The page of table 1."""
     rows = table1_rows(lab, models, benchmarks)
     page = Page("table1", TARGETS["table1"].title, numbers=rows)
     page.lead = [

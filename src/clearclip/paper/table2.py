@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clearclip.benchmarks.published import published_number
 from clearclip.benchmarks.tables import Cell as TableCell
 from clearclip.benchmarks.tables import Table
 from clearclip.checkpoints import CHECKPOINTS
@@ -18,8 +17,10 @@ from clearclip.paper.printed import (
     MISPRINTED_GAINS,
     MISPRINTED_MEANS,
     misprints,
+    published_cells,
     published_gain,
     published_mean,
+    whole_mean,
 )
 from clearclip.paper.rows import BASE_METHODS, TARGETS, WITHOUT_BACKGROUND, table2_bases, table2_methods, with_clearclip
 
@@ -33,15 +34,7 @@ SIZES = ("ViT-B", "ViT-L")
 
 
 def row_name(model: str, base: str) -> str:
-    """A row's name as table 2 prints it.
-
-    Args:
-        model: A friendly name of the paper, or another model's.
-        base: A key of `BASE_METHODS`.
-
-    Returns:
-        For instance `BLIP (ViT-L/16)`, `MaskCLIP (CLIP ViT-B/16)`, `tiny, SCLIP`.
-    """
+    """A row's name as table 2 prints it: `BLIP (ViT-L/16)`, `MaskCLIP (CLIP ViT-B/16)`, `tiny, SCLIP`."""
     row = CHECKPOINTS.get(model)
     if row is None or row.name == "tiny":
         return f"{model}, {'as it is' if base == 'vanilla' else BASE_METHODS[base]}"
@@ -49,33 +42,25 @@ def row_name(model: str, base: str) -> str:
 
 
 def table2_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> list[Row]:
-    """Every cell in long form.
+    """Every cell in long form: a row for each model, method and benchmark.
 
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Of the table.
-
-    Returns:
-        A row for each model, method and benchmark: `published` is quoted, `measured` is ours or `None` with a
-        `reason`, `difference` is measured minus published.
+    `published` is quoted, `measured` is ours or `None` with a `reason`, `difference` is measured minus published.
     """
     rows: list[Row] = []
     for model in models:
         for method in table2_methods(model.name):
             for benchmark in benchmarks:
                 cell = lab.cell(model.name, benchmark, method)
-                printed = published_number(benchmark, model=model.name, method=method.spelling)
-                both = cell.miou is not None and printed is not None
+                (printed,) = published_cells([benchmark], model=model.name, method=method.spelling)
                 rows.append(
                     {
                         "model": model.name,
                         "architecture": model.architecture,
                         "method": method.spelling,
                         "benchmark": benchmark,
-                        "published": printed.miou if printed else None,
+                        "published": printed,
                         "measured": cell.miou,
-                        "difference": cell.miou - printed.miou if both and cell.miou and printed else None,
+                        "difference": _minus(cell.miou, printed),
                         "run_as": cell.method,
                         "images": cell.images,
                         "reason": cell.reason,
@@ -103,15 +88,15 @@ def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list
     foreign = model.name in lab.loaded and lab.loaded[model.name].provenance
     before: dict[str, list[float | None]] = {}
     for name, clear in ((base, False), (with_clearclip(base), True)):
-        published = [_published(benchmark, model.name, name) for benchmark in benchmarks]
+        published = published_cells(benchmarks, model=model.name, method=name)
         measured = [lab.cell(model.name, benchmark, parse_method(name)).miou for benchmark in benchmarks]
-        kinds = {"published": published, "measured": measured, "difference": _differences(measured, published)}
+        kinds = {"published": published, "measured": measured, "difference": list(map(_minus, measured, published))}
         for kind, cells in kinds.items():
             if kind != "measured" and all(cell is None for cell in published):
                 continue
-            mean, gain = _mean(cells), None
+            mean, gain = whole_mean(cells), None
             if clear and kind != "difference":
-                gain = _minus(mean, _mean(before[kind]))
+                gain = _minus(mean, whole_mean(before[kind]))
             shown_mean, shown_gain = _marked(mean, gain, kind=kind, model=model.name, method=name, names=benchmarks)
             label = row_name(model.name, base) + (" + ClearCLIP" if clear else "")
             shown_kind = f"{kind}{FOREIGN}" if foreign and kind != "published" else kind
@@ -120,23 +105,8 @@ def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list
     return lines
 
 
-def _published(benchmark: str, model: str, method: str) -> float | None:
-    found = published_number(benchmark, model=model, method=method)
-    return found.miou if found else None
-
-
-def _differences(measured: Sequence[float | None], published: Sequence[float | None]) -> list[float | None]:
-    return [_minus(ours, theirs) for ours, theirs in zip(measured, published, strict=True)]
-
-
 def _minus(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
-
-
-def _mean(cells: Sequence[float | None]) -> float | None:
-    """Only of a whole row: a mean over other benchmarks than its neighbour's would mislead."""
-    known = [cell for cell in cells if cell is not None]
-    return sum(known) / len(known) if known and len(known) == len(cells) else None
 
 
 def _marked(
@@ -155,16 +125,7 @@ def _marked(
 
 
 def draw_table2(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Figure:
-    """Mean mIoU without (open) and with (filled) ClearCLIP, a line for each row; published in grey below measured.
-
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Over which the mean is taken.
-
-    Returns:
-        A figure of its own.
-    """
+    """Mean mIoU without (open) and with (filled) ClearCLIP, a line for each row; published in grey below measured."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -200,31 +161,23 @@ def _pair(lab: Lab, kind: str, model: str, base: str, benchmarks: Sequence[str])
     """Means without and with ClearCLIP, published or measured, where a row has both."""
     names = (base, with_clearclip(base))
     if kind == "published":
-        before, after = (published_mean(tuple(benchmarks), model=model, method=name) for name in names)
+        before, after = (published_mean(benchmarks, model=model, method=name) for name in names)
     else:
         before, after = (
-            _mean([lab.cell(model, benchmark, parse_method(name)).miou for benchmark in benchmarks]) for name in names
+            whole_mean([lab.cell(model, benchmark, parse_method(name)).miou for benchmark in benchmarks])
+            for name in names
         )
     return None if before is None or after is None else (before, after)
 
 
 def table2_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> Page:
-    """The page of table 2.
-
-    Args:
-        lab: After measuring.
-        models: Of the table.
-        benchmarks: Of the table.
-
-    Returns:
-        The page.
-    """
+    """The page of table 2."""
     page = Page("table2", TARGETS["table2"].title, numbers=table2_rows(lab, models, benchmarks))
     page.lead = [
         "mIoU in percent, each row without and with ClearCLIP: the paper's number (*published*, quoted), ours "
         "(*measured*) and measured minus published (*difference*). A mean is given only where the whole row has "
         "numbers; the gain is the mean with ClearCLIP minus the mean without. MaskCLIP, SCLIP and GEM run on OpenAI's "
-        "CLIP. BLIP's large model is a ViT-L/16.",
+        "CLIP. BLIP's large model is a ViT-L/16."
     ]
     columns = ("model", "what", *benchmarks, "mean", "gain")
     for size, group in _sizes(models).items():
@@ -257,7 +210,7 @@ def _findings(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> l
             if pair is None:
                 continue
             before, after = pair
-            printed = published_gain(tuple(benchmarks), model=model.name, base=base)
+            printed = published_gain(benchmarks, model=model.name, base=base)
             theirs = f"; the paper's cells give {printed:+.1f}" if printed is not None else ""
             sentences.append(
                 f"{row_name(model.name, base)}: {before:.1f} without and {after:.1f} with ClearCLIP "
