@@ -245,12 +245,14 @@ class _Labelled:
         known = {}
         if self.kept is not None and not self.smooth:
             known = {frame.index: self.kept.read(frame) for frame, _, wanted in batch if wanted}
-        fresh = [frame for frame, _, wanted in batch if wanted and known.get(frame.index) is None]
+        fresh = [frame for frame, _, wanted in batch if wanted]
+        if known and all(label_map is not None for label_map in known.values()):
+            fresh = []  # else all of them, as in an undisturbed run: bfloat16 rounds differently in other company
         encoded = [self.encoder.prepare(frame.image) for frame in fresh]
         found = grids(self.encoder, encoded, self.row, self.words)
         made = {frame.index: grid for frame, grid in zip(fresh, found, strict=True)}
         for frame, is_cut, wanted in batch:
-            if wanted and frame.index in made:
+            if wanted and known.get(frame.index) is None:
                 last, _ = self.words.label(self._smoothed(made.pop(frame.index), reset=is_cut))
                 self.segmented += 1
                 if self.kept is not None:
