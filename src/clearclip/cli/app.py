@@ -29,15 +29,6 @@ AllowHost = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("app")(studio)
-
-
 def studio(
     host: Annotated[str, typer.Option(help="Address to listen on; the default can be reached from here only.")] = (
         "127.0.0.1"
@@ -63,7 +54,6 @@ def studio(
 
     It runs on this machine, for this machine: nothing is sent anywhere. Needs the extra `app`.
     """
-    o.prepare()
     from clearclip.service.request import Limits
     from clearclip.studio.server import Options, parse_auth, parse_models, serve
 
@@ -83,7 +73,7 @@ def studio(
             host=host,
             port=port,
             browser=browser,
-            devices=tuple(part.strip() for part in (device or "").split(",") if part.strip()),
+            devices=tuple(o.split(device) or ()),
             auth=parse_auth(auth or ()),
             allow_hosts=tuple(allow_host or ()),
             limits=limits,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +28,6 @@ Annotations = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands.
-
-    Args:
-        app: The program.
-    """
-    group = typer.Typer(invoke_without_command=True, help="List the benchmarks, or check one's files.")
-    group.callback()(benchmarks)
-    group.command("check")(check)
-    app.add_typer(group, name="benchmarks")
-
-
 def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
     """List the benchmarks with where to get each; `check` says whether one's files are whole."""
     if context.invoked_subcommand is not None:
@@ -60,7 +47,7 @@ def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
             }
             for row in BENCHMARKS.values()
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        o.print_json(rows)
         return
     from rich.console import Console
     from rich.table import Table
@@ -95,7 +82,7 @@ def check(
     dataset = choose_dataset(name, data=data, images=images, annotations=annotations, labels=labels)
     report = check_dataset(dataset)
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+        o.print_json(report.as_dict())
     else:
         _print(report, hint=dataset.benchmark.hint)
     if not report.usable:
@@ -111,23 +98,7 @@ def choose_dataset(
     labels: Path | None,
     background: str | None = None,
 ) -> Dataset:
-    """The data set that the options name: a benchmark, or folders of one's own.
-
-    Args:
-        name: A benchmark.
-        data: Its folder.
-        images: Folder of one's own images.
-        annotations: Their index PNGs.
-        labels: Their label file.
-        background: One of the labels.
-
-    Returns:
-        What was found.
-
-    Raises:
-        ClearclipError: As `open_benchmark` and `open_folders`.
-        UsageError: Neither or both are named.
-    """
+    """The data set that the options name: a benchmark, or folders of one's own; `UsageError` if neither or both."""
     from clearclip.benchmarks import BENCHMARKS, open_benchmark, open_folders
 
     own = {"--images": images, "--annotations": annotations, "--labels": labels}
@@ -170,13 +141,9 @@ def _print(report: Report, *, hint: str) -> None:
 
 @contextmanager
 def measuring_bar(name: str) -> Iterator[Advanced | None]:
-    """A bar with the running mIoU of the first methods, where standard error is a terminal.
+    """A bar with the running mIoU of the first methods; yields what `evaluate` calls after each image.
 
-    Args:
-        name: Stands before the bar.
-
-    Yields:
-        What `clearclip.benchmarks.evaluate` calls after each image, or `None`.
+    `None` where standard error is no terminal.
     """
     with progress_bar(name) as advance:
         if advance is None:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
-import typer
-
 from clearclip.checkpoints import CHECKPOINTS
-from clearclip.cli.options import AsJson
+from clearclip.cli import options as o
 from clearclip.methods import ABOUT, AXES, METHODS
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands.
-
-    Args:
-        app: The program.
-    """
-    app.command("models")(models)
-    app.command("methods")(methods)
-
-
-def models(as_json: AsJson = False) -> None:
+def models(as_json: o.AsJson = False) -> None:
     """List the checkpoints with friendly names, and what else --model takes."""
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in CHECKPOINTS.values()], indent=2))
+        o.print_json([asdict(row) for row in CHECKPOINTS.values()])
         return
     from rich.console import Console
     from rich.table import Table
@@ -45,7 +32,7 @@ def models(as_json: AsJson = False) -> None:
     )
 
 
-def methods(as_json: AsJson = False) -> None:
+def methods(as_json: o.AsJson = False) -> None:
     """List the named methods, and every axis that can be changed in brackets."""
     if as_json:
         document = {
@@ -54,7 +41,7 @@ def methods(as_json: AsJson = False) -> None:
             ],
             "axes": [asdict(axis) for axis in AXES],
         }
-        typer.echo(json.dumps(document, indent=2))
+        o.print_json(document)
         return
     from rich.console import Console
     from rich.table import Table

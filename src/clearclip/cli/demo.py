@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +9,6 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("demo")(demo)
 
 
 def demo(
@@ -33,13 +23,12 @@ def demo(
 
     OUTPUT gets comparison.png (image, truth and every method side by side), each scene with overlays, and demo.json.
     """
-    o.prepare()
     methods = [part.strip() for part in re.split(r",(?![^\[]*\])", method) if part.strip()]
     from clearclip.demo import run_demo
 
     report = run_demo(output, model=model, methods=methods, pictures=limit, device=device)
     if as_json:
-        typer.echo(json.dumps({"miou": report.miou, "files": [str(file) for file in report.files]}, indent=2))
+        o.print_json({"miou": report.miou, "files": report.files})
         return
     from rich.console import Console
     from rich.markup import escape
