@@ -1,7 +1,4 @@
-"""The images in tars and Parquet files, one after the other, in bounded memory whatever the file says of itself.
-
-Belongs here: what a container may hold, and its limits. Does not: finding containers (`sources`), decoding (`images`).
-"""
+"""The images in tars and Parquet files, one after the other, in bounded memory whatever the file says of itself."""
 
 from __future__ import annotations
 
@@ -36,14 +33,7 @@ BYTES_PER_VALUE = 16
 
 @dataclass(frozen=True)
 class Member:
-    """One image in a container.
-
-    Attributes:
-        source: `CONTAINER#KEY`.
-        stem: Name for its files, the same whatever else is in the run.
-        data: The file's bytes; empty where `reason` says why.
-        reason: Why there are none.
-    """
+    """One image in a container, `CONTAINER#KEY`: its files' stem, and its bytes or why there are none."""
 
     source: str
     stem: str

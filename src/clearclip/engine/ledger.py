@@ -1,9 +1,7 @@
-"""The book of a run: which images are finished, how, and which files in the folder are its own, byte for byte.
+"""The ledger of an output folder: which images are finished, how, and which files are the run's own, byte for byte.
 
-One SQLite file in the output folder, written by the one process that holds the folder (`files.writing.claim`). A file
-is entered before it gets its name, so nothing stands there that is not in the book; `before` says what it replaces.
-
-Belongs here: the file. Does not: deciding what to do with an entry (`batch`), moving files (`results`).
+One SQLite file, written by the one process that holds the folder (`files.writing.claim`). A file is entered before it
+gets its name; `before` is the digest of the file that it replaces.
 """
 
 from __future__ import annotations
@@ -43,17 +41,7 @@ _COLUMNS = "stem, source, stamp, digest, settings, run, formats"
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished image.
-
-    Attributes:
-        stem: Name of its files.
-        source: Which image it is, as `sources.identity`.
-        stamp: As `sources.stamp`.
-        digest: As `sources.digest`.
-        settings: Hash of how it was made.
-        run: Which run made it.
-        formats: Names of the formats that it has.
-    """
+    """A finished image; `source`, `stamp`, `digest` as in `sources`, `settings` a hash of how it was made."""
 
     stem: str
     source: str
@@ -85,7 +73,7 @@ class Ledger:
         return None if row is None else dict(_decoded(row[0]))
 
     def settle(self, settings: Mapping[str, Any]) -> None:
-        """Keep how the folder's results are made from now on."""
+        """Store how the folder's results are made from now on."""
         with self._connection:
             self._connection.execute("DELETE FROM about")
             self._connection.execute("INSERT INTO about VALUES (?)", (json.dumps(settings),))
@@ -96,7 +84,7 @@ class Ledger:
         return None if row is None else _entry(row)
 
     def below(self, prefix: str) -> Iterator[Entry]:
-        """The entries whose stems begin alike, as those of one container do, by stem."""
+        """The entries whose stems begin with the prefix, as those of one container do."""
         low = printable(prefix)
         rows = self._connection.execute(
             f"SELECT {_COLUMNS} FROM images WHERE stem >= ? AND stem < ? ORDER BY stem", (low, low + "\U0010ffff")
@@ -109,25 +97,25 @@ class Ledger:
         return [_entry(row) for row in rows]
 
     def record(self, stem: str) -> Record | None:
-        """What the formats kept of an image."""
+        """What the formats stored of an image."""
         row = self._connection.execute("SELECT record FROM images WHERE stem = ?", (printable(stem),)).fetchone()
         return None if row is None else _unpack(row[0])
 
     def records(self, settings: str) -> Iterator[Record]:
-        """What the formats kept of the images that were made one way, by stem."""
+        """What the formats stored of the images with these settings, by stem."""
         rows = self._connection.execute("SELECT record FROM images WHERE settings = ? ORDER BY stem", (settings,))
         for (record,) in rows:
             yield _unpack(record)
 
     def owned(self, path: str) -> Owned | None:
-        """What is known of a file; the path is relative to the folder, with slashes."""
+        """What is known of a file, by its path relative to the folder, with slashes."""
         row = self._connection.execute(
             "SELECT path, stem, size, time, digest, before FROM files WHERE path = ?", (printable(path),)
         ).fetchone()
         return None if row is None else _owned(row)[1]
 
     def files(self, stem: str) -> dict[str, Owned]:
-        """The files of an image by their paths; those of all images together for an empty stem."""
+        """The files of an image by path; an empty stem gives those of the whole run."""
         rows = self._connection.execute(
             "SELECT path, stem, size, time, digest, before FROM files WHERE stem = ?", (printable(stem),)
         )
@@ -136,7 +124,7 @@ class Ledger:
     def add(
         self, entries: Iterable[tuple[Entry, Record]], files: Mapping[str, Owned], gone: Iterable[str] = ()
     ) -> None:
-        """Enter finished images and the files that are about to get their names, and forget others: all or none."""
+        """Enter finished images and files about to get their names, and drop the files `gone`, in one transaction."""
         images = [
             (*map(printable, (entry.stem, entry.source)), entry.stamp, entry.digest, entry.settings, entry.run,
              " ".join(entry.formats), zlib.compress(json.dumps(record).encode()))
@@ -151,12 +139,12 @@ class Ledger:
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)", rows)
 
     def forget(self, stem: str) -> None:
-        """Strike an image out; its files are struck out one by one, with `add`."""
+        """Remove an image's entry; its files are removed with `add`."""
         with self._connection:
             self._connection.execute("DELETE FROM images WHERE stem = ?", (printable(stem),))
 
     def recognise(self, stem: str, *, source: str, stamp: str) -> None:
-        """Note that a finished image was found again, with the same bytes, at another place or time."""
+        """Note that a finished image was found with the same bytes at another place or time."""
         with self._connection:
             self._connection.execute(
                 "UPDATE images SET source = ?, stamp = ? WHERE stem = ?", (printable(source), stamp, printable(stem))
@@ -217,7 +205,7 @@ def _decoded(text: Any) -> Any:
 def open_ledger(folder: Path) -> Iterator[Ledger]:
     """The ledger of an output folder that this process has claimed, made where it is missing.
 
-    `UsageError` if it is damaged, of another version or none of ours; `ClearclipError` if the disk is full.
+    `UsageError` if it is damaged, of another version or not clearclip's; `ClearclipError` if the disk is full.
     """
     path = folder / LEDGER_NAME
     try:

@@ -28,12 +28,7 @@ STAGES = f"{PREFIX}run"
 
 @dataclass(frozen=True)
 class Staged:
-    """Files that wait for their names.
-
-    Attributes:
-        folder: Where they are.
-        files: What they are, by the paths that they shall have in the output folder.
-    """
+    """Files that wait in a folder, by the paths that they will have in the output folder."""
 
     folder: Path
     files: Mapping[str, Written]
@@ -63,13 +58,7 @@ def stage(output: Path) -> Iterator[Path]:
 
 
 class Results:
-    """The files of a folder that this process has claimed, by its ledger.
-
-    Args:
-        folder: The output folder.
-        ledger: Its ledger.
-        overwrite: Whether a file of ours that somebody changed may be replaced.
-    """
+    """The files of a folder that this process has claimed; `overwrite` also replaces edited ones."""
 
     def __init__(self, folder: Path, ledger: Ledger, *, overwrite: bool = False) -> None:
         self.folder = folder
@@ -129,10 +118,9 @@ class Results:
         return None
 
     def accept(self, made: Iterable[tuple[Entry, Record, Staged]]) -> dict[str, str]:
-        """Enter images and give their files their names.
+        """Enter images and give their files their names; returns why it could not be done, by stem.
 
-        Returns why it could not be done, by stem; the others are done. What an image had before and has no more is
-        removed if it still is as it was written.
+        Files that an image had before and has no more are removed if they still are as they were written.
         """
         entries: list[tuple[Entry, Record]] = []
         files: dict[str, Owned] = {}
