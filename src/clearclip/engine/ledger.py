@@ -80,21 +80,20 @@ class Ledger:
 
     def get(self, stem: str) -> Entry | None:
         """The entry of an image."""
-        row = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE stem = ?", (printable(stem),)).fetchone()
-        return None if row is None else _entry(row)
+        return next(self._entries("stem = ?", printable(stem)), None)
+
+    def _entries(self, where: str, *values: str) -> Iterator[Entry]:
+        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE {where} ORDER BY stem", values)
+        return map(_entry, rows)
 
     def below(self, prefix: str) -> Iterator[Entry]:
         """The entries whose stems begin with the prefix, as those of one container do."""
         low = printable(prefix)
-        rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM images WHERE stem >= ? AND stem < ? ORDER BY stem", (low, low + "\U0010ffff")
-        )
-        yield from map(_entry, rows)
+        return self._entries("stem >= ? AND stem < ?", low, low + "\U0010ffff")
 
     def made_otherwise(self, settings: str) -> list[Entry]:
         """The entries of images that were made with other settings."""
-        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE settings != ? ORDER BY stem", (settings,))
-        return [_entry(row) for row in rows]
+        return list(self._entries("settings != ?", settings))
 
     def record(self, stem: str) -> Record | None:
         """What the formats stored of an image."""
@@ -104,20 +103,19 @@ class Ledger:
     def records(self, settings: str) -> Iterator[Record]:
         """What the formats stored of the images with these settings, by stem."""
         rows = self._connection.execute("SELECT record FROM images WHERE settings = ? ORDER BY stem", (settings,))
-        for (record,) in rows:
-            yield _unpack(record)
+        return (_unpack(record) for (record,) in rows)
 
     def owned(self, path: str) -> Owned | None:
         """What is known of a file, by its path relative to the folder, with slashes."""
-        row = self._connection.execute(
-            "SELECT path, stem, size, time, digest, before FROM files WHERE path = ?", (printable(path),)
-        ).fetchone()
-        return None if row is None else _owned(row)[1]
+        return next(iter(self._files("path", path).values()), None)
 
     def files(self, stem: str) -> dict[str, Owned]:
         """The files of an image by path; an empty stem gives those of the whole run."""
+        return self._files("stem", stem)
+
+    def _files(self, column: str, value: str) -> dict[str, Owned]:
         rows = self._connection.execute(
-            "SELECT path, stem, size, time, digest, before FROM files WHERE stem = ?", (printable(stem),)
+            f"SELECT path, stem, size, time, digest, before FROM files WHERE {column} = ?", (printable(value),)
         )
         return dict(map(_owned, rows))
 

@@ -95,24 +95,10 @@ Job = Group | Container
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """What became of a task: its record and staged files, why it failed, or neither if the result was there."""
 
-    Attributes:
-        source: As the task's.
-        identity: As the task's.
-        stem: As the task's.
-        stamp: As the task's.
-        digest: As `sources.digest`.
-        record: What the formats kept; `None` where the image failed, or was there already.
-        staged: Its files, which wait for their names; with a record.
-        reason: Why it failed; `None` where it did not.
-    """
-
-    source: str
-    identity: str
-    stem: str
-    stamp: str
-    digest: str
+    task: Task
+    digest: str = "none"
     record: Record | None = None
     staged: Staged | None = None
     reason: str | None = None
@@ -258,8 +244,7 @@ class _Read:
     def outcome(
         self, *, record: Record | None = None, staged: Staged | None = None, reason: str | None = None
     ) -> Outcome:
-        task = self.task
-        return Outcome(task.source, task.identity, task.stem, task.stamp, self.digest, record, staged, reason)
+        return Outcome(replace(self.task, data=None, known=None), self.digest, record, staged, reason)
 
 
 def _reraise_unless_of_an_image(error: Exception) -> None:

@@ -61,17 +61,7 @@ class Images:
     def give_up(self) -> list[Outcome]:
         """As `Work.give_up`."""
         group: Group = () if isinstance(self.job, Container) else self.job
-        return [
-            Outcome(
-                task.source,
-                task.identity,
-                task.stem,
-                task.stamp,
-                "none",
-                reason=f"{task.source}: every worker that reads it dies",
-            )
-            for task in group
-        ]
+        return [Outcome(task, reason=f"{task.source}: every worker that reads it dies") for task in group]
 
 
 @dataclass(frozen=True)

@@ -125,16 +125,11 @@ def segment_files(
     """
     vocabulary, limit = segmenter.vocabulary(labels, threshold)
     segmenter.embed(vocabulary)
+    info = segmenter.describe(segmenter.method, limit)
     order = Order(
-        vocabulary,
-        segmenter.describe(segmenter.method, limit),
-        output,
-        formats=formats,
-        choices=choices or Choices(),
-        batch_size=batch_size,
-        overwrite=overwrite,
-        show_progress=segmenter.show_progress,
-    )
+        vocabulary, info, output, formats=formats, choices=choices or Choices(),
+        batch_size=batch_size, overwrite=overwrite, show_progress=segmenter.show_progress,
+    )  # fmt: skip
 
     def in_this_process(jobs: Iterator[Job], writer: Writer, settings: str) -> Generator[Sequence[Outcome], None, None]:
         labeller = Labeller(segmenter, vocabulary, threshold, writer, settings, overwrite=overwrite)
@@ -172,15 +167,9 @@ def segment_on_ray(
     with connect(fleet) as pool:
         vocabulary, info = pool.ask(described)
         order = Order(
-            vocabulary,
-            info,
-            output,
-            formats=formats,
-            choices=choices or Choices(),
-            batch_size=batch_size,
-            overwrite=overwrite,
-            show_progress=show_progress,
-        )
+            vocabulary, info, output, formats=formats, choices=choices or Choices(),
+            batch_size=batch_size, overwrite=overwrite, show_progress=show_progress,
+        )  # fmt: skip
         return carry_out(order, paths, RayEngine(pool, described, info, overwrite))
 
 
@@ -356,35 +345,31 @@ def _enter(
     outcomes: Iterable[Outcome], order: Order, results: Results, run: str, containers: set[str], report: Report
 ) -> None:
     """Give new results their names, and note in ledger and report what became of each image."""
-    ledger, made, sources = results.ledger, [], {}
+    ledger, made = results.ledger, []
+    sources: dict[str, Source] = {}
     for outcome in outcomes:
+        task = outcome.task
+        source: Source = task.source if is_address(task.source) else Path(task.source)
         if outcome.reason is not None:
-            report.failed.append((_as_source(outcome.source), outcome.reason))
+            report.failed.append((source, outcome.reason))
         elif outcome.record is None or outcome.staged is None:
-            ledger.recognise(outcome.stem, source=outcome.identity, stamp=outcome.stamp)
+            ledger.recognise(task.stem, source=task.identity, stamp=task.stamp)
             report.skipped += 1
         else:
-            old = ledger.get(outcome.stem)
-            if old is not None and old.source != outcome.identity and _is_wanted(old, run, containers):
-                reason = f"{outcome.source} and {old.source} would both become {outcome.stem}: use two folders"
-                report.failed.append((_as_source(outcome.source), reason))
+            old = ledger.get(task.stem)
+            # another image of this run has the name, or will have it
+            is_rival = old is not None and (old.run == run or old.source.rpartition("#")[0] in containers)
+            if old is not None and old.source != task.identity and is_rival:
+                reason = f"{task.source} and {old.source} would both become {task.stem}: use two folders"
+                report.failed.append((source, reason))
                 outcome.staged.discard()
                 continue
             same = old is not None and (old.settings, old.digest) == (order.mark, outcome.digest)
-            record = merge_records(ledger.record(outcome.stem) if same else None, outcome.record)
+            record = merge_records(ledger.record(task.stem) if same else None, outcome.record)
             formats = tuple(record["formats"])
-            entry = Entry(outcome.stem, outcome.identity, outcome.stamp, outcome.digest, order.mark, run, formats)
+            entry = Entry(task.stem, task.identity, task.stamp, outcome.digest, order.mark, run, formats)
             made.append((entry, record, outcome.staged))
-            sources[outcome.stem] = outcome.source
+            sources[task.stem] = source
     refused = results.accept(made)
-    report.failed += [(_as_source(sources[stem]), reason) for stem, reason in refused.items()]
+    report.failed += [(sources[stem], reason) for stem, reason in refused.items()]
     report.done += len(made) - len(refused)
-
-
-def _is_wanted(entry: Entry, run: str, containers: set[str]) -> bool:
-    """Whether another image of this run has an entry's name, or will have it."""
-    return entry.run == run or entry.source.rpartition("#")[0] in containers
-
-
-def _as_source(text: str) -> Source:
-    return text if is_address(text) else Path(text)

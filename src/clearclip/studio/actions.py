@@ -1,8 +1,4 @@
-"""What happens when something on the page changes.
-
-Belongs here: values of controls → values of controls. Does not: where they stand (`layout`), which event calls what
-(`page`), results themselves (`engine`, `pictures`, `export`).
-"""
+"""What happens when something on the page changes: values of controls → values of controls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What stands where on the page.
-
-Belongs here: Gradio's components, their labels and places. Does not: what happens when they change.
-"""
+"""What stands where on the page: Gradio's components and their labels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The page: its look, and which event calls what.
-
-Belongs here: joining `layout` and `actions`. Does not: either of them.
-"""
+"""The page: its look, and which event calls what."""
 
 from __future__ import annotations
 
@@ -57,14 +54,7 @@ STYLE = asset("studio.css")
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """Make the page and the API.
-
-    Args:
-        studio: Engine, gallery, files.
-
-    Returns:
-        What Gradio launches.
-    """
+    """Make the page and the API, for Gradio to launch."""
     blocks = gr.Blocks(title="clearclip studio", analytics_enabled=False, delete_cache=(600, 6 * 3600), fill_width=True)
     with blocks:
         add_api(studio)  # first, for the names of its endpoints

@@ -1,7 +1,4 @@
-"""The studio on a port: what is allowed, where files go, who may come in.
-
-Belongs here: starting and stopping. Does not: the page.
-"""
+"""The studio on a port: what is allowed, where files go, who may come in."""
 
 from __future__ import annotations
 
@@ -42,17 +39,10 @@ DEFAULT_MODELS = ("tiny", *(name for name in CHECKPOINTS if name != "tiny"))
 
 @dataclass(frozen=True)
 class Options:
-    """How the studio is started.
+    """How the studio is started: `models` are sources by name, the first one is shown first.
 
-    Attributes:
-        models: Allowed names and sources, the first one is shown first.
-        host: Address to listen on.
-        port: Port; `None` for the first free one from 7860.
-        browser: Whether a browser is opened.
-        devices: Allowed devices; none for all that there are.
-        auth: Pairs of user and password; none lets everybody in who reaches the port.
-        allow_hosts: Further names under which the studio may be asked, `name` or `*.name`; see `gate.Hosts`.
-        limits: What one visitor may ask.
+    `port` of `None`: the first free one from 7860; no `devices`: all that there are; no `auth`: everybody who reaches
+    the port comes in; `allow_hosts` as in `service.hosts.Hosts`.
     """
 
     models: dict[str, str] = field(default_factory=lambda: {name: name for name in DEFAULT_MODELS})
@@ -66,17 +56,7 @@ class Options:
 
 
 def parse_models(values: Iterable[str]) -> dict[str, str]:
-    """Read `--models`.
-
-    Args:
-        values: Comma lists of what `clearclip.load` takes, or `NAME=SOURCE` to show a source under a name.
-
-    Returns:
-        Sources by name, in order; all friendly names where there is no value.
-
-    Raises:
-        UsageError: A name stands twice or is empty.
-    """
+    """Read `--models`, comma lists of sources or NAME=SOURCE, as sources by name; without any, all friendly names."""
     found: dict[str, str] = {}
     for value in (part.strip() for text in values for part in text.split(",")):
         named = re.fullmatch(r"([\w. -]+)=(.+)", value)
@@ -90,17 +70,7 @@ def parse_models(values: Iterable[str]) -> dict[str, str]:
 
 
 def parse_auth(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Read `--auth`.
-
-    Args:
-        values: `USER:PASSWORD`, or the path of a file with one such pair a line.
-
-    Returns:
-        The pairs.
-
-    Raises:
-        UsageError: A value is neither.
-    """
+    """Read `--auth`, USER:PASSWORD or files with one such pair a line."""
     pairs = []
     for value in values:
         texts = [value]
@@ -119,14 +89,7 @@ def parse_auth(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 
 def exposure(options: Options) -> str | None:
-    """What to say where others can reach the port.
-
-    Args:
-        options: How the studio is started.
-
-    Returns:
-        A warning, or `None`.
-    """
+    """A warning where others can reach the port, or `None`."""
     if _is_private(options):
         return None
     who = "everybody who can reach" if not options.auth else "everybody with a password who can reach"
@@ -170,7 +133,7 @@ def choose_port(host: str, port: int | None) -> int:
 
 @contextmanager
 def running(options: Options) -> Iterator[tuple[str, Any]]:
-    """Start the studio; yields the page's address and Gradio's blocks, and stops it and removes its folder at the end.
+    """Start the studio; yields the page's address and Gradio's blocks, and stops and cleans up at the end.
 
     `ClearclipError` if the extra is not installed, or the port cannot be used.
     """

@@ -1,7 +1,4 @@
-"""The settings that a visitor sees: what they are at first, as a request, and when they come from outside.
-
-Belongs here: a page's settings by name, without Gradio. Does not: controls, models, results.
-"""
+"""The settings that a visitor sees: what they are at first, as a request, and when they come from outside."""
 
 from __future__ import annotations
 
@@ -24,13 +21,7 @@ OPACITY = 0.55
 
 @dataclass
 class Studio:
-    """What the page's functions need.
-
-    Attributes:
-        engine: Models and kept features.
-        scenes: The gallery.
-        files: Where results are written for download.
-    """
+    """What the page's functions need: the models, the gallery, and the folder for files."""
 
     engine: Engine
     scenes: Sequence[SceneFile]
@@ -57,7 +48,7 @@ class Studio:
         }
 
     def request(self, settings: Mapping[str, Any]) -> Request:
-        """The settings of the page's controls, by the names of `defaults`, as a request; `UsageError` for bad ones."""
+        """The values of the page's controls, by the names of `defaults`, as a request; `UsageError` for bad ones."""
         template = settings["templates"]
         return read_request(
             settings["labels"],
@@ -71,16 +62,7 @@ class Studio:
         )
 
     def lines(self, request: Request, *, image: str, method: str) -> export.Lines:
-        """The command and the Python lines of a request.
-
-        Args:
-            request: The request.
-            image: Name of the image's file.
-            method: Spelling of the method that ran.
-
-        Returns:
-            Them.
-        """
+        """The command and the Python lines of a request, with the spelling of the method that ran."""
         device = request.device if request.device != available_devices()[0] else None
         source = self.engine.models[request.model]
         return export.lines(request, image=image, source=source, method=method, device=device)
@@ -109,13 +91,6 @@ class Studio:
 
 
 def label_entry(label: Label) -> dict[str, Any]:
-    """A label as the page's list has it.
-
-    Args:
-        label: The label.
-
-    Returns:
-        `{name, synonyms, color}`.
-    """
+    """A label as the page's list has it: `{name, synonyms, color}`."""
     color = hex_color(label.color) if label.color else None
     return {"name": label.name, "synonyms": list(label.synonyms), "color": color}
