@@ -85,7 +85,7 @@ class Answer:
         return next(iter(self.results.values()))
 
 
-class Engine:
+class Models:
     """All that visitors share: models and a bounded cache keyed by content.
 
     Nothing in here belongs to a visitor: an image is found only by who has its bytes. `keeps_words` stores text
@@ -94,15 +94,15 @@ class Engine:
 
     def __init__(
         self,
-        models: Mapping[str, str],
+        sources: Mapping[str, str],
         *,
         devices: Sequence[str],
         limits: Limits | None = None,
         keeps_words: bool = True,
     ) -> None:
-        if not models or not devices:
+        if not sources or not devices:
             raise UsageError("at least one model and one device must be allowed")
-        self.models = dict(models)
+        self.sources = dict(sources)
         self.devices = tuple(devices)
         self.limits = limits or Limits()
         self.keeps_words = keeps_words
@@ -113,8 +113,8 @@ class Engine:
 
     def model(self, name: str, device: str = "auto", *, say: Say | None = None) -> Loaded:
         """A model, loaded if it is not in memory, which `say` is told first; `ClearclipError` if it is not allowed."""
-        if name not in self.models:
-            raise UsageError(f"model {name!r} is not allowed here: {nearest(name, self.models)}")
+        if name not in self.sources:
+            raise UsageError(f"model {name!r} is not allowed here: {nearest(name, self.sources)}")
         if device not in self.devices:
             raise UsageError(f"device {device!r} is not allowed here: {nearest(device, self.devices)}")
         if (kept := self._in_memory(name, device)) is not None:
@@ -125,7 +125,7 @@ class Engine:
             if say is not None:
                 say(f"Loading {name}")
             segmenter = Segmenter(
-                load_backbone(self.models[name]),
+                load_backbone(self.sources[name]),
                 method="clearclip",
                 device=device,
                 dtype="auto",

@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """How an image is to be segmented; without a `threshold` there is no background, without `templates` the paper's 80."""
+    """How an image is to be segmented; no `threshold` means no background, no `templates` the paper's 80."""
 
     labels: tuple[Label, ...]
     model: str
@@ -222,7 +222,7 @@ def read_methods(value: Any, *, limits: Limits) -> tuple[Method, ...]:
 
 
 def read_json(data: bytes) -> Any:
-    """JSON from a client; `UsageError` if it is damaged, has over `JSON_PARTS` parts or over `JSON_DEPTH` levels.
+    """JSON from a client; `UsageError` if it is damaged, or has over `JSON_PARTS` parts or `JSON_DEPTH` levels.
 
     The parts are counted before anything is parsed: a list of empty lists takes twenty times its bytes in memory.
     """
@@ -251,7 +251,7 @@ def too_large(name: str, *, size: int, limit: int) -> str:
 
 
 def with_residual(method: str, residual: str, beta: float) -> str:
-    """A method with another residual, one of `RESIDUALS`; `beta` is the percentage of the strongest channels to drop."""
+    """A vocabulary from a client, each name once: a list of labels as texts, or one text as a label file.
     row = read_method(method)
     if residual == RESIDUALS[0]:
         return row.spelling

@@ -70,7 +70,7 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
     heavy: dict[str, Any] = {
         **raw,
         "concurrency_id": "model",
-        "concurrency_limit": on.engine.limits.concurrency,
+        "concurrency_limit": on.models.limits.concurrency,
     }
     refresh: dict[str, Any] = {
         **heavy,

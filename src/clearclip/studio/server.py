@@ -29,7 +29,7 @@ from clearclip.service.hosts import Hosts, is_loopback
 from clearclip.service.request import Limits
 
 if TYPE_CHECKING:
-    from clearclip.service.models import Engine
+    from clearclip.service.models import Models
 
 PORTS = range(7860, 7960)
 SESSIONS = 200
@@ -144,7 +144,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         from gradio import processing_utils
 
         from clearclip.service.gate import guarded
-        from clearclip.service.models import Engine, available_devices
+        from clearclip.service.models import Models, available_devices
         from clearclip.studio import page
         from clearclip.studio.scenes import write_scenes
         from clearclip.studio.settings import Studio
@@ -152,13 +152,13 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         # A file's folder is a hash of this and its bytes: who knows an image cannot tell where another's upload lies.
         processing_utils.hash_seed = secrets.token_bytes(32)
         files = Files(work, limit=options.limits.stored_bytes)
-        engine = Engine(
+        models = Models(
             options.models,
             devices=options.devices or available_devices(),
             limits=options.limits,
             keeps_words=_is_private(options),
         )
-        blocks = page.build(Studio(engine, write_scenes(files.scenes), files))
+        blocks = page.build(Studio(models, write_scenes(files.scenes), files))
         blocks.queue(max_size=options.limits.queue, default_concurrency_limit=options.limits.concurrency)
         hosts = Hosts(options.host, allowed=(*options.allow_hosts, *_root_host()))
         try:
@@ -190,7 +190,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         files.keep()
         if options.browser:
             webbrowser.open(url)
-        threading.Thread(target=_warm, args=(engine,), daemon=True).start()
+        threading.Thread(target=_warm, args=(models,), daemon=True).start()
         try:
             yield url, blocks
         finally:
@@ -203,10 +203,10 @@ def _root_host() -> tuple[str, ...]:
     return (name,) if name else ()
 
 
-def _warm(engine: Engine) -> None:
+def _warm(models: Models) -> None:
     """Load the model that is shown first while the browser still opens; an error is told to who asks for it."""
     with suppress(ClearclipError):
-        engine.model(next(iter(engine.models)), engine.devices[0])
+        models.model(next(iter(models.sources)), models.devices[0])
 
 
 def _quiet(work: Path) -> AbstractContextManager[None]:
