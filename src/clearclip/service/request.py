@@ -251,7 +251,7 @@ def too_large(name: str, *, size: int, limit: int) -> str:
 
 
 def with_residual(method: str, residual: str, beta: float) -> str:
-    """A vocabulary from a client, each name once: a list of labels as texts, or one text as a label file.
+    """A method with another residual, one of `RESIDUALS`; `beta` is the percentage of channels to drop."""
     row = read_method(method)
     if residual == RESIDUALS[0]:
         return row.spelling
