@@ -1,8 +1,4 @@
-"""The main job on made scenes: segment them with the embedded model and show the methods side by side.
-
-Belongs here: what `clearclip demo` does and draws. Does not: the command's options (`clearclip.cli.demo`) and the
-full scoring of a split (`score`).
-"""
+"""The main job on made scenes: segment them with the embedded model and show the methods side by side."""
 
 from __future__ import annotations
 
@@ -42,12 +38,7 @@ _OPACITY = 0.82
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What a demo made.
-
-    Attributes:
-        miou: mIoU in percent by method, of all the scenes from one confusion matrix each.
-        files: Everything that was written; the side-by-side picture is the first.
-    """
+    """mIoU in percent by method, and the files that were written, the side-by-side picture first."""
 
     miou: dict[str, float]
     files: tuple[Path, ...]
@@ -62,22 +53,10 @@ def run_demo(
     drawn: int = 4,
     device: str = "auto",
 ) -> DemoReport:
-    """Make scenes, segment them by several methods, and write overlays and one side-by-side picture.
+    """Make scenes, segment them by several methods, and write overlays and a side-by-side picture of the first `drawn`.
 
-    Args:
-        output: Folder; made where it is missing. Files of an earlier demo are replaced, others never.
-        model: As `clearclip.load`.
-        methods: Spellings; GEM over half of the blocks of a model with fewer than six.
-        pictures: How many scenes are segmented and scored.
-        drawn: How many of them the side-by-side picture shows.
-        device: As `clearclip.load`.
-
-    Returns:
-        Scores and files.
-
-    Raises:
-        UsageError: A method is unknown, or there are no pictures.
-        ClearclipError: The model cannot be used, or the folder cannot be written.
+    Files of an earlier demo are replaced, others never. GEM runs over half of the blocks of a model with fewer than
+    six. `UsageError` if a method is unknown, a number out of range, or the folder cannot be written.
     """
     if not 1 <= pictures <= MOST_PICTURES or drawn < 1:
         raise UsageError(
@@ -137,16 +116,7 @@ def _miou(scenes: Sequence[Scene], label_maps: Sequence[NDArray[np.int32]]) -> f
 def draw_comparison(
     scenes: Sequence[Scene], label_maps: Sequence[Sequence[NDArray[np.int32]]], *, titles: Sequence[str]
 ) -> Image.Image:
-    """One row a scene: image, truth, and every method, with a legend below.
-
-    Args:
-        scenes: What was segmented.
-        label_maps: For each scene one map a method.
-        titles: What stands above each method's column.
-
-    Returns:
-        An RGB picture.
-    """
+    """One row a scene: image, truth, and every method under its title, with a legend below."""
     columns = ["image", "truth", *titles]
     width, height = _TILE
     sheet = Image.new("RGB", (len(columns) * (width + _GAP) + _GAP, _HEAD + len(scenes) * (height + _GAP)), "white")

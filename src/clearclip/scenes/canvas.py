@@ -1,6 +1,5 @@
 """Drawing colours and labels together: a supersampled canvas, a pen in a thing's frame, surface texture.
 
-Belongs here: pixels. Does not: what any class looks like (`nature`, `made`) or where it stands (`layouts`).
 Lengths are in units of the picture's height: x from 0 to width / height, y from 0 (top) to 1 (bottom).
 """
 
@@ -83,12 +82,7 @@ class Object:
 
 
 class Canvas:
-    """Colour and instance number of every pixel, drawn back to front.
-
-    Args:
-        size: (height, width) of the finished picture in pixels.
-        light: factors of red, green and blue by which daylight colours are seen.
-    """
+    """Colour and instance number of every pixel, drawn back to front; `light` multiplies red, green and blue."""
 
     def __init__(self, size: tuple[int, int], light: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
         self.height, self.width = size
@@ -184,11 +178,7 @@ class Canvas:
         return self.objects[int(number)].name  # type: ignore[arg-type]
 
     def finish(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Downsample and add the textures.
-
-        Returns:
-            image (H, W, 3), label_map (H, W) of class indices, instance_map (H, W) of object numbers: uint8.
-        """
+        """Downsample and add the textures: image (H, W, 3), label map and instance map (H, W), uint8."""
         numbers = np.ascontiguousarray(np.asarray(self._numbers)[::_SUPERSAMPLING, ::_SUPERSAMPLING])
         classes = np.array([INDEX[thing.name] for thing in self.objects], dtype=np.uint8)
         label_map = classes[numbers]
@@ -198,7 +188,7 @@ class Canvas:
 
 
 def _relief(rng: np.random.Generator, size: tuple[int, int], label_map: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Grey levels to add, (H, W) float32: four kinds of noise in the proportions of each pixel's class.
+    """Grey levels to add, (H, W): four kinds of noise in the proportions of each pixel's class.
 
     The grain of the streaks is a part of the picture's height, so that a scene looks alike at every size.
     """
@@ -223,14 +213,7 @@ def _relief(rng: np.random.Generator, size: tuple[int, int], label_map: NDArray[
 
 
 class Pen:
-    """Draws one thing in its own frame: x to the right of its foot, y up from it, in units of its size.
-
-    Args:
-        canvas: where to draw.
-        foot: where the thing stands, in the canvas's units.
-        size: the length of one unit of the thing's frame, in the canvas's units.
-        flip: mirror it.
-    """
+    """Draws one thing in its own frame: x to the right of its foot, y up from it, in units of its size."""
 
     def __init__(self, canvas: Canvas, foot: Point, *, size: float, flip: bool = False) -> None:
         self.canvas = canvas

@@ -1,7 +1,4 @@
-"""Putting a picture together, back to front: backdrop, flyers, grounds, things that stand on them.
-
-Belongs here: choosing and placing. Does not: the rows chosen from (`layouts`), or seeds and splits (`generate`).
-"""
+"""Putting a picture together, back to front: backdrop, flyers, grounds, things that stand on them."""
 
 from __future__ import annotations
 
@@ -19,14 +16,7 @@ def _pick_colour(rng: np.random.Generator, name: str, *, hold_out: bool) -> str 
 
 
 class Composer:
-    """Draws one picture on a canvas, back to front.
-
-    Args:
-        canvas: an empty canvas.
-        rng: every choice comes from here.
-        light: the time of day.
-        hold_out: leave out the colour–thing pairs of `HELD_OUT`.
-    """
+    """Draws one picture on a canvas; with `hold_out` without the colour–thing pairs of `HELD_OUT`."""
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator, *, light: Light, hold_out: bool) -> None:
         self.canvas = canvas
@@ -248,11 +238,7 @@ class Composer:
 def compose(
     size: tuple[int, int], rng: np.random.Generator, *, layout: str | None = None, hold_out: bool = False
 ) -> tuple[Canvas, str, str]:
-    """Compose a picture of a random or a named layout ("portrait" for one large thing).
-
-    Returns:
-        The canvas, the layout's name and the time of day's name.
-    """
+    """Compose a picture of a random or a named layout ("portrait": one large thing), and name its layout and light."""
     light = LIGHTS[rng.choice(len(LIGHTS), p=LIGHT_CHANCES)]
     canvas = Canvas(size, light.factors)
     composer = Composer(canvas, rng, light=light, hold_out=hold_out)

@@ -1,8 +1,4 @@
-"""What pictures are composed of: kinds of things, grounds, times of day and families of pictures, as data.
-
-Belongs here: rows. Does not: how one thing looks (`nature`, `made`), or how a picture is put together
-(`compose`).
-"""
+"""What pictures are composed of: kinds of things, grounds, times of day and families of pictures, as data."""
 
 from __future__ import annotations
 
@@ -72,12 +68,9 @@ GROUNDS: dict[str, tuple[RGB, ...]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A family of pictures.
+    """A family of pictures: bands of ground from the horizon down (one tuple is chosen), and weights of things.
 
-    Attributes:
-        bands: grounds from the horizon to the bottom edge; one of these tuples is chosen.
-        things: how often each kind stands there, as weights.
-        pond, path, lane: chances of a pond, of a dirt path and of a road running into the distance.
+    The chances are of a pond, of a dirt path and of a road running into the distance.
     """
 
     bands: tuple[tuple[str, ...], ...]

@@ -1,8 +1,6 @@
 """How man-made things look: buildings, vehicles, toys.
 
-Every drawer has one signature, `draw(pen, rng, colour)`, and draws in the pen's frame: about one unit high,
-standing on (0, 0).
-Things of nature are in `nature`.
+Every drawer is `draw(pen, rng, colour)` and draws in the pen's frame, about one unit high, standing on (0, 0).
 """
 
 from __future__ import annotations

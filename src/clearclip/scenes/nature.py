@@ -1,9 +1,4 @@
-"""How things of nature look: plants, rocks, animals and people, and what hangs in the sky.
-
-Every drawer has one signature, `draw(pen, rng, colour)`, and draws in the pen's frame: about one unit high,
-standing on (0, 0).
-Man-made things are in `made`.
-"""
+"""How things of nature look: plants, rocks, animals and people, and what hangs in the sky; drawers as in `made`."""
 
 from __future__ import annotations
 
