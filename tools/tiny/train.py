@@ -38,10 +38,7 @@ def build_model(folder: Path, recipe: Recipe) -> nn.Module:
     """The model that the folder's configuration describes, with the recipe's seed and its start of queries and keys."""
     torch.manual_seed(recipe.seed)
     model: nn.Module = open_clip.create_model(
-        f"local-dir:{folder}",
-        load_weights=False,
-        require_pretrained=False,
-        force_patch_dropout=0.5,
+        f"local-dir:{folder}", load_weights=False, require_pretrained=False, force_patch_dropout=0.5
     )
     width = recipe.width
     with torch.no_grad():

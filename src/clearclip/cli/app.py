@@ -17,8 +17,7 @@ Models = Annotated[
     ),
 ]
 Auth = Annotated[
-    list[str] | None,
-    typer.Option("--auth", help="USER:PASSWORD, or a file with one such pair a line. Repeat it."),
+    list[str] | None, typer.Option("--auth", help="USER:PASSWORD, or a file with one such pair a line. Repeat it.")
 ]
 AllowHost = Annotated[
     list[str] | None,

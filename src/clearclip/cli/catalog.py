@@ -53,12 +53,7 @@ def methods(as_json: o.AsJson = False) -> None:
         kinds = "+".join(row.attention) if row.combine == "sum" else f"mean of {', '.join(row.attention)}"
         iterated = ", normalised, iterated" if row.normalize else ""
         table.add_row(
-            row.name,
-            kinds + iterated,
-            row.residual,
-            "keep" if row.ffn else "drop",
-            str(row.depth),
-            ABOUT[row.name],
+            row.name, kinds + iterated, row.residual, "keep" if row.ffn else "drop", str(row.depth), ABOUT[row.name]
         )
     axes = Table(
         title="Axes, changed as in 'clearclip[residual=beta:30]' or 'vanilla[residual=drop,ffn=drop]'",

@@ -28,8 +28,7 @@ Target = Annotated[
     typer.Argument(metavar="[BENCHMARK]", help="As `clearclip benchmarks` lists them; with --merge, output folders."),
 ]
 MethodNames = Annotated[
-    str,
-    typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30]."),
+    str, typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30].")
 ]
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Folder for results.jsonl and the state that a run goes on from.")

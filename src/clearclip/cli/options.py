@@ -42,8 +42,7 @@ Model = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str,
-    typer.Option("--method", help="As `clearclip methods` lists them, e.g. 'clearclip[residual=beta:30]'."),
+    str, typer.Option("--method", help="As `clearclip methods` lists them, e.g. 'clearclip[residual=beta:30]'.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
@@ -158,8 +157,7 @@ class Workers:
     ] = None
     cpus_per_worker: Annotated[float, typer.Option(help="With --engine ray: processor cores of a worker.")] = 1.0
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(help="With --engine ray: GPUs, or the part of one. Default: 1 if there are any."),
+        float | None, typer.Option(help="With --engine ray: GPUs, or the part of one. Default: 1 if there are any.")
     ] = None
 
     def fleet(self, device: str) -> Fleet | None:

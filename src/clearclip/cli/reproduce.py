@@ -15,8 +15,7 @@ TargetName = Annotated[
     str, typer.Argument(metavar="TARGET", help="figure1, table1, table2, figure2, figure3, figure4, or all.")
 ]
 Data = Annotated[
-    list[str] | None,
-    typer.Option("--data", help="Folder that holds a folder per benchmark, or NAME=DIR; repeat it."),
+    list[str] | None, typer.Option("--data", help="Folder that holds a folder per benchmark, or NAME=DIR; repeat it.")
 ]
 Benchmarks = Annotated[
     str | None, typer.Option(help="A comma list; default: the paper's, or `scenes` where no --data is given.")

@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 SHARED = ("benchmark", "model", "images", "threshold")
 
 Formats = Annotated[
-    list[str] | None,
-    typer.Option("--format", help="Print as md, csv, latex or json instead of the table; repeat it."),
+    list[str] | None, typer.Option("--format", help="Print as md, csv, latex or json instead of the table; repeat it.")
 ]
 
 
 def results(
     files: Annotated[list[Path], typer.Argument(help="results.jsonl files, or the folders they lie in.")],
     view: Annotated[
-        str,
-        typer.Option(help="runs: one row each; methods: a column for each benchmark; classes: IoU of each class."),
+        str, typer.Option(help="runs: one row each; methods: a column for each benchmark; classes: IoU of each class.")
     ] = "runs",
     benchmarks: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
     models: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,

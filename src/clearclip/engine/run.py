@@ -16,16 +16,7 @@ from clearclip.engine.ledger import LEDGER_NAME, Entry, open_ledger
 from clearclip.engine.pipeline import FULL, Container, Group, Job, Known, Labeller, Outcome, Task, groups_of
 from clearclip.engine.report import ERROR_TABLE, Report
 from clearclip.engine.results import Results, Staged, is_folder, naming, stage
-from clearclip.engine.sources import (
-    Source,
-    find_sources,
-    identity,
-    is_address,
-    is_container,
-    resolved,
-    stamp,
-    stem_of,
-)
+from clearclip.engine.sources import Source, find_sources, identity, is_address, is_container, resolved, stamp, stem_of
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim

@@ -135,14 +135,7 @@ class Canvas:
             self._number_pen.polygon(pixels, len(self.objects) - 1)
 
     def ellipse(
-        self,
-        centre: Point,
-        radii: Point,
-        colour: RGB,
-        *,
-        mark: bool = True,
-        glow: bool = False,
-        alpha: int = 255,
+        self, centre: Point, radii: Point, colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
     ) -> None:
         """Fill an upright ellipse of half axes `radii`."""
         (x, y), (rx, ry), scale = centre, radii, self.scale
@@ -232,28 +225,14 @@ class Pen:
         self.canvas.polygon([self.at(x, y) for x, y in points], colour, mark=mark, glow=glow, alpha=alpha)
 
     def box(
-        self,
-        corner: Point,
-        opposite: Point,
-        colour: RGB,
-        *,
-        mark: bool = True,
-        glow: bool = False,
-        alpha: int = 255,
+        self, corner: Point, opposite: Point, colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
     ) -> None:
         """Fill the rectangle between two opposite corners."""
         (x0, y0), (x1, y1) = corner, opposite
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, mark=mark, glow=glow, alpha=alpha)
 
     def ellipse(
-        self,
-        centre: Point,
-        radii: Point,
-        colour: RGB,
-        *,
-        mark: bool = True,
-        glow: bool = False,
-        alpha: int = 255,
+        self, centre: Point, radii: Point, colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
     ) -> None:
         """Fill an upright ellipse of the thing's frame."""
         size = (radii[0] * self.size, radii[1] * self.size)

@@ -75,8 +75,7 @@ class Composer:
                     (0.06 * aspect, 0.3 * self.horizon), (0.94 * aspect, 0.95 * self.horizon), (4, 2)
                 ).tolist()
                 place = max(
-                    spots,
-                    key=lambda spot: min((abs(spot[0] - x) + abs(spot[1] - y) for x, y in taken), default=0.0),
+                    spots, key=lambda spot: min((abs(spot[0] - x) + abs(spot[1] - y) for x, y in taken), default=0.0)
                 )
                 taken.append(place)
                 self.thing(name, (place[0], place[1]), size=KINDS[name].height * float(rng.uniform(0.6, 1.15)))
@@ -131,12 +130,7 @@ class Composer:
         middle, half = (top + bottom) / 2, 0.006 + 0.02 * (bottom - top)
         start = float(self.rng.uniform(-0.1, 0.1))
         for x in np.arange(start, self.canvas.aspect, 0.2):
-            corners = [
-                (x, middle - half),
-                (x + 0.1, middle - half),
-                (x + 0.1, middle + half),
-                (x, middle + half),
-            ]
+            corners = [(x, middle - half), (x + 0.1, middle - half), (x + 0.1, middle + half), (x, middle + half)]
             self.canvas.polygon([(float(a), b) for a, b in corners], (236, 232, 214), mark=False)
 
     def _pond(self) -> None:

@@ -100,17 +100,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "town": Layout(
         (("grass", "road", "grass"), ("grass", "road"), ("dirt", "road", "grass")),
-        {
-            "house": 4,
-            "car": 5,
-            "bus": 4,
-            "tree": 2,
-            "person": 3,
-            "bush": 2,
-            "fence": 2,
-            "ball": 1.5,
-            "flower": 1.5,
-        },
+        {"house": 4, "car": 5, "bus": 4, "tree": 2, "person": 3, "bush": 2, "fence": 2, "ball": 1.5, "flower": 1.5},
     ),
     "beach": Layout(
         (("water", "sand"), ("water", "sand", "grass")),
@@ -199,10 +189,7 @@ LIGHTS: tuple[Light, ...] = (
     Light(
         "dusk",
         (1.0, 0.82, 0.74),
-        (
-            ((84, 66, 128), (212, 106, 112), (255, 184, 108)),
-            ((120, 84, 148), (238, 140, 120), (255, 212, 142)),
-        ),
+        (((84, 66, 128), (212, 106, 112), (255, 184, 108)), ((120, 84, 148), (238, 140, 120), (255, 212, 142))),
         (255, 196, 178),
         "sun",
         (255, 168, 62),

@@ -192,10 +192,7 @@ class Layout:
             ]
         self.parts = gr.HTML(apply_default_css=False, elem_id="parts")
         self.numbers = gr.Dataframe(
-            headers=list(html.NUMBER_HEADERS),
-            label="The last block in numbers",
-            interactive=False,
-            elem_id="numbers",
+            headers=list(html.NUMBER_HEADERS), label="The last block in numbers", interactive=False, elem_id="numbers"
         )
         self.chart = gr.HTML(apply_default_css=False, elem_id="chart")
 

@@ -67,11 +67,7 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
     settings = on.settings
     private: dict[str, Any] = {"api_visibility": "private"}
     raw: dict[str, Any] = {**private, "preprocess": False}  # files are opened by us, and nothing is believed
-    heavy: dict[str, Any] = {
-        **raw,
-        "concurrency_id": "model",
-        "concurrency_limit": on.models.limits.concurrency,
-    }
+    heavy: dict[str, Any] = {**raw, "concurrency_id": "model", "concurrency_limit": on.models.limits.concurrency}
     refresh: dict[str, Any] = {
         **heavy,
         "fn": does.refresh,

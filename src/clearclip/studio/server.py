@@ -212,11 +212,7 @@ def _warm(models: Models) -> None:
 def _quiet(work: Path) -> AbstractContextManager[None]:
     """Gradio's own files into our folder, and nothing sent anywhere."""
     return environment(
-        {
-            "GRADIO_TEMP_DIR": str(work / "uploads"),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
+        {"GRADIO_TEMP_DIR": str(work / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     )
 
 
