@@ -86,8 +86,10 @@ def run_demo(
                 for name, label_map in named.items():
                     overlay = draw_overlay(scene.image, label_map, PALETTE, names=CLASSES)
                     files.append(_write(overlay, outputs, _overlay_name(stem, name)))
+            settings = segmenter.describe(segmenter.method)
+            settings.pop("method")
             with outputs.write(RECORD_NAME) as partial:
-                partial.write_text(_record(segmenter, miou), encoding="utf-8")
+                partial.write_text(json.dumps({"miou": miou, "settings": settings}, indent=2) + "\n", encoding="utf-8")
             files.append(output / RECORD_NAME)
             outputs.drop_rest("scene-")
     except OSError as error:
@@ -133,17 +135,14 @@ def draw_comparison(
             place = (_GAP + column * (width + _GAP), _HEAD + row * (height + _GAP))
             sheet.paste(tile.resize(_TILE, Image.Resampling.LANCZOS), place)
         shown.update(*(np.flatnonzero(np.bincount(part.ravel())).tolist() for part in labels))
-    entries = [(CLASSES[index], _rgb(index)) for index in sorted(shown)]
+    entries = [
+        (CLASSES[at], (red, green, blue)) for at, (red, green, blue) in enumerate(PALETTE.tolist()) if at in shown
+    ]
     legend = draw_legend(entries, width=sheet.width, size=16)
     picture = Image.new("RGB", (sheet.width, sheet.height + legend.height), "white")
     picture.paste(sheet)
     picture.paste(legend, (0, sheet.height))
     return picture
-
-
-def _rgb(index: int) -> tuple[int, int, int]:
-    red, green, blue = PALETTE[index].tolist()
-    return (red, green, blue)
 
 
 def _write(picture: Image.Image, outputs: Outputs, name: str) -> Path:
@@ -153,15 +152,6 @@ def _write(picture: Image.Image, outputs: Outputs, name: str) -> Path:
 
 
 def _overlay_name(stem: str, kind: str) -> str:
-    return f"{stem}.{_plain(kind)}.overlay.jpg"
-
-
-def _plain(method: str) -> str:
-    """A spelling as part of a file's name on every system."""
-    return re.sub(r"[^\w+.=-]+", "-", method).strip("-")
-
-
-def _record(segmenter: Segmenter, miou: dict[str, float]) -> str:
-    settings = segmenter.describe(segmenter.method)
-    settings.pop("method")
-    return json.dumps({"miou": miou, "settings": settings}, indent=2) + "\n"
+    """A method's spelling becomes a part of a file's name on every system."""
+    plain = re.sub(r"[^\w+.=-]+", "-", kind).strip("-")
+    return f"{stem}.{plain}.overlay.jpg"

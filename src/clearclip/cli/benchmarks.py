@@ -35,32 +35,19 @@ def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
     from clearclip.benchmarks.rows import BENCHMARKS
 
     if as_json:
-        rows = [
-            {
-                "name": row.name,
-                "title": row.title,
-                "classes": row.classes,
-                "images": row.size,
-                "protocol": row.protocol,
-                "thresholds": dict(row.thresholds),
-                "get": row.get,
-            }
-            for row in BENCHMARKS.values()
-        ]
-        o.print_json(rows)
+        shown = ("name", "title", "classes", "images", "protocol", "thresholds", "get")
+        named = [{**vars(row), "images": row.size, "thresholds": dict(row.thresholds)} for row in BENCHMARKS.values()]
+        o.print_json([{name: row[name] for name in shown} for row in named])
         return
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column
 
-    table = Table(title="Benchmarks", title_justify="left")
-    for column in ("name", "classes", "images", "what", "background threshold"):
-        table.add_column(column, justify="right" if column in ("classes", "images") else "left")
-    places: dict[str, list[str]] = {}
+    rows, places = [], dict[str, list[str]]()
     for row in BENCHMARKS.values():
         thresholds = "\n".join(f"{method} {value:g}" for method, value in row.thresholds.items())
-        table.add_row(row.name, str(row.classes), f"{row.size:,}", row.title, thresholds or "–")
+        rows.append((row.name, str(row.classes), f"{row.size:,}", row.title, thresholds or "–"))
         places.setdefault(row.get, []).append(row.name)
-    Console().print(table)
+    numbers = [Column(name, justify="right") for name in ("classes", "images")]
+    o.print_table("Benchmarks", ("name", *numbers, "what", "background threshold"), rows)
     typer.echo("Where to get them:")
     for place, names in places.items():
         typer.echo(f"  {', '.join(names)}: {place}")

@@ -30,14 +30,10 @@ def demo(
     if as_json:
         o.print_json({"miou": report.miou, "files": report.files})
         return
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("method", "mIoU", title=f"{limit} made scenes, {model}", title_justify="left")
-    for name, value in report.miou.items():
-        table.add_row(escape(name), f"{value:.1f}")
-    Console().print(table)
+    rows = [(escape(name), f"{value:.1f}") for name, value in report.miou.items()]
+    o.print_table(f"{limit} made scenes, {model}", ("method", "mIoU"), rows)
     typer.echo(f"Look at {report.files[0]}")
     typer.echo("Your own photographs, with real weights (600 MB, once):")
     typer.echo("  clearclip segment PHOTO.jpg -l sky -l grass -l person --model clip-b16 -o OUT")

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -222,6 +222,17 @@ def prepare() -> None:
 def print_json(value: Any) -> None:
     """What `--json` prints."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(title: str, columns: Iterable[Any], rows: Iterable[Iterable[str]]) -> None:
+    """A table on the terminal; a column is its name, or rich's `Column`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def split(text: str | None) -> list[str] | None:

@@ -46,18 +46,13 @@ def shade(colour: RGB, factor: float) -> RGB:
     """Darken (factor < 1) or lighten towards white (factor > 1) a colour."""
     if factor <= 1:
         return (int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor))
-    white = min(factor - 1.0, 1.0)
-    return mix(colour, (255, 255, 255), white)
+    return mix(colour, (255, 255, 255), min(factor - 1.0, 1.0))
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
     """Blend two colours; `share` in [0, 1] is the second's part."""
-    keep = 1.0 - share
-    return (
-        int(first[0] * keep + second[0] * share),
-        int(first[1] * keep + second[1] * share),
-        int(first[2] * keep + second[2] * share),
-    )
+    red, green, blue = (int(one * (1.0 - share) + other * share) for one, other in zip(first, second, strict=True))
+    return (red, green, blue)
 
 
 def jitter(rng: np.random.Generator, colour: RGB, amount: float = 14.0) -> RGB:
@@ -115,15 +110,9 @@ class Canvas:
         self._colours.paste(gradient)
 
     def _seen(self, colour: RGB, glow: bool, alpha: int) -> tuple[int, int, int, int]:
-        if glow:
-            return (*colour, alpha)
-        red, green, blue = self.light
-        return (
-            min(int(colour[0] * red), 255),
-            min(int(colour[1] * green), 255),
-            min(int(colour[2] * blue), 255),
-            alpha,
-        )
+        light = (1.0, 1.0, 1.0) if glow else self.light
+        red, green, blue = (min(int(part * factor), 255) for part, factor in zip(colour, light, strict=True))
+        return (red, green, blue, alpha)
 
     def polygon(
         self, points: Sequence[Point], colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255

@@ -232,18 +232,7 @@ class Layout:
     @property
     def settings(self) -> dict[str, Any]:
         """The controls of `Studio.defaults`, by the same names."""
-        return {
-            "labels": self.labels,
-            "model": self.model,
-            "device": self.device,
-            "method": self.method,
-            "residual": self.residual,
-            "beta": self.beta,
-            "threshold": self.threshold,
-            "background": self.background,
-            "templates": self.templates,
-            "opacity": self.opacity,
-        }
+        return {name: getattr(self, name) for name in self.studio.defaults()}
 
 
 def _model_choices(models: Mapping[str, str]) -> list[tuple[str, str]]:

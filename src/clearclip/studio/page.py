@@ -80,23 +80,11 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
     blocks.load(does.restore, [on.saved], list(dict.fromkeys(restored)), show_progress="hidden", **private).then(
         **refresh
     ).then(None, [on.opacity], None, js=SET_OPACITY)
-    changed = [
-        on.labels.input,
-        on.model.input,
-        on.device.input,
-        on.method.input,
-        on.residual.input,
-        on.beta.input,
-        on.threshold.input,
-        on.background.submit,
-        on.background.blur,
-        on.templates.input,
-        on.methods.input,
-        on.relative.input,
-        on.parts_of.input,
-        on.show.input,
-        on.channel.input,
-    ]
+    controls = (
+        *(on.labels, on.model, on.device, on.method, on.residual, on.beta, on.threshold, on.templates),
+        *(on.methods, on.relative, on.parts_of, on.show, on.channel),
+    )
+    changed = [*(control.input for control in controls), on.background.submit, on.background.blur]
     gr.on(changed, trigger_mode="always_last", **refresh)
     gr.on([on.image.input, on.image.clear], None, js=SETTLED).then(**refresh)
     on.head.select(does.too_large, None, on.status, show_progress="hidden", queue=False, **private)
