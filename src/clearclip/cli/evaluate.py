@@ -131,7 +131,7 @@ def _only(target: list[str] | None) -> str | None:
 
 
 def _thresholds(given: list[str] | None, rows: Sequence[Method], dataset: Dataset) -> dict[str, float] | float | None:
-    """What `--threshold` collected, checked; says where the paper names none."""
+    """Read `--threshold`; says which methods have none on a benchmark with a background."""
     from clearclip.benchmarks.configuration import thresholds_for
 
     by_method: dict[str, float] = {}

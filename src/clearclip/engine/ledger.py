@@ -227,9 +227,9 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
 
 
 def _check_files(path: Path) -> None:
-    """`RefusedError` for a ledger that SQLite must not open: it would write through links, and wait for pipes.
+    """`RefusedError` for files that SQLite must not open: it writes through links and waits for pipes.
 
-    A journal may also name a further one, which SQLite removes, whatever file it is.
+    A journal may also name a second one, which SQLite would remove, whatever file it is.
     """
     for suffix in ("", "-journal", "-wal", "-shm"):
         file = path.with_name(path.name + suffix)

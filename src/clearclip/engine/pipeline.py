@@ -158,7 +158,7 @@ class Labeller:
             yield self._with_company(started.popleft())
 
     def _with_company(self, group: Sequence[tuple[Task, Future[_Read] | None]]) -> list[_Read]:
-        """What was wanted, and where any of it goes through the model, all that belongs to its group."""
+        """The wanted images; if one goes through the model, its whole group: no result may depend on the run."""
         wanted = [future.result() for _, future in group if future is not None]
         if all(read.pixels is None for read in wanted):
             return wanted
@@ -166,7 +166,7 @@ class Labeller:
         return [read for read in reads if read.task.wanted or read.pixels is not None]
 
     def _read(self, task: Task) -> _Read:
-        """Bytes, their digest, and the pixels, unless there is a reason not to."""
+        """Read an image and its digest, and decode it unless there is a reason not to."""
         if task.reason is not None:
             return _Read(task, reason=task.reason)
         try:
@@ -192,7 +192,7 @@ class Labeller:
         return _Read(task, digest=found, pixels=pixels)
 
     def _is_of_another(self, task: Task, found: str) -> bool:
-        """Whether the name is taken by another image, which is not the same one changed."""
+        """Whether the name belongs to another image, not to an earlier version of this one."""
         known = task.known
         return known is not None and known.digest != found and known.source != task.identity
 
@@ -234,7 +234,7 @@ class Labeller:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """A task that was read: pixels, a reason why there are none, or neither where the result is there already."""
+    """A task that was read: pixels, a reason for having none, or neither if its result is there already."""
 
     task: Task
     digest: str = "none"
@@ -260,7 +260,7 @@ def _finished(outcome: Outcome) -> Future[Outcome]:
 
 
 def _collect(group: Iterable[Future[Outcome]]) -> Iterator[list[Outcome]]:
-    """The outcomes of a group; where one of its results cannot be written, first those that were."""
+    """The outcomes of a group; if a result cannot be written, the others come before its error."""
     outcomes: list[Outcome] = []
     failure: BaseException | None = None
     for future in group:

@@ -47,10 +47,10 @@ class Work(Protocol):
     """A job that can go on after the worker that had it died."""
 
     def left(self, parts: set[int]) -> Any:
-        """What is left of it, where those parts are done."""
+        """What remains of it once those parts are done."""
 
     def divide(self) -> tuple[list[Any], list[Any]]:
-        """The smallest jobs of which one killed its worker again and again, and what comes after them."""
+        """Its smallest jobs, one of which kills workers, and the rest of it."""
 
     def give_up(self) -> Any:
         """The answer to a smallest job that kills workers; `ClearclipError` if the run cannot do without it."""
@@ -120,7 +120,7 @@ class Pool:
     def _round(
         self, make: Callable[[], Worker], packed: Sequence[bytes], *, block: int, careful: bool
     ) -> Generator[Any, None, list[tuple[Work, set[int]]]]:
-        """Give jobs out once; returns those without a whole answer, with the parts that there are."""
+        """Give every job out once; returns those without a complete answer, with the parts that arrived."""
         if not packed:
             return []
         done: dict[int, set[int]] = {number: set() for number in range(len(packed))}
@@ -206,7 +206,7 @@ def connect(fleet: Fleet) -> Iterator[Pool]:
 
 
 def _silence_ray_data() -> None:
-    """Ray Data tells its story on the console; its log file has it anyway."""
+    """Ray Data logs to the console; its log file has the same."""
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL + 1)
@@ -223,6 +223,6 @@ def _rays_own_errors(ray: Any) -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str:
-    """One line of an error; where Ray tells of a worker's, its message comes last."""
+    """One line of an error; Ray puts the message of a worker's error last."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if len(lines) > 1 and lines[0].startswith("\x1b") else 0][:300]

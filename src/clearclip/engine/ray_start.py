@@ -90,7 +90,7 @@ def _forget() -> None:
 
 @contextmanager
 def no_greetings() -> Iterator[None]:
-    """What Ray's C++ parts write while they start, whatever their log level, goes nowhere."""
+    """Discard what Ray's C++ parts write to standard error while they start, whatever their log level."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

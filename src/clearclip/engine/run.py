@@ -37,7 +37,7 @@ Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], Non
 
 @dataclass(frozen=True)
 class Order:
-    """What a run shall make of its images; arguments as `segment_files`, `info` as `Segmenter.describe`."""
+    """What a run makes of its images; arguments as `segment_files`, `info` as `Segmenter.describe`."""
 
     vocabulary: Vocabulary
     info: Mapping[str, str]
@@ -190,7 +190,7 @@ def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report
 
 
 def _refuse_foreign(order: Order, writer: Writer) -> None:
-    """Refuse a folder without a ledger in which a file of the run's names lies, before anything is made in it."""
+    """`UsageError` if a folder without a ledger holds a file with a name of the run's own; nothing is written yet."""
     if os.path.lexists(order.output / LEDGER_NAME):
         return
     for name in _run_files(writer):
@@ -240,7 +240,7 @@ def _settle(order: Order, sources: Sequence[Source], results: Results, writer: W
 
 
 def _left_out(entries: Sequence[Entry], sources: Sequence[Source]) -> list[Entry]:
-    """The entries whose names no image of these sources will have."""
+    """The entries whose names no image of these sources will take."""
     stems = {stem_of(source) for source in sources if not is_container(source)}
     containers = {f"{identity(source)}#" for source in sources if is_container(source)}
     return [

@@ -56,7 +56,7 @@ def find_sources(sources: Sequence[str]) -> list[Source]:
 def _list_local(source: str) -> list[Path]:
     path = Path(source)
     if exists(path) and path.is_dir():
-        return sorted(_pictures_below(path))
+        return sorted(_images_below(path))
     if not exists(path) and glob.has_magic(source):
         expanded = glob.glob(source, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
         matches = sorted(match for match in map(Path, expanded) if match.is_file())
@@ -66,7 +66,7 @@ def _list_local(source: str) -> list[Path]:
     return [path]
 
 
-def _pictures_below(top: Path) -> Iterator[Path]:
+def _images_below(top: Path) -> Iterator[Path]:
     """Images, containers, and folders that cannot be listed; without results, by their ledger or their own metadata."""
     unlisted: list[OSError] = []
     results: set[Path] = set()
@@ -74,7 +74,7 @@ def _pictures_below(top: Path) -> Iterator[Path]:
         folder = Path(name)
         results |= results_below(folder) or set()
         for file in map(folder.joinpath, files):
-            if _has_picture_name(file.name) and file not in results and file.is_file() and not _is_result(file):
+            if _has_image_name(file.name) and file not in results and file.is_file() and not _is_result(file):
                 yield file
     yield from (Path(error.filename) for error in unlisted)
 
@@ -85,7 +85,7 @@ def _is_result(file: Path) -> bool:
     return file.suffix == ".png" and read_info(file).get("software", "").startswith("clearclip")
 
 
-def _has_picture_name(name: str) -> bool:
+def _has_image_name(name: str) -> bool:
     suffix = PurePosixPath(name).suffix.lower()
     return not name.startswith(".") and (suffix in IMAGE_SUFFIXES or suffix in CONTAINER_SUFFIXES)
 
@@ -96,7 +96,7 @@ def _list_address(source: str) -> list[str]:
         if glob.has_magic(path):
             matches = [match for match in sorted(files.glob(path)) if files.isfile(match)]
         elif files.isdir(path):
-            matches = [match for match in sorted(files.find(path)) if _has_picture_name(PurePosixPath(match).name)]
+            matches = [match for match in sorted(files.find(path)) if _has_image_name(PurePosixPath(match).name)]
         else:
             return [source]
     except (OSError, ValueError) as error:
@@ -141,7 +141,7 @@ def _arrow_files(bucket: str) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error of another library says first."""
+    """First line of another library's error message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

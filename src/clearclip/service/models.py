@@ -71,7 +71,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Answer:
-    """Segmentations of one image by spelling; `size` is the image's own, and no `encoder_passes` if it was cached."""
+    """Segmentations of one image by spelling; `size` is the image's own, `encoder_passes` 0 if it was cached."""
 
     results: Mapping[str, Segmentation]
     size: tuple[int, int]
@@ -203,7 +203,7 @@ class Models:
     def _read_words(
         self, loaded: Loaded, request: Request, vocabulary: Vocabulary, *, say: Callable[[float, str], None] | None
     ) -> None:
-        """Embed the words a few at a time, so that others get their turn, and not for ever."""
+        """Embed the words a few at a time, so that other requests get their turn, and within the time limit."""
         queries, started = list(dict.fromkeys(vocabulary.queries)), perf_counter()
         for start in range(0, len(queries), WORDS_AT_ONCE):
             if say is not None:
@@ -268,7 +268,7 @@ class Models:
 
     @property
     def held(self) -> int:
-        """Bytes of images, features and results that are kept."""
+        """Bytes of cached images, features and results."""
         return int(self._cache.currsize)
 
 

@@ -110,7 +110,7 @@ class Actions:
         }
 
     def peak(self, part: str, data: dict[Any, Any]) -> tuple[Any, Any]:
-        """The channel of a part with the highest mean magnitude."""
+        """The channel with the highest mean magnitude in one part."""
         try:
             image, request = self._ask(data)
             seen = self.models.inspect(image, request, method=read_method(data[self.on.parts_of] or "vanilla"))
@@ -131,7 +131,7 @@ class Actions:
         return html.ranking_list(result, x=int(x * width), y=int(y * height))
 
     def too_large(self, event: gr.EventData) -> str:
-        """A file that the browser did not even send."""
+        """The message for a file that the browser refused to send."""
         told = _told(event)
         size, most = (within(told.get(key), 0, 1e15) for key in ("size", "most"))
         if size is None or most is None:
@@ -161,7 +161,7 @@ class Actions:
         return gr.update(choices=choices, value=[]), html.sentence(sentence)
 
     def read_file(self, value: Any) -> tuple[Any, Any, Any]:
-        """A label file into the box of words."""
+        """Read a label file into the box of words."""
         try:
             words = read_word_file(self._file(value), limits=self.models.limits)
         except UsageError as error:
@@ -169,7 +169,7 @@ class Actions:
         return "\n".join(words), OWN_WORDS, html.sentence(f"{len(words)} words read.")
 
     def add(self, labels: Any, found: Any) -> tuple[Any, Any]:
-        """Chosen words appended to the labels."""
+        """Append the chosen words to the labels."""
         added = [{"name": name} for name in found] if isinstance(found, list) else []
         try:
             limits = self.models.limits
@@ -197,7 +197,7 @@ class Actions:
         return [*map(str, made), str(image)], html.sentence(sentence)
 
     def write_example(self, data: dict[Any, Any]) -> tuple[Any, Any]:
-        """A file with the image and all settings."""
+        """Write a file with the image and all settings."""
         try:
             image, request = self._ask(data)
             settings = self.studio.checked(self._read(data))
@@ -209,7 +209,7 @@ class Actions:
         return str(path), html.sentence(f"{path.name} holds the image and all settings; “Load example” opens it.")
 
     def read_example(self, value: Any) -> list[Any]:
-        """Such a file into the controls."""
+        """Read such a file into the controls."""
         try:
             settings, name, picture = export.read_example(self._file(value), limits=self.models.limits)
             settings = self.studio.checked({**self.studio.defaults(), **settings})

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clearclip.inspection.features import Inspection, Statistics
+from clearclip.inspection.features import Inspection
 from clearclip.segmentation import Segmentation
 from clearclip.service.models import Answer
 
@@ -188,21 +188,14 @@ def inspection_maps(seen: Inspection, *, channel: int | None) -> str:
 
 def inspection_numbers(seen: Inspection) -> list[list[Any]]:
     """Norms, peak channels and entropies of the last block: a row for each part, in the order of `NUMBER_HEADERS`."""
-    return [_numbers(part, row) for part, row in seen.last.items()]
+    return [
+        [part, round(row.norm, 2), row.peak_channel, round(row.peak_to_mean, 1), round(row.entropy, 4),
+         round(row.cosine, 3)]
+        for part, row in seen.last.items()
+    ]  # fmt: skip
 
 
 NUMBER_HEADERS = ("part", "norm", "peak channel", "peak ÷ mean", "entropy", "cosine of two patches")
-
-
-def _numbers(part: str, row: Statistics) -> list[Any]:
-    return [
-        part,
-        round(row.norm, 2),
-        row.peak_channel,
-        round(row.peak_to_mean, 1),
-        round(row.entropy, 4),
-        round(row.cosine, 3),
-    ]
 
 
 def channel_chart(seen: Inspection, *, channel: int | None) -> str:

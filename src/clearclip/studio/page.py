@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -96,7 +97,7 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
         does.choose_scene, None, [on.image, on.labels], show_progress="hidden", queue=False, **private
     ).then(**refresh)
     for part, button in zip(("X_res", "X_attn", "X_sum"), on.peaks, strict=True):
-        button.click(_bound(does.peak, part), on.inputs, [on.channel, on.show], show_progress="hidden", **heavy).then(
+        button.click(partial(does.peak, part), on.inputs, [on.channel, on.show], show_progress="hidden", **heavy).then(
             **refresh
         )
     on.viewer.select(does.rank, on.inputs, on.ranking, show_progress="hidden", trigger_mode="always_last", **heavy)
@@ -116,10 +117,3 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
 
 def _constant(value: str) -> Callable[[], str]:
     return lambda: value
-
-
-def _bound(function: Callable[..., Any], part: str) -> Callable[..., Any]:
-    def call(data: dict[Any, Any]) -> Any:
-        return function(part, data)
-
-    return call

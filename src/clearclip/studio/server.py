@@ -198,19 +198,19 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
 
 
 def _root_host() -> tuple[str, ...]:
-    """The name in Gradio's own setting for proxies, where it is a whole address."""
+    """The host in Gradio's own setting for proxies, if that is a whole address."""
     name = urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname
     return (name,) if name else ()
 
 
 def _warm(models: Models) -> None:
-    """Load the model that is shown first while the browser still opens; an error is told to who asks for it."""
+    """Load the first model while the browser opens; an error is left to the request that asks for it."""
     with suppress(ClearclipError):
         models.model(next(iter(models.sources)), models.devices[0])
 
 
 def _quiet(work: Path) -> AbstractContextManager[None]:
-    """Gradio's own files into our folder, and nothing sent anywhere."""
+    """Put Gradio's own files into our folder, and send nothing anywhere."""
     return environment(
         {"GRADIO_TEMP_DIR": str(work / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     )
@@ -232,7 +232,7 @@ def serve(options: Options) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """What is cleaned up after Ctrl-C is cleaned up as well when the system ends the process, or its terminal does."""
+    """Clean up after SIGTERM or a closed terminal as after Ctrl-C."""
     found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in found if signal.getsignal(number) is not signal.SIG_IGN}
     for number in before:
