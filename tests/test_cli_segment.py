@@ -63,6 +63,22 @@ def test_options_reach_the_run(segment, photo, tmp_path):
     assert "crop_size=40 stride=20" in described["protocol"]
 
 
+def test_the_remainder_of_windows_is_padded_or_dropped(segment, photo, tmp_path, clip_folder):
+    words = ("-l", "sky", "-l", "grass", "--crop-size", 44, "--stride", 20, "--short-side", 50)
+    for remainder in ("pad", "drop"):
+        out = tmp_path / remainder
+        assert segment(photo(), *words, "--remainder", remainder, "-o", out).code == 0
+        assert ("remainder=drop" in json.loads((out / "labels.json").read_text())["protocol"]) is (remainder == "drop")
+        segmenter = clearclip.load(str(clip_folder), device="cpu", templates="a photo of a {}.")
+        numbers = {"short_side": 50, "crop_size": 44, "stride": 20, "remainder": remainder}
+        segmenter.protocol = segmenter.protocol.in_pixels(segmenter.backbone.native_size).with_overrides(**numbers)
+        with Image.open(out / "photo.png") as written:
+            assert np.array_equal(np.asarray(written), segmenter(photo(), ["sky", "grass"]).label_map)
+    refused = segment(photo(), *words, "--remainder", "crop", "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "pad" in refused.err
+
+
 def test_json_names_the_failures(segment, photo, tmp_path):
     (tmp_path / "bad.png").write_text("no")
     ran = segment(photo(), tmp_path / "bad.png", "-l", "sky", "-o", tmp_path / "out", "--json")

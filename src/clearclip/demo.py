@@ -1,8 +1,4 @@
-"""The main job on made scenes: segment them with the embedded model and show the methods side by side.
-
-Belongs here: what `clearclip demo` does and draws. Does not: the command's options (`clearclip.cli.demo`) and the
-full scoring of a split (`score`).
-"""
+"""The main job on made scenes: segment them with the embedded model and show the methods side by side."""
 
 from __future__ import annotations
 
@@ -42,12 +38,7 @@ _OPACITY = 0.82
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What a demo made.
-
-    Attributes:
-        miou: mIoU in percent by method, of all the scenes from one confusion matrix each.
-        files: Everything that was written; the side-by-side picture is the first.
-    """
+    """mIoU in percent by method, and the files that were written, the side-by-side picture first."""
 
     miou: dict[str, float]
     files: tuple[Path, ...]
@@ -62,22 +53,10 @@ def run_demo(
     drawn: int = 4,
     device: str = "auto",
 ) -> DemoReport:
-    """Make scenes, segment them by several methods, and write overlays and one side-by-side picture.
+    """Make scenes, segment them by several methods, and write overlays and a side-by-side picture of the first `drawn`.
 
-    Args:
-        output: Folder; made where it is missing. Files of an earlier demo are replaced, others never.
-        model: As `clearclip.load`.
-        methods: Spellings; GEM over half of the blocks of a model with fewer than six.
-        pictures: How many scenes are segmented and scored.
-        drawn: How many of them the side-by-side picture shows.
-        device: As `clearclip.load`.
-
-    Returns:
-        Scores and files.
-
-    Raises:
-        UsageError: A method is unknown, or there are no pictures.
-        ClearclipError: The model cannot be used, or the folder cannot be written.
+    Files of an earlier demo are replaced, others never. GEM runs over half of the blocks of a model with fewer than
+    six. `UsageError` if a method is unknown, a number out of range, or the folder cannot be written.
     """
     if not 1 <= pictures <= MOST_PICTURES or drawn < 1:
         raise UsageError(
@@ -107,8 +86,10 @@ def run_demo(
                 for name, label_map in named.items():
                     overlay = draw_overlay(scene.image, label_map, PALETTE, names=CLASSES)
                     files.append(_write(overlay, outputs, _overlay_name(stem, name)))
+            settings = segmenter.describe(segmenter.method)
+            settings.pop("method")
             with outputs.write(RECORD_NAME) as partial:
-                partial.write_text(_record(segmenter, miou), encoding="utf-8")
+                partial.write_text(json.dumps({"miou": miou, "settings": settings}, indent=2) + "\n", encoding="utf-8")
             files.append(output / RECORD_NAME)
             outputs.drop_rest("scene-")
     except OSError as error:
@@ -137,16 +118,7 @@ def _miou(scenes: Sequence[Scene], label_maps: Sequence[NDArray[np.int32]]) -> f
 def draw_comparison(
     scenes: Sequence[Scene], label_maps: Sequence[Sequence[NDArray[np.int32]]], *, titles: Sequence[str]
 ) -> Image.Image:
-    """One row a scene: image, truth, and every method, with a legend below.
-
-    Args:
-        scenes: What was segmented.
-        label_maps: For each scene one map a method.
-        titles: What stands above each method's column.
-
-    Returns:
-        An RGB picture.
-    """
+    """One row a scene: image, truth, and every method under its title, with a legend below."""
     columns = ["image", "truth", *titles]
     width, height = _TILE
     sheet = Image.new("RGB", (len(columns) * (width + _GAP) + _GAP, _HEAD + len(scenes) * (height + _GAP)), "white")
@@ -163,17 +135,14 @@ def draw_comparison(
             place = (_GAP + column * (width + _GAP), _HEAD + row * (height + _GAP))
             sheet.paste(tile.resize(_TILE, Image.Resampling.LANCZOS), place)
         shown.update(*(np.flatnonzero(np.bincount(part.ravel())).tolist() for part in labels))
-    entries = [(CLASSES[index], _rgb(index)) for index in sorted(shown)]
+    entries = [
+        (CLASSES[at], (red, green, blue)) for at, (red, green, blue) in enumerate(PALETTE.tolist()) if at in shown
+    ]
     legend = draw_legend(entries, width=sheet.width, size=16)
     picture = Image.new("RGB", (sheet.width, sheet.height + legend.height), "white")
     picture.paste(sheet)
     picture.paste(legend, (0, sheet.height))
     return picture
-
-
-def _rgb(index: int) -> tuple[int, int, int]:
-    red, green, blue = PALETTE[index].tolist()
-    return (red, green, blue)
 
 
 def _write(picture: Image.Image, outputs: Outputs, name: str) -> Path:
@@ -183,15 +152,6 @@ def _write(picture: Image.Image, outputs: Outputs, name: str) -> Path:
 
 
 def _overlay_name(stem: str, kind: str) -> str:
-    return f"{stem}.{_plain(kind)}.overlay.jpg"
-
-
-def _plain(method: str) -> str:
-    """A spelling as part of a file's name on every system."""
-    return re.sub(r"[^\w+.=-]+", "-", method).strip("-")
-
-
-def _record(segmenter: Segmenter, miou: dict[str, float]) -> str:
-    settings = segmenter.describe(segmenter.method)
-    settings.pop("method")
-    return json.dumps({"miou": miou, "settings": settings}, indent=2) + "\n"
+    """A method's spelling becomes a part of a file's name on every system."""
+    plain = re.sub(r"[^\w+.=-]+", "-", kind).strip("-")
+    return f"{stem}.{plain}.overlay.jpg"

@@ -6,15 +6,11 @@ import json
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from benchmark_cases import break_labels, small_segmenter
 from clearclip.benchmarks import BENCHMARKS, evaluate, open_benchmark, read_results, records
-from clearclip.cli import benchmarks as benchmarks_command
-from clearclip.cli import evaluate as evaluate_command
-from clearclip.cli import options
-from clearclip.cli import results as results_command
+from clearclip.cli import app, options
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.protocol import get_protocol
 
@@ -29,10 +25,7 @@ def run(monkeypatch):
         return segmenter
 
     monkeypatch.setattr(options, "prepare", lambda: None)
-    monkeypatch.setattr(options, "load_segmenter", load)
-    app = typer.Typer()
-    for module in (evaluate_command, benchmarks_command, results_command):
-        module.register(app)
+    monkeypatch.setattr("clearclip.segmenter.load", load)
 
     def invoke(*words):
         result = CliRunner().invoke(app, [str(word) for word in words])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from clearclip.errors import UsageError
-from clearclip.service.models import Engine
+from clearclip.service.models import Models
 from clearclip.service.request import Limits, read_request
 from clearclip.studio import export
 from clearclip.vocabulary import Label
@@ -30,8 +30,8 @@ REQUESTS = {
 def test_the_lines_give_the_same_label_map(name, photo, run, tmp_path, monkeypatch):
     image = photo("an image.png", height=80, width=100)
     request = read_request(**REQUESTS[name], limits=Limits(), model="tiny", device="cpu")
-    engine = Engine({"tiny": "tiny"}, devices=("cpu",))
-    answer = engine.segment(image, request, full=True)
+    models = Models({"tiny": "tiny"}, devices=("cpu",))
+    answer = models.segment(image, request, full=True)
     made = export.write_files(answer.first, tmp_path, stem="made", opacity=0.5)
     expected = np.asarray(Image.open(made[0]))
     lines = export.lines(request, image=image.name, source="tiny", method=next(iter(answer.results)), device="cpu")
@@ -56,10 +56,10 @@ def test_a_name_that_the_text_form_cannot_carry():
 
 
 def test_record(photo, tmp_path):
-    engine = Engine({"tiny": "tiny"}, devices=("cpu",))
+    models = Models({"tiny": "tiny"}, devices=("cpu",))
     image = photo(height=64, width=72)
     request = read_request(["sky", "sea=ocean"], limits=Limits(), model="tiny", device="cpu", threshold=0.5)
-    result = engine.segment(image, request, full=True).first
+    result = models.segment(image, request, full=True).first
     files = export.write_files(result, tmp_path, stem="x", opacity=0.5)
     assert [file.name for file in files] == ["x.labels.png", "x.overlay.png", "x.json"]
     record = json.loads(files[2].read_text())

@@ -1,7 +1,7 @@
 """Training pairs: pictures rendered once into a file, then random zoomed blocks with captions of what is in view.
 
-Belongs here: what one batch is. Only pictures and captions leave this module, never labels: the instance maps
-decide what a caption may name, as a person writing it would see, and which of a few blocks is taken for a word.
+Only pictures and captions leave this module, never labels: the instance maps decide what a caption may name, and which
+of a few blocks is taken for a word.
 """
 
 from __future__ import annotations
@@ -29,13 +29,9 @@ _CHUNK = 250
 
 @dataclass(frozen=True, eq=False)
 class Album:
-    """Rendered training pictures on disk.
+    """Rendered training pictures on disk, memory-mapped: images (N, H, W, 3) and instance maps (N, H, W), uint8.
 
-    Attributes:
-        images: (N, H, W, 3) uint8, memory-mapped.
-        instance_maps: (N, H, W) uint8, memory-mapped.
-        phrases: for each picture the words of its objects, by number in the instance map.
-        times: for each picture its time of day.
+    Each picture has the phrases of its objects, by number in the instance map, and its time of day.
     """
 
     images: NDArray[np.uint8]
@@ -75,18 +71,9 @@ def render_album(
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Album:
-    """Render pictures of the `train` split, or take them from the folder where they lie complete.
+    """Render pictures of the `train` split, or take them from the folder if they are complete there.
 
-    Args:
-        folder: Where the files go; about 4 bytes a pixel.
-        pictures: How many.
-        size: (height, width) of each in pixels.
-        portraits: Share of pictures of a single thing.
-        workers: Processes.
-        progress: Called with the number of pictures finished so far.
-
-    Returns:
-        The album.
+    `size` is (height, width), `portraits` the share of pictures of a single thing; a pixel takes about 4 bytes.
     """
     wanted = {"pictures": pictures, "size": list(size), "portraits": portraits}
     shape = (pictures, *size)
@@ -124,13 +111,7 @@ def render_album(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pairs for one step.
-
-    Attributes:
-        images: (B, S, S, 3) uint8, each a square block of patches.
-        corners: (B, 2) int64, row and column of the block's first patch in the model's patch grid.
-        captions: B texts.
-    """
+    """Pairs for one step: square blocks (B, S, S, 3) uint8, the first patch of each in the patch grid, and captions."""
 
     images: NDArray[np.uint8]
     corners: NDArray[np.int64]
@@ -153,26 +134,10 @@ def draw_batch(
 ) -> Batch:
     """Draw blocks of patches from random zoomed views and write a caption of what is in each.
 
-    A view is a square of the picture's height divided by 1 to `zoom`, `grid` patches wide; the model is shown a
-    block of `side` × `side` patches of it, in their places. Pairs are balanced over words, as MetaCLIP's are over its
-    metadata (Xu et al., ICLR 2024): a word is drawn, then a picture that has it, then blocks until one can be
-    captioned with it, at most `TRIES`.
-
-    Args:
-        album: Rendered pictures.
-        rng: Decides everything.
-        batch_size: How many pairs.
-        side: Of the blocks, in patches.
-        grid: Of the view, in patches.
-        patch_size: In pixels.
-        zoom: The largest magnification.
-        named: A caption names at most so many things.
-        share: The least part of a block that a thing must cover to be named.
-        ground_share: The same for the sky and for grounds: people overlook them beside other things.
-        bare: The share of colour words that captions leave out.
-
-    Returns:
-        The pairs.
+    A view is a square of the picture's height divided by 1 to `zoom`, `grid` patches wide; the model is shown a block
+    of `side` × `side` patches of it, in their places. Pairs are balanced over words, as MetaCLIP's are over its
+    metadata (Xu et al., ICLR 2024): a word is drawn, then a picture that has it, then blocks until one can be captioned
+    with it, at most `TRIES`. The other numbers are those of `Recipe`.
     """
     pixels = side * patch_size
     images = np.empty((batch_size, pixels, pixels, 3), dtype=np.uint8)

@@ -1,7 +1,4 @@
-"""The training recipe as one value, and the open_clip folder that it describes.
-
-Belongs here: numbers, and the model's configuration as open_clip reads it. Does not: the loop (`train`).
-"""
+"""The training recipe as one value, and the open_clip folder that it describes."""
 
 from __future__ import annotations
 
@@ -92,14 +89,7 @@ class Recipe:
     bfloat16: bool = True
 
     def model_config(self, vocabulary: int) -> dict[str, Any]:
-        """open_clip's description of the model.
-
-        Args:
-            vocabulary: Size of the tokenizer's vocabulary.
-
-        Returns:
-            What stands in `open_clip_config.json`.
-        """
+        """What stands in `open_clip_config.json`."""
         vision = {
             "image_size": self.image_size,
             "patch_size": self.patch_size,
@@ -123,7 +113,7 @@ class Recipe:
 
 
 def write_model_folder(outputs: Outputs, recipe: Recipe) -> None:
-    """Write configuration, tokenizer and the words worth asking for: all of an open_clip folder but the weights.
+    """Write configuration, tokenizer and known words: all of an open_clip folder but the weights.
 
     A tokenizer that lies there is kept.
     """

@@ -1,8 +1,4 @@
-"""Score a model on a split of the scenes. `python -m tools.tiny.score --help`.
-
-Belongs here: mIoU by method from one confusion matrix a method, the ablation grid, and zero-shot composition of
-colours and things. Does not: the benchmark `scenes` among the others (`clearclip.benchmarks`).
-"""
+"""Score a model on a split of the scenes. `python -m tools.tiny.score --help`."""
 
 from __future__ import annotations
 
@@ -44,16 +40,7 @@ NAMED_METHODS = (
 def score_methods(
     segmenter: Segmenter, scenes: Iterable[Scene], methods: Sequence[str]
 ) -> dict[str, NDArray[np.int64]]:
-    """Segment scenes with all class names by every method, the trunk running once a picture.
-
-    Args:
-        segmenter: A model with its protocol.
-        scenes: Pictures with truth.
-        methods: Spellings.
-
-    Returns:
-        For each method the confusion matrix of all the scenes, (30, 30): row = truth, column = prediction.
-    """
+    """Confusion matrices (30, 30) of all scenes by method, row = truth; the trunk runs once a picture."""
     totals = {method: np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64) for method in methods}
     for scene in scenes:
         encoded = segmenter.encode(scene.image, method=list(methods))
@@ -65,13 +52,7 @@ def score_methods(
 
 @dataclass
 class Composition:
-    """How often a thing's colour was named rightly, for one kind of colour–thing pairs.
-
-    Attributes:
-        right: Crops whose own colour ranked first.
-        asked: Crops.
-        chance: Mean of 1 / number of colours asked for.
-    """
+    """How often a thing's own colour ranked first; `chance` is the mean of 1 / number of colours asked for."""
 
     right: int = 0
     asked: int = 0
@@ -93,15 +74,8 @@ class Composition:
 def score_composition(segmenter: Segmenter, scenes: Iterable[Scene], *, least: int = 150) -> dict[str, Composition]:
     """Tell the colour of things by the image embedding of a crop around each.
 
-    For every visible coloured thing a square crop is compared with "a COLOUR THING" for all colours of that thing.
-
-    Args:
-        segmenter: A model with a text tower.
-        scenes: Pictures of a split that has the held-out pairs.
-        least: Things that cover fewer pixels are not asked for.
-
-    Returns:
-        Counts for "held out" pairs, which training never showed, and for "trained" ones.
+    For every coloured thing of at least `least` pixels a square crop is compared with "a COLOUR THING" for all colours
+    of that thing. Counts for "held out" pairs, which training never showed, and for "trained" ones.
     """
     names = {name: [f"{colour} {name}" for colour in colours] for name, colours in COLOURED.items()}
     texts = {name: segmenter.embed(phrases) for name, phrases in names.items()}
@@ -124,16 +98,7 @@ def score_composition(segmenter: Segmenter, scenes: Iterable[Scene], *, least: i
 
 
 def crop_around(scene: Scene, number: int, *, side: int) -> NDArray[np.uint8]:
-    """A square crop around one thing with a little of what is beside it.
-
-    Args:
-        scene: The picture.
-        number: The thing, as in the instance map.
-        side: Of the result in pixels.
-
-    Returns:
-        (side, side, 3) uint8.
-    """
+    """A square crop (side, side, 3) around one thing with a little of what is beside it."""
     rows, columns = np.nonzero(scene.instance_map == number)
     half = max(np.ptp(rows), np.ptp(columns)) * 0.55 + 4
     middle = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2

@@ -1,6 +1,5 @@
 """Train the embedded model: contrastive learning of crops and captions. `python -m tools.tiny.train --help`.
 
-Belongs here: the loop, its checkpoints and its command line. Does not: data (`crops`), numbers (`recipe`).
 No label or mask enters the loss: captions only, as CLIP was trained.
 """
 
@@ -36,21 +35,10 @@ console = Console(stderr=True)
 
 
 def build_model(folder: Path, recipe: Recipe) -> nn.Module:
-    """The model that the folder's configuration describes, with the recipe's seed and its start of queries and keys.
-
-    Args:
-        folder: As `write_model_folder` leaves it.
-        recipe: Its seed and how queries and keys start.
-
-    Returns:
-        open_clip's `CLIP`, in training mode.
-    """
+    """The model that the folder's configuration describes, with the recipe's seed and its start of queries and keys."""
     torch.manual_seed(recipe.seed)
     model: nn.Module = open_clip.create_model(
-        f"local-dir:{folder}",
-        load_weights=False,
-        require_pretrained=False,
-        force_patch_dropout=0.5,
+        f"local-dir:{folder}", load_weights=False, require_pretrained=False, force_patch_dropout=0.5
     )
     width = recipe.width
     with torch.no_grad():
@@ -62,15 +50,7 @@ def build_model(folder: Path, recipe: Recipe) -> nn.Module:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only.
-
-    Args:
-        model: Its parameters are optimised.
-        recipe: Learning rate and weight decay.
-
-    Returns:
-        The optimiser.
-    """
+    """AdamW with weight decay on matrices only."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -81,15 +61,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then cosine decay to zero.
-
-    Args:
-        step: From 0.
-        recipe: Peak, warm-up and length.
-
-    Returns:
-        The step's learning rate.
-    """
+    """Linear warm-up, then cosine decay to zero."""
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
@@ -97,16 +69,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric cross entropy of matching pictures and captions.
-
-    Args:
-        images: (B, E), unit length.
-        texts: (B, E), unit length.
-        scale: Factor on the cosines.
-
-    Returns:
-        A scalar.
-    """
+    """CLIP's symmetric cross entropy of matching pictures and captions, (B, E) of unit length."""
     logits = scale * images @ texts.T
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -114,12 +77,9 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Views:
-    """What the vision tower is shown in one step.
+    """Parts of views, normalised, as large as the model's native size, and the first patch of each in its view.
 
-    Attributes:
-        images: (B, 3, S, S), normalised: parts of views as large as the model's native size.
-        corners: (B, 2), row and column of each part's first patch in its view.
-        grid: Side in patches of the view.
+    `grid` is the side of the views in patches.
     """
 
     images: Tensor
@@ -130,14 +90,7 @@ class Views:
 class Trainer:
     """One training run: model, optimiser and step, resumable at any step with the same numbers.
 
-    Args:
-        folder: Holds the run: configuration, tokenizer, checkpoint, log, exported weights.
-        recipe: What to do.
-        album: The pictures.
-        device: Where to compute.
-
-    Raises:
-        UsageError: The folder's checkpoint is of another recipe, or a file there is none of ours.
+    `UsageError` if the folder's checkpoint is of another recipe, or another program's file is there.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, *, album: Album, device: str = "cpu") -> None:
@@ -215,11 +168,7 @@ class Trainer:
         return views, self.tokenizer(batch.captions).to(self.device)
 
     def train_step(self) -> float:
-        """Do one step.
-
-        Returns:
-            Its loss.
-        """
+        """Do one step; returns its loss."""
         recipe, started = self.recipe, time.perf_counter()
         views, tokens = self._batch()
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
@@ -242,15 +191,7 @@ class Trainer:
         return float(loss.detach())
 
     def run(self, *, until: int | None = None, save_every: int = 250) -> Iterator[tuple[int, float]]:
-        """Train to the end, saving and exporting now and then and at the end.
-
-        Args:
-            until: Stop after this many steps in all; by default the recipe's.
-            save_every: Steps between checkpoints.
-
-        Yields:
-            The number of steps done and the last one's loss.
-        """
+        """Train to the end or to step `until`, saving and exporting on the way; yields steps done and the last loss."""
         last = min(until or self.recipe.steps, self.recipe.steps)
         while self.step < last:
             loss = self.train_step()
@@ -266,15 +207,8 @@ class Trainer:
 def scale_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
     """Multiply the last vision block's queries by a factor and divide its keys by it.
 
-    Only products of queries with keys reach the model's outputs, so none changes, and training leaves the factor
-    open. Self-self attention reads q with q: the factor is its temperature.
-
-    Args:
-        weights: A state dict of open_clip's `CLIP`.
-        recipe: The factor, `query_scale`, and which block is the last.
-
-    Returns:
-        Another state dict.
+    Only products of queries with keys reach the model's outputs, so none changes, and training leaves the factor open.
+    Self-self attention reads q with q: the factor is its temperature.
     """
     scaled = dict(weights)
     factors = torch.tensor([recipe.query_scale, 1 / recipe.query_scale, 1.0]).repeat_interleave(recipe.width)
@@ -286,19 +220,11 @@ def scale_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str,
 
 
 def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: float = 0.0) -> Tensor:
-    """Image features of parts of views, their patches in the places that they have in the view.
+    """Image features (B, E), not normalised, of parts of views, their patches in the places they have in the view.
 
-    Both shares are stochastic depth (Huang et al., ECCV 2016) of the class token alone; patch tokens go through all
-    blocks but the last, of which nothing but the class token's row is run.
-
-    Args:
-        model: open_clip's `CLIP` with a ViT.
-        views: One whose view has the native grid gives what `encode_image` gives, where both shares are 0.
-        late: Share of the views whose class token enters at the last block, as if it had skipped the others.
-        ffn_skipped: Share of the views whose class token skips the last block's FFN.
-
-    Returns:
-        (B, E), not normalised.
+    `late` and `ffn_skipped` are stochastic depth (Huang et al., ECCV 2016) of the class token alone: shares of the
+    views whose class token enters at the last block, or skips its FFN. Patch tokens go through all blocks but the last,
+    of which only the class token's row is run. With both 0 and the native grid this is `encode_image`.
     """
     visual = model.visual
     patches = visual.conv1(views.images)
@@ -332,15 +258,7 @@ def _drawn(share: float, tokens: Tensor) -> Tensor:
 
 
 def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
-    """Text features of tokens trimmed to the longest caption: the tower is causal, so nothing changes but the time.
-
-    Args:
-        model: open_clip's `CLIP`.
-        tokens: (B, context), padded with 0.
-
-    Returns:
-        (B, E), not normalised.
-    """
+    """Text features (B, E), not normalised, of tokens trimmed to the longest caption: the tower is causal."""
     length = int((tokens != 0).sum(dim=1).max())
     ids = tokens[:, :length]
     x = model.token_embedding(ids) + model.positional_embedding[:length]

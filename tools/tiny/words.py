@@ -1,7 +1,4 @@
-"""The embedded model's tokenizer: a byte-level BPE in a Hugging Face folder, as open_clip reads it.
-
-Belongs here: making and saving it. Reading is left to `open_clip.get_tokenizer("local-dir:FOLDER")`.
-"""
+"""The embedded model's tokenizer: a byte-level BPE in a Hugging Face folder, as open_clip reads it."""
 
 from __future__ import annotations
 
@@ -20,14 +17,7 @@ _MOST_PIECES = 1024
 
 
 def caption_corpus(pictures: int = 1500) -> list[str]:
-    """Texts that the tokenizer learns its words from: training captions, class names and the 80 prompts.
-
-    Args:
-        pictures: Of how many training pictures the captions are taken.
-
-    Returns:
-        The texts, always the same for one number of pictures.
-    """
+    """Texts that the tokenizer learns its words from: training captions, class names and the 80 prompts."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     texts = [text for index in range(pictures) for text in make_scene(index, split="train", size=(32, 40)).captions]
@@ -38,15 +28,9 @@ def caption_corpus(pictures: int = 1500) -> list[str]:
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE: every UTF-8 text can be encoded, unknown words are split.
+    """Learn a lower-casing byte-level BPE: every UTF-8 text can be encoded, unknown words are split.
 
     The end token has the highest number, because open_clip's text tower finds the end by `argmax`; padding is 0.
-
-    Args:
-        texts: What to learn from.
-
-    Returns:
-        A tokenizer that lower-cases, and frames a text with a start and an end token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -76,14 +60,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(folder: Path) -> int:
-    """Make the tokenizer and save it where open_clip's `local-dir:` looks for it; one that lies there is kept.
-
-    Args:
-        folder: The model's folder.
-
-    Returns:
-        The size of the vocabulary.
-    """
+    """Make the tokenizer where open_clip's `local-dir:` looks for it, unless one is there, and return its size."""
     if (folder / "tokenizer.json").is_file():
         return len(PreTrainedTokenizerFast.from_pretrained(str(folder)))
     tokenizer = make_tokenizer(caption_corpus())

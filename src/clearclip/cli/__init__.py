@@ -19,6 +19,7 @@ from clearclip.cli import (
     evaluate,
     inspect,
     large,
+    options,
     reproduce,
     results,
     segment,
@@ -50,23 +51,20 @@ def _common(
     ),
 ) -> None:
     """Label every pixel of an image with your own words, without training anything."""
+    options.prepare()
 
 
-for module in (
-    demo,
-    segment,
-    large,
-    video,
-    studio,
-    compare,
-    inspect,
-    evaluate,
-    results,
-    reproduce,
-    benchmarks,
-    catalog,
-):
-    module.register(app)
+for command in (demo.demo, segment.segment, large.large, video.video):
+    app.command()(command)
+app.command("app")(studio.studio)
+for command in (compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):
+    app.command()(command)
+group = typer.Typer(invoke_without_command=True, help="List the benchmarks, or check one's files.")
+group.callback()(benchmarks.benchmarks)
+group.command()(benchmarks.check)
+app.add_typer(group, name="benchmarks")
+for command in (catalog.models, catalog.methods):
+    app.command()(command)
 
 
 def _write_any_letter() -> None:

@@ -17,8 +17,7 @@ Models = Annotated[
     ),
 ]
 Auth = Annotated[
-    list[str] | None,
-    typer.Option("--auth", help="USER:PASSWORD, or a file with one such pair a line. Repeat it."),
+    list[str] | None, typer.Option("--auth", help="USER:PASSWORD, or a file with one such pair a line. Repeat it.")
 ]
 AllowHost = Annotated[
     list[str] | None,
@@ -27,15 +26,6 @@ AllowHost = Annotated[
         help="A further name under which the studio may be asked, such as a proxy's; NAME or *.NAME. Repeat it.",
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("app")(studio)
 
 
 def studio(
@@ -63,7 +53,6 @@ def studio(
 
     It runs on this machine, for this machine: nothing is sent anywhere. Needs the extra `app`.
     """
-    o.prepare()
     from clearclip.service.request import Limits
     from clearclip.studio.server import Options, parse_auth, parse_models, serve
 
@@ -83,7 +72,7 @@ def studio(
             host=host,
             port=port,
             browser=browser,
-            devices=tuple(part.strip() for part in (device or "").split(",") if part.strip()),
+            devices=tuple(o.split(device) or ()),
             auth=parse_auth(auth or ()),
             allow_hosts=tuple(allow_host or ()),
             limits=limits,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +28,6 @@ Annotations = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands.
-
-    Args:
-        app: The program.
-    """
-    group = typer.Typer(invoke_without_command=True, help="List the benchmarks, or check one's files.")
-    group.callback()(benchmarks)
-    group.command("check")(check)
-    app.add_typer(group, name="benchmarks")
-
-
 def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
     """List the benchmarks with where to get each; `check` says whether one's files are whole."""
     if context.invoked_subcommand is not None:
@@ -48,32 +35,19 @@ def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
     from clearclip.benchmarks.rows import BENCHMARKS
 
     if as_json:
-        rows = [
-            {
-                "name": row.name,
-                "title": row.title,
-                "classes": row.classes,
-                "images": row.size,
-                "protocol": row.protocol,
-                "thresholds": dict(row.thresholds),
-                "get": row.get,
-            }
-            for row in BENCHMARKS.values()
-        ]
-        typer.echo(json.dumps(rows, indent=2))
+        shown = ("name", "title", "classes", "images", "protocol", "thresholds", "get")
+        named = [{**vars(row), "images": row.size, "thresholds": dict(row.thresholds)} for row in BENCHMARKS.values()]
+        o.print_json([{name: row[name] for name in shown} for row in named])
         return
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column
 
-    table = Table(title="Benchmarks", title_justify="left")
-    for column in ("name", "classes", "images", "what", "background threshold"):
-        table.add_column(column, justify="right" if column in ("classes", "images") else "left")
-    places: dict[str, list[str]] = {}
+    rows, places = [], dict[str, list[str]]()
     for row in BENCHMARKS.values():
         thresholds = "\n".join(f"{method} {value:g}" for method, value in row.thresholds.items())
-        table.add_row(row.name, str(row.classes), f"{row.size:,}", row.title, thresholds or "–")
+        rows.append((row.name, str(row.classes), f"{row.size:,}", row.title, thresholds or "–"))
         places.setdefault(row.get, []).append(row.name)
-    Console().print(table)
+    numbers = [Column(name, justify="right") for name in ("classes", "images")]
+    o.print_table("Benchmarks", ("name", *numbers, "what", "background threshold"), rows)
     typer.echo("Where to get them:")
     for place, names in places.items():
         typer.echo(f"  {', '.join(names)}: {place}")
@@ -95,7 +69,7 @@ def check(
     dataset = choose_dataset(name, data=data, images=images, annotations=annotations, labels=labels)
     report = check_dataset(dataset)
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+        o.print_json(report.as_dict())
     else:
         _print(report, hint=dataset.benchmark.hint)
     if not report.usable:
@@ -111,23 +85,7 @@ def choose_dataset(
     labels: Path | None,
     background: str | None = None,
 ) -> Dataset:
-    """The data set that the options name: a benchmark, or folders of one's own.
-
-    Args:
-        name: A benchmark.
-        data: Its folder.
-        images: Folder of one's own images.
-        annotations: Their index PNGs.
-        labels: Their label file.
-        background: One of the labels.
-
-    Returns:
-        What was found.
-
-    Raises:
-        ClearclipError: As `open_benchmark` and `open_folders`.
-        UsageError: Neither or both are named.
-    """
+    """The data set that the options name: a benchmark, or folders of one's own; `UsageError` if neither or both."""
     from clearclip.benchmarks import BENCHMARKS, open_benchmark, open_folders
 
     own = {"--images": images, "--annotations": annotations, "--labels": labels}
@@ -170,13 +128,9 @@ def _print(report: Report, *, hint: str) -> None:
 
 @contextmanager
 def measuring_bar(name: str) -> Iterator[Advanced | None]:
-    """A bar with the running mIoU of the first methods, where standard error is a terminal.
+    """A bar with the running mIoU of the first methods; yields what `evaluate` calls after each image.
 
-    Args:
-        name: Stands before the bar.
-
-    Yields:
-        What `clearclip.benchmarks.evaluate` calls after each image, or `None`.
+    `None` where standard error is no terminal.
     """
     with progress_bar(name) as advance:
         if advance is None:

@@ -2,84 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import typer
 
 from clearclip.checkpoints import CHECKPOINTS
-from clearclip.cli.options import AsJson
+from clearclip.cli import options as o
 from clearclip.methods import ABOUT, AXES, METHODS
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands.
-
-    Args:
-        app: The program.
-    """
-    app.command("models")(models)
-    app.command("methods")(methods)
-
-
-def models(as_json: AsJson = False) -> None:
+def models(as_json: o.AsJson = False) -> None:
     """List the checkpoints with friendly names, and what else --model takes."""
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in CHECKPOINTS.values()], indent=2))
+        o.print_json([asdict(row) for row in CHECKPOINTS.values()])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Checkpoints", title_justify="left")
-    for column in ("name", "family", "architecture", "licence of the weights", "about"):
-        table.add_column(column)
-    for row in CHECKPOINTS.values():
-        table.add_row(row.name, row.family, row.architecture, row.license, row.about)
-    console = Console()
-    console.print(table)
-    console.print(
+    columns = ("name", "family", "architecture", "licence of the weights", "about")
+    rows = [(row.name, row.family, row.architecture, row.license, row.about) for row in CHECKPOINTS.values()]
+    o.print_table("Checkpoints", columns, rows)
+    typer.echo(
         "--model also takes: open_clip's ARCHITECTURE/TAG (ViT-B-16-quickgelu/openai) or ARCHITECTURE/FILE,\n"
         "hf-hub:ORG/NAME and local-dir:FOLDER (open_clip), a Hugging Face ORG/NAME or folder (CLIPModel,\n"
-        "BlipForImageTextRetrieval), and BLIP's original .pth (with --tokenizer FOLDER where there is no network).",
-        highlight=False,
+        "BlipForImageTextRetrieval), and BLIP's original .pth (with --tokenizer FOLDER where there is no network)."
     )
 
 
-def methods(as_json: AsJson = False) -> None:
+def methods(as_json: o.AsJson = False) -> None:
     """List the named methods, and every axis that can be changed in brackets."""
     if as_json:
-        document = {
-            "methods": [
-                {**asdict(row), "about": ABOUT[row.name], "spelling": row.spelling} for row in METHODS.values()
-            ],
-            "axes": [asdict(axis) for axis in AXES],
-        }
-        typer.echo(json.dumps(document, indent=2))
+        named = [{**asdict(row), "about": ABOUT[row.name], "spelling": row.spelling} for row in METHODS.values()]
+        o.print_json({"methods": named, "axes": [asdict(axis) for axis in AXES]})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Methods", title_justify="left")
-    for column in ("name", "attention", "residual", "ffn", "depth", "about"):
-        table.add_column(column)
+    rows = []
     for row in METHODS.values():
         kinds = "+".join(row.attention) if row.combine == "sum" else f"mean of {', '.join(row.attention)}"
         iterated = ", normalised, iterated" if row.normalize else ""
-        table.add_row(
-            row.name,
-            kinds + iterated,
-            row.residual,
-            "keep" if row.ffn else "drop",
-            str(row.depth),
-            ABOUT[row.name],
-        )
-    axes = Table(
-        title="Axes, changed as in 'clearclip[residual=beta:30]' or 'vanilla[residual=drop,ffn=drop]'",
-        title_justify="left",
-    )
-    for column in ("axis", "values", "meaning"):
-        axes.add_column(column)
-    for axis in AXES:
-        axes.add_row(axis.name, axis.values, axis.meaning)
-    console = Console()
-    console.print(table, axes)
+        ffn = "keep" if row.ffn else "drop"
+        rows.append((row.name, kinds + iterated, row.residual, ffn, str(row.depth), ABOUT[row.name]))
+    o.print_table("Methods", ("name", "attention", "residual", "ffn", "depth", "about"), rows)
+    title = "Axes, changed as in 'clearclip[residual=beta:30]' or 'vanilla[residual=drop,ffn=drop]'"
+    o.print_table(title, ("axis", "values", "meaning"), [(axis.name, axis.values, axis.meaning) for axis in AXES])

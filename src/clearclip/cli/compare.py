@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import UsageError
 from clearclip.files.outputs import hold
 from clearclip.methods import parse_methods
 
@@ -16,38 +15,22 @@ Methods = Annotated[str, typer.Option("--methods", "--method", help="A comma lis
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for compare.png, or the picture's own path.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("compare")(compare)
-
-
+@o.bundles(without=("short_side", "crop_size", "stride", "remainder"))
 def compare(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders and globs.")],
-    label: o.Labels = None,
-    labels: o.LabelFile = None,
-    background: o.Background = None,
-    threshold: o.Threshold = None,
+    *,
+    images: o.Images,
+    words: o.Words,
     methods: Methods = "vanilla,maskclip,sclip,gem,clearclip",
-    model: o.Model = "clip-b16",
     output: Output = Path("clearclip-compare"),
-    protocol: o.ProtocolName = "native",
-    template: o.Templates = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "auto",
+    loading: o.Loading,
     limit: o.Limit = None,
 ) -> None:
     """Draw what several methods make of images: a row for each image, a column for each method, one legend.
 
     The trunk runs once for all methods. OUTPUT is a folder, or a .png, .svg or .pdf.
     """
-    o.prepare()
     rows = parse_methods(methods)
-    vocabulary = o.read_labels(label, labels, background)
+    vocabulary = words.vocabulary()
     from clearclip.decompose import fit_depth
     from clearclip.encode.images import load_image
     from clearclip.engine.run import find_images
@@ -55,34 +38,23 @@ def compare(
     from clearclip.inspection.style import save
 
     paths = find_images(images)[:limit]
-    segmenter = o.load_segmenter(
-        model,
-        method="clearclip",
-        device=device,
-        dtype=dtype,
-        protocol=protocol,
-        tokenizer=tokenizer,
-        templates=template,
-    )
+    segmenter = loading.load("clearclip")
     blocks = len(segmenter.backbone.blocks)
     fitted = [fit_depth(row, blocks=blocks) for row in rows]
     for row, run in zip(rows, fitted, strict=True):
         if row != run:
-            typer.echo(f"{row.spelling}: {model} has {blocks} blocks, so it is run as {run.spelling}", err=True)
+            typer.echo(f"{row.spelling}: {loading.model} has {blocks} blocks, so it is run as {run.spelling}", err=True)
     place = output if output.suffix.lower() in (".png", ".svg", ".pdf") else output / "compare.png"
     titles = {run.spelling: row.name.upper() for row, run in zip(rows, fitted, strict=True) if row != run}
-    try:
-        with hold(place.parent) as outputs:
-            outputs.check([place.name])
-            sheet = []
-            for path in paths:
-                encoded = segmenter.encode(load_image(path))
-                found = segmenter.classify(encoded, vocabulary, method=fitted, threshold=threshold)
-                shown = next(iter(found.values()))
-                sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))
-                vocabulary = shown.vocabulary
-            with outputs.write(place.name) as partial:
-                save(draw_sheet(sheet, vocabulary, titles=titles), partial)
-    except OSError as error:
-        raise UsageError(f"{place}: {error.strerror or error} (choose another folder with --output)") from error
+    with o.writing(place), hold(place.parent) as outputs:
+        outputs.check([place.name])
+        sheet = []
+        for path in paths:
+            encoded = segmenter.encode(load_image(path))
+            found = segmenter.classify(encoded, vocabulary, method=fitted, threshold=words.threshold)
+            shown = next(iter(found.values()))
+            sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))
+            vocabulary = shown.vocabulary
+        with outputs.write(place.name) as partial:
+            save(draw_sheet(sheet, vocabulary, titles=titles), partial)
     typer.echo(str(place))

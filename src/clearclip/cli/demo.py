@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +9,6 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("demo")(demo)
 
 
 def demo(
@@ -33,22 +23,17 @@ def demo(
 
     OUTPUT gets comparison.png (image, truth and every method side by side), each scene with overlays, and demo.json.
     """
-    o.prepare()
     methods = [part.strip() for part in re.split(r",(?![^\[]*\])", method) if part.strip()]
     from clearclip.demo import run_demo
 
     report = run_demo(output, model=model, methods=methods, pictures=limit, device=device)
     if as_json:
-        typer.echo(json.dumps({"miou": report.miou, "files": [str(file) for file in report.files]}, indent=2))
+        o.print_json({"miou": report.miou, "files": report.files})
         return
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("method", "mIoU", title=f"{limit} made scenes, {model}", title_justify="left")
-    for name, value in report.miou.items():
-        table.add_row(escape(name), f"{value:.1f}")
-    Console().print(table)
+    rows = [(escape(name), f"{value:.1f}") for name, value in report.miou.items()]
+    o.print_table(f"{limit} made scenes, {model}", ("method", "mIoU"), rows)
     typer.echo(f"Look at {report.files[0]}")
     typer.echo("Your own photographs, with real weights (600 MB, once):")
     typer.echo("  clearclip segment PHOTO.jpg -l sky -l grass -l person --model clip-b16 -o OUT")

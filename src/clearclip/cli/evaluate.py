@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,8 +28,7 @@ Target = Annotated[
     typer.Argument(metavar="[BENCHMARK]", help="As `clearclip benchmarks` lists them; with --merge, output folders."),
 ]
 MethodNames = Annotated[
-    str,
-    typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30]."),
+    str, typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30].")
 ]
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Folder for results.jsonl and the state that a run goes on from.")
@@ -60,23 +59,15 @@ PATIENCE = 60.0
 """Seconds for which an evaluation waits for others that have just ended in the same folder."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("evaluate")(evaluate)
-
-
+@o.bundles(without=("protocol",))
 def evaluate(
+    *,
     target: Target = None,
     data: b.Data = None,
     images: b.Images = None,
     annotations: b.Annotations = None,
     labels: o.LabelFile = None,
     background: o.Background = None,
-    model: o.Model = "clip-b16",
     method: MethodNames = "clearclip",
     output: Output = Path("clearclip-results"),
     threshold: Thresholds = None,
@@ -87,19 +78,9 @@ def evaluate(
     overwrite: Overwrite = False,
     save_predictions: Predictions = None,
     worst: Worst = 0,
-    engine: o.EngineName = o.Engine.local,
-    workers: o.Workers = None,
-    address: o.Address = None,
-    cpus_per_worker: o.Cpus = 1.0,
-    gpus_per_worker: o.Gpus = None,
+    workers: o.Workers,
     protocol: ProtocolName = None,
-    short_side: o.ShortSide = None,
-    crop_size: o.CropSize = None,
-    stride: o.Stride = None,
-    template: o.Templates = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "auto",
+    loading: o.Loading,
     seed: Seed = 0,
     formats: Formats = None,
     as_json: o.AsJson = False,
@@ -109,13 +90,12 @@ def evaluate(
     Scores are of the whole split and in percent. They are appended to results.jsonl in the output folder with
     everything they depend on; where the paper prints a number for a cell, it stands beside ours.
     """
-    o.prepare()
     checked = check_formats(formats, as_json=as_json)
     from clearclip.benchmarks import Run, Shard
     from clearclip.benchmarks import merge as add_up
     from clearclip.benchmarks.results import check_results
 
-    with _writing():
+    with o.writing():
         if merge:
             with hold(output, patience=PATIENCE):
                 check_results(output)
@@ -135,20 +115,9 @@ def evaluate(
         )
         rows = parse_methods(method)
         thresholds = _thresholds(threshold, rows, dataset)
-        fleet = o.fleet(engine, workers, address=address, cpus=cpus_per_worker, gpus=gpus_per_worker, device=device)
-        load = partial(
-            o.load_segmenter,
-            model,
-            method=max(rows, key=lambda row: row.depth),
-            device=device,
-            dtype=dtype,
-            protocol=protocol or dataset.benchmark.protocol,
-            tokenizer=tokenizer,
-            templates=template,
-            short_side=short_side,
-            crop_size=crop_size,
-            stride=stride,
-        )
+        loading = replace(loading, protocol=protocol or dataset.benchmark.protocol)
+        fleet = workers.fleet(loading.device)
+        load = partial(loading.load, max(rows, key=lambda row: row.depth))
         with hold(output, patience=PATIENCE):
             check_results(output)
         found = _run(load, dataset, rows, fleet=fleet, thresholds=thresholds, run=run, worst=worst)
@@ -161,17 +130,8 @@ def _only(target: list[str] | None) -> str | None:
     return target[0] if target else None
 
 
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        raise UsageError(f"{place}{error.strerror or error} (choose another folder with --output)") from error
-
-
 def _thresholds(given: list[str] | None, rows: Sequence[Method], dataset: Dataset) -> dict[str, float] | float | None:
-    """What `--threshold` collected, checked; says where the paper names none."""
+    """Read `--threshold`; says which methods have none on a benchmark with a background."""
     from clearclip.benchmarks.configuration import thresholds_for
 
     by_method: dict[str, float] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -28,22 +27,12 @@ Range = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("large")(large)
-
-
+@o.bundles(without=("short_side",))
 def large(
+    *,
     image: Annotated[str, typer.Argument(help="GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF; others with --driver.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="GeoTIFF (.tif) of label indices.")],
-    label: o.Labels = None,
-    labels: o.LabelFile = None,
-    background: o.Background = None,
-    threshold: o.Threshold = None,
+    words: o.Words,
     scale: Annotated[
         float,
         typer.Option(
@@ -66,25 +55,17 @@ def large(
             help="GeoJSON for the labels' regions, in longitude and latitude (or pixels without coordinates)."
         ),
     ] = None,
-    model: o.Model = "clip-b16",
     method: o.MethodName = "clearclip",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that clearclip made.")] = False,
     max_memory: Annotated[float, typer.Option(help="Refuse what would take more memory, in GB.")] = 8.0,
-    protocol: o.ProtocolName = "native",
-    crop_size: o.CropSize = None,
-    stride: o.Stride = None,
-    template: o.Templates = None,
-    tokenizer: o.Tokenizer = None,
+    loading: o.Loading,
     as_json: o.AsJson = False,
 ) -> None:
     """Label every pixel of an image of any size, in tiles without seams; coordinates and nodata are kept.
 
     Memory grows with the image's width alone. Windows without a valid pixel are skipped. Needs the extra `geo`.
     """
-    o.prepare()
-    vocabulary = o.read_labels(label, labels, background)
+    vocabulary = words.vocabulary()
     chosen = None if bands is None else _numbers(bands, int, "--bands")
     levels = None if value_range is None else _numbers(value_range, float, "--range")
     if levels is not None and len(levels) != 2:
@@ -93,17 +74,7 @@ def large(
     from clearclip.large.label import segment_large
 
     require("rasterio", extra="geo", purpose="an image in tiles")
-    segmenter = o.load_segmenter(
-        model,
-        method=method,
-        device=device,
-        dtype=dtype,
-        protocol=protocol,
-        tokenizer=tokenizer,
-        templates=template,
-        crop_size=crop_size,
-        stride=stride,
-    )
+    segmenter = loading.load(method)
     try:
         result = segment_large(
             segmenter,
@@ -111,7 +82,7 @@ def large(
             labels=vocabulary,
             output=output,
             scale=scale,
-            threshold=threshold,
+            threshold=words.threshold,
             bands=chosen,
             value_range=None if levels is None else (levels[0], levels[1]),
             driver=driver,
@@ -125,7 +96,7 @@ def large(
     except OSError as error:
         raise ClearclipError(str(error)) from error
     if as_json:
-        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        o.print_json(asdict(result))
         return
     height, width = result.size
     found = sum(result.pixels.values())

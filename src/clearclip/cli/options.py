@@ -1,14 +1,20 @@
-"""Options that several commands share, and what every command that loads a model does first."""
+"""Options that several commands share, one dataclass for each group, and what the commands do with them."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -19,18 +25,14 @@ if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
     from clearclip.vocabulary import Vocabulary
 
+Command = Callable[..., None]
+
+Images = Annotated[list[str], typer.Argument(help="Image files, folders and globs.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; it is made where it is missing.")]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option("-l", "--label", help="A label: 'sky', 'person=man|woman|child', 'sky @#87ceeb'. Repeat it."),
-]
 LabelFile = Annotated[Path | None, typer.Option("--labels", help="File with one label a line; # starts a comment.")]
 Background = Annotated[
     str | None,
     typer.Option(help="Label that pixels below the threshold fall to; one of the labels, or a new one without words."),
-]
-Threshold = Annotated[
-    float | None, typer.Option(help="Pixels whose best probability is below become background (0–1).")
 ]
 Model = Annotated[
     str,
@@ -39,22 +41,15 @@ Model = Annotated[
         help="Friendly name (`clearclip models`), open_clip's ARCH/TAG, hf-hub:, local-dir:, HF id, folder, .pth.",
     ),
 ]
-Tokenizer = Annotated[str | None, typer.Option(help="Hugging Face tokenizer folder or id instead of the model's own.")]
 MethodName = Annotated[
-    str,
-    typer.Option("--method", help="As `clearclip methods` lists them, e.g. 'clearclip[residual=beta:30]'."),
+    str, typer.Option("--method", help="As `clearclip methods` lists them, e.g. 'clearclip[residual=beta:30]'.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
-ProtocolName = Annotated[str, typer.Option("--protocol", help="native, paper, or a benchmark's name.")]
-ShortSide = Annotated[float | None, typer.Option(help="Short side after the resize, in pixels.")]
-CropSize = Annotated[float | None, typer.Option(help="Side of a window, in pixels; 0: the whole image.")]
-Stride = Annotated[float | None, typer.Option(help="Step of the windows, in pixels.")]
 Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="Prompt with {} for the label; repeat it. Default: the 80 of the paper."),
 ]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
 
@@ -66,152 +61,191 @@ class Engine(str, Enum):
     ray = "ray"
 
 
-EngineName = Annotated[
-    Engine, typer.Option("--engine", help="local: this process. ray: workers, here or on a cluster (clearclip[ray]).")
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="With --engine ray: how many. Default: one per GPU, else per processor core.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="With --engine ray: a cluster, 'auto' or HOST:PORT. Default: one of its own on this machine."),
-]
-Cpus = Annotated[float, typer.Option("--cpus-per-worker", help="With --engine ray: processor cores of a worker.")]
-Gpus = Annotated[
-    float | None,
-    typer.Option("--gpus-per-worker", help="With --engine ray: GPUs, or the part of one. Default: 1 if there are any."),
-]
+class Remainder(str, Enum):
+    """As `Protocol.remainder`."""
+
+    pad = "pad"
+    drop = "drop"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is looked for."""
+
+    label: Annotated[
+        list[str] | None,
+        typer.Option("-l", "--label", help="A label: 'sky', 'person=man|woman|child', 'sky @#87ceeb'. Repeat it."),
+    ] = None
+    labels: LabelFile = None
+    background: Background = None
+    threshold: Annotated[
+        float | None, typer.Option(help="Pixels whose best probability is below become background (0–1).")
+    ] = None
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of `-l` or `--labels`; `UsageError` if neither or both were given, or they cannot be used."""
+        from clearclip.vocabulary import Vocabulary
+
+        if self.label and self.labels:
+            raise UsageError("-l and --labels were both given: use one of them")
+        if self.labels is None and not self.label:
+            raise UsageError("no labels were given: use -l NAME (repeat it) or --labels FILE")
+        return Vocabulary.parse(self.label if self.labels is None else self.labels, background=self.background)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A model, where it runs, and how an image is shown to it."""
+
+    model: Model = "clip-b16"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    protocol: Annotated[str, typer.Option(help="native, paper, or a benchmark's name.")] = "native"
+    short_side: Annotated[float | None, typer.Option(help="Short side after the resize, in pixels.")] = None
+    crop_size: Annotated[float | None, typer.Option(help="Side of a window, in pixels; 0: the whole image.")] = None
+    stride: Annotated[float | None, typer.Option(help="Step of the windows, in pixels.")] = None
+    remainder: Annotated[
+        Remainder | None,
+        typer.Option(
+            help="What a window has beyond whole patches: pad it with zeros, or drop it as NACLIP does. Default: pad."
+        ),
+    ] = None
+    template: Templates = None
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Hugging Face tokenizer folder or id instead of the model's own.")
+    ] = None
+
+    def load(self, method: Any, *, max_pixels: int | None = None) -> Segmenter:
+        """The segmenter that the options describe; numbers in pixels replace the preset's."""
+        from clearclip.segmenter import load
+
+        segmenter = load(
+            self.model,
+            method=method,
+            device=self.device,
+            dtype=self.dtype,
+            protocol=self.protocol,
+            templates=self.template,
+            tokenizer=self.tokenizer,
+        )
+        numbers = {name: getattr(self, name) for name in ("short_side", "crop_size", "stride")}
+        remainder = None if self.remainder is None else self.remainder.value
+        if remainder is not None or any(number is not None for number in numbers.values()):
+            pixels = segmenter.protocol.in_pixels(segmenter.backbone.native_size)
+            segmenter.protocol = pixels.with_overrides(**numbers, remainder=remainder)
+        if max_pixels is not None:
+            segmenter.max_pixels = max_pixels
+        return segmenter
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work."""
+
+    engine: Annotated[
+        Engine, typer.Option(help="local: this process. ray: workers, here or on a cluster (clearclip[ray]).")
+    ] = Engine.local
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --engine ray: how many. Default: one per GPU, else per processor core."),
+    ] = None
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --engine ray: a cluster, 'auto' or HOST:PORT. Default: one of its own on this machine."
+        ),
+    ] = None
+    cpus_per_worker: Annotated[float, typer.Option(help="With --engine ray: processor cores of a worker.")] = 1.0
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="With --engine ray: GPUs, or the part of one. Default: 1 if there are any.")
+    ] = None
+
+    def fleet(self, device: str) -> Fleet | None:
+        """Ray's workers, or `None` for this process; `UsageError` if workers are described for it."""
+        cpus, gpus = self.cpus_per_worker, self.gpus_per_worker
+        for option, number in (("--cpus-per-worker", cpus), ("--gpus-per-worker", gpus)):
+            if number is not None and not 0 <= number <= 10_000:
+                raise UsageError(f"{option} {number:g}: a number from 0 to 10,000 is needed")
+        if self.engine is Engine.local:
+            given = {"--workers": self.workers, "--address": self.address, "--gpus-per-worker": gpus}
+            named = [option for option, value in given.items() if value is not None]
+            if named:
+                raise UsageError(f"{', '.join(named)}: the local engine is this process alone; add --engine ray")
+            return None
+        from clearclip.engine.ray_pool import Fleet
+
+        if gpus is None and device.startswith("cpu"):
+            gpus = 0.0
+        return Fleet(self.workers, self.address, cpus=cpus, gpus=gpus)
+
+
+def bundles(*, without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Let typer see the fields of a command's dataclass parameters as options; those left out keep their defaults."""
+
+    def spread(command: Command) -> Command:
+        parameters: list[inspect.Parameter] = []
+        kinds: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if not is_dataclass(kind := parameter.annotation):
+                parameters.append(parameter)
+                continue
+            hints = get_type_hints(kind, include_extras=True)
+            shown = [field for field in fields(kind) if field.name not in without]
+            kinds[parameter.name] = (parameter.annotation, [field.name for field in shown])
+            for field in shown:
+                new = inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=hints[field.name])
+                parameters.append(new)
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            made = {name: kind(**{one: values.pop(one) for one in names}) for name, (kind, names) in kinds.items()}
+            command(**values, **made)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return spread
 
 
 def prepare() -> None:
-    """Keep the libraries quiet and turn warnings into one line each; called by commands that load a model."""
+    """Keep the libraries quiet and turn warnings into one line each."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.getLogger().setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning, module="clearclip")
-    warnings.showwarning = _show_warning
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+def print_json(value: Any) -> None:
+    """What `--json` prints."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def read_labels(labels: list[str] | None, file: Path | None, background: str | None) -> Vocabulary:
-    """The vocabulary that `-l`, `--labels` and `--background` name.
+def print_table(title: str, columns: Iterable[Any], rows: Iterable[Iterable[str]]) -> None:
+    """A table on the terminal; a column is its name, or rich's `Column`."""
+    from rich.console import Console
+    from rich.table import Table
 
-    Args:
-        labels: What `-l` collected.
-        file: What `--labels` named.
-        background: What `--background` named.
-
-    Returns:
-        The vocabulary.
-
-    Raises:
-        UsageError: None or both of the first two were given, or the labels cannot be used.
-    """
-    from clearclip.vocabulary import Vocabulary
-
-    if labels and file:
-        raise UsageError("-l and --labels were both given: use one of them")
-    if file is None and not labels:
-        raise UsageError("no labels were given: use -l NAME (repeat it) or --labels FILE")
-    return Vocabulary.parse(file if file is not None else labels, background=background)
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
-def load_segmenter(
-    model: str,
-    *,
-    method: Any,
-    device: str,
-    dtype: str,
-    protocol: str,
-    tokenizer: str | None = None,
-    templates: list[str] | None = None,
-    short_side: float | None = None,
-    crop_size: float | None = None,
-    stride: float | None = None,
-    max_pixels: int | None = None,
-) -> Segmenter:
-    """The segmenter that a command's options describe; numbers in pixels replace the preset's.
-
-    Args:
-        model: As `clearclip.load`.
-        method: As `clearclip.load`.
-        device: As `clearclip.load`.
-        dtype: As `clearclip.load`.
-        protocol: As `clearclip.load`.
-        tokenizer: As `clearclip.load`.
-        templates: As `clearclip.load`.
-        short_side: In pixels.
-        crop_size: In pixels.
-        stride: In pixels.
-        max_pixels: Limit of an image.
-
-    Returns:
-        It.
-
-    Raises:
-        ClearclipError: As `clearclip.load`.
-    """
-    from clearclip.segmenter import load
-
-    segmenter = load(
-        model,
-        method=method,
-        device=device,
-        dtype=dtype,
-        protocol=protocol,
-        templates=templates,
-        tokenizer=tokenizer,
-    )
-    if any(number is not None for number in (short_side, crop_size, stride)):
-        pixels = segmenter.protocol.in_pixels(segmenter.backbone.native_size)
-        segmenter.protocol = pixels.with_overrides(short_side=short_side, crop_size=crop_size, stride=stride)
-    if max_pixels is not None:
-        segmenter.max_pixels = max_pixels
-    return segmenter
+def split(text: str | None) -> list[str] | None:
+    """The parts of a comma list; `None` stays."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def fleet(
-    engine: Engine, workers: int | None, *, address: str | None, cpus: float, gpus: float | None, device: str
-) -> Fleet | None:
-    """The workers that the options ask for.
-
-    Args:
-        engine: Who does the work.
-        workers: How many.
-        address: A cluster.
-        cpus: Cores of a worker.
-        gpus: GPUs of a worker; a worker on the processor needs none.
-        device: As `--device`.
-
-    Returns:
-        The workers, or `None` for this process.
-
-    Raises:
-        UsageError: Workers are described for the local engine, or a number is out of range.
-    """
-    for option, number in (("--cpus-per-worker", cpus), ("--gpus-per-worker", gpus)):
-        if number is not None and not 0 <= number <= 10_000:
-            raise UsageError(f"{option} {number:g}: a number from 0 to 10,000 is needed")
-    if engine is Engine.local:
-        given = {"--workers": workers, "--address": address, "--gpus-per-worker": gpus}
-        named = [option for option, value in given.items() if value is not None]
-        if named:
-            raise UsageError(f"{', '.join(named)}: the local engine is this process alone; add --engine ray")
-        return None
-    from clearclip.engine.ray_pool import Fleet
-
-    if gpus is None and device.startswith("cpu"):
-        gpus = 0.0
-    return Fleet(workers, address, cpus=cpus, gpus=gpus)
+@contextmanager
+def writing(output: Path | None = None) -> Iterator[None]:
+    """`UsageError` where the system refuses to write to `output`, or else to the file that its error names."""
+    try:
+        yield
+    except OSError as error:
+        place = output or error.filename
+        reason = f"{place}: {error.strerror or error}" if place else str(error.strerror or error)
+        raise UsageError(f"{reason} (choose another folder with --output)") from error

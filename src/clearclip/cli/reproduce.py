@@ -15,8 +15,7 @@ TargetName = Annotated[
     str, typer.Argument(metavar="TARGET", help="figure1, table1, table2, figure2, figure3, figure4, or all.")
 ]
 Data = Annotated[
-    list[str] | None,
-    typer.Option("--data", help="Folder that holds a folder per benchmark, or NAME=DIR; repeat it."),
+    list[str] | None, typer.Option("--data", help="Folder that holds a folder per benchmark, or NAME=DIR; repeat it.")
 ]
 Benchmarks = Annotated[
     str | None, typer.Option(help="A comma list; default: the paper's, or `scenes` where no --data is given.")
@@ -31,15 +30,6 @@ Images = Annotated[
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the pages and the state a run goes on from.")]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be used, and list them.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("reproduce")(reproduce)
 
 
 def reproduce(
@@ -64,7 +54,6 @@ def reproduce(
     weights or data stay empty with the reason. Interrupted and started again, it goes on; what one target has
     measured, another does not measure again. Without --data it runs on `scenes` with the embedded model.
     """
-    o.prepare()
     from clearclip.paper.rows import find_targets
 
     targets = tuple(find_targets(target))
@@ -92,22 +81,19 @@ def reproduce(
         skip_broken=skip_broken,
         progress=b.measuring_bar,
     )
-    try:
+    with o.writing(output):
         reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
-    except OSError as error:
-        raise UsageError(f"{output}: {error.strerror or error} (choose another folder with --output)") from error
     typer.echo(str(reports[-1]))
 
 
 def _benchmarks(text: str | None) -> tuple[str, ...] | None:
     from clearclip.benchmarks import BENCHMARKS
 
-    if text is None:
+    if (parts := o.split(text)) is None:
         return None
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not names:
+    if not parts:
         raise UsageError(f"--benchmarks is empty: name at least one of {', '.join(BENCHMARKS)}")
-    for name in names:
+    for name in parts:
         if name not in BENCHMARKS:
             raise UsageError(f"benchmark {name!r} is not known: {nearest(name, BENCHMARKS)}")
-    return names
+    return tuple(dict.fromkeys(parts))

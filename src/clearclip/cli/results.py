@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,25 +18,14 @@ if TYPE_CHECKING:
 SHARED = ("benchmark", "model", "images", "threshold")
 
 Formats = Annotated[
-    list[str] | None,
-    typer.Option("--format", help="Print as md, csv, latex or json instead of the table; repeat it."),
+    list[str] | None, typer.Option("--format", help="Print as md, csv, latex or json instead of the table; repeat it.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("results")(results)
 
 
 def results(
     files: Annotated[list[Path], typer.Argument(help="results.jsonl files, or the folders they lie in.")],
     view: Annotated[
-        str,
-        typer.Option(help="runs: one row each; methods: a column for each benchmark; classes: IoU of each class."),
+        str, typer.Option(help="runs: one row each; methods: a column for each benchmark; classes: IoU of each class.")
     ] = "runs",
     benchmarks: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
     models: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
@@ -52,8 +40,8 @@ def results(
     checked = check_formats(formats, as_json=as_json)
     found = read_results(files)
     wanted = {
-        "benchmark": _split(benchmarks),
-        "model": _split(models),
+        "benchmark": o.split(benchmarks),
+        "model": o.split(models),
         "method": [row.spelling for row in parse_methods(method)] if method else None,
     }
     for key, values in wanted.items():
@@ -64,23 +52,8 @@ def results(
     emit(found, table(found, view=view), formats=checked, title="Results, mIoU in percent")
 
 
-def _split(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
 def check_formats(formats: Sequence[str] | None, *, as_json: bool) -> list[str]:
-    """The formats that the options name, known before anything takes long.
-
-    Args:
-        formats: What `--format` collected.
-        as_json: Whether `--json` was given, which is the format alone.
-
-    Returns:
-        Names; empty for the table on the terminal.
-
-    Raises:
-        UsageError: A format is unknown.
-    """
+    """The formats to print, none for the table on the terminal; `UsageError` if one is unknown."""
     from clearclip.benchmarks.tables import FORMATS
 
     for name in formats or ():
@@ -90,19 +63,12 @@ def check_formats(formats: Sequence[str] | None, *, as_json: bool) -> list[str]:
 
 
 def emit(found: Sequence[Record], layout: Table, *, formats: Sequence[str], title: str) -> None:
-    """Print records on standard output.
-
-    Args:
-        found: The records, for JSON.
-        layout: Their table, for everything else.
-        formats: From `check_formats`.
-        title: Above the terminal's table; what all its rows share moves there.
-    """
+    """Print records as JSON, or their table in other formats; what all rows share moves to the terminal's title."""
     from clearclip.benchmarks.tables import FORMATS
 
     for name in formats:
         if name == "json":
-            typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+            o.print_json(found)
         else:
             typer.echo(FORMATS[name](layout))
     if formats:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,46 +39,25 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images whose windows go thr
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Make existing results again; never replaces a file that no run wrote.")
 ]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("segment")(segment)
-
-
+@o.bundles()
 def segment(
+    *,
     sources: Sources,
     output: o.Output,
-    label: o.Labels = None,
-    labels: o.LabelFile = None,
-    background: o.Background = None,
-    threshold: o.Threshold = None,
-    model: o.Model = "clip-b16",
+    words: o.Words,
     method: o.MethodName = "clearclip",
     formats: Formats = None,
     things: Things = None,
     min_area: MinArea = 1,
     simplify: Simplify = 0.0,
-    engine: o.EngineName = o.Engine.local,
-    workers: o.Workers = None,
-    address: o.Address = None,
-    cpus_per_worker: o.Cpus = 1.0,
-    gpus_per_worker: o.Gpus = None,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "auto",
+    workers: o.Workers,
     batch_size: BatchSize = 4,
     overwrite: Overwrite = False,
-    protocol: o.ProtocolName = "native",
-    short_side: o.ShortSide = None,
-    crop_size: o.CropSize = None,
-    stride: o.Stride = None,
-    template: o.Templates = None,
-    tokenizer: o.Tokenizer = None,
-    max_pixels: o.MaxPixels = 100_000_000,
+    loading: o.Loading,
+    max_pixels: MaxPixels = 100_000_000,
     limit: o.Limit = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -90,65 +67,43 @@ def segment(
     labels.json says which label an index is and how the results were made, errors.csv which images failed and why.
     Started again, a run goes on with what is left.
     """
-    o.prepare()
     rows = parse_methods(method)
     if len(rows) > 1:
         raise UsageError(
             f"segment takes one method, {len(rows)} were given: run it once per method, with a folder each"
         )
-    vocabulary = o.read_labels(label, labels, background)
+    vocabulary = words.vocabulary()
     from clearclip.engine.run import segment_files, segment_on_ray
     from clearclip.engine.sources import find_sources
     from clearclip.formats import DEFAULT_FORMATS, Choices
 
-    fleet = o.fleet(engine, workers, address=address, cpus=cpus_per_worker, gpus=gpus_per_worker, device=device)
+    fleet = workers.fleet(loading.device)
     found = find_sources(sources)[:limit]
-    load = partial(
-        o.load_segmenter,
-        model,
-        method=rows[0],
-        device=device,
-        dtype=dtype,
-        protocol=protocol,
-        tokenizer=tokenizer,
-        templates=template,
-        short_side=short_side,
-        crop_size=crop_size,
-        stride=stride,
-        max_pixels=max_pixels,
-    )
-    choices = Choices(things=tuple(things or ()), min_area=min_area, simplify=simplify)
+    load = partial(loading.load, rows[0], max_pixels=max_pixels)
     run = partial(segment_files, load()) if fleet is None else partial(segment_on_ray, load, fleet=fleet)
     report = run(
         found,
         labels=vocabulary,
         output=output,
-        threshold=threshold,
+        threshold=words.threshold,
         batch_size=batch_size,
         overwrite=overwrite,
         formats=tuple(formats or DEFAULT_FORMATS),
-        choices=choices,
+        choices=Choices(things=tuple(things or ()), min_area=min_area, simplify=simplify),
     )
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+        o.print_json(report.as_dict())
     else:
-        _print(output, report.done, report.skipped, len(report.failed))
+        parts = [f"{report.done} segmented"]
+        if report.skipped:
+            parts.append(f"{report.skipped} were there already (--overwrite makes them again)")
+        if report.failed:
+            parts.append(f"{len(report.failed)} failed")
+        typer.echo(printable(f"{', '.join(parts)} → {output}"))
         if report.aside is not None:
             typer.echo(f"Results with other settings that were not made again are in {report.aside}")
     for path, reason in report.failed:
-        typer.echo(f"failed: {_one_line(path, reason)}", err=True)
+        line = reason if str(path) in reason else f"{path}: {reason}"
+        typer.echo(f"failed: {printable(' '.join(line.split()))}", err=True)
     if report.failed:
         raise typer.Exit(1)
-
-
-def _one_line(path: Path | str, reason: str) -> str:
-    return printable(" ".join((reason if str(path) in reason else f"{path}: {reason}").split()))
-
-
-def _print(output: Path, done: int, skipped: int, failed: int) -> None:
-    parts = [f"{done} segmented"]
-    if skipped:
-        parts.append(f"{skipped} were there already (--overwrite makes them again)")
-    if failed:
-        parts.append(f"{failed} failed")
-    typer.echo(printable(f"{', '.join(parts)} → {output}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,24 +12,14 @@ from clearclip.cli import options as o
 from clearclip.errors import ClearclipError, printable
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command.
-
-    Args:
-        app: The program.
-    """
-    app.command("video")(video)
-
-
+@o.bundles()
 def video(
+    *,
     source: Annotated[Path, typer.Argument(metavar="VIDEO", help="Any video that FFmpeg reads.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="A .mp4, .mkv or .mov, or a folder for <stem>.overlay.mp4.")
     ],
-    label: o.Labels = None,
-    labels: o.LabelFile = None,
-    background: o.Background = None,
-    threshold: o.Threshold = None,
+    words: o.Words,
     every: Annotated[
         int,
         typer.Option(min=1, max=1_000_000, help="Give the model each N-th frame; those between show the last labels."),
@@ -46,17 +35,9 @@ def video(
     ] = False,
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Name the labels below the picture.")] = True,
     opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the colours.")] = 0.55,
-    model: o.Model = "clip-b16",
     method: o.MethodName = "clearclip",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    protocol: o.ProtocolName = "native",
-    short_side: o.ShortSide = None,
-    crop_size: o.CropSize = None,
-    stride: o.Stride = None,
-    template: o.Templates = None,
-    tokenizer: o.Tokenizer = None,
+    loading: o.Loading,
     as_json: o.AsJson = False,
 ) -> None:
     """Label every pixel of a video's frames and write it with the labels' colours.
@@ -64,25 +45,13 @@ def video(
     Times and frame rate are kept, sound is not. With --masks an interrupted run goes on where it was when it is
     started again (without --smooth). Needs the extra `video`.
     """
-    o.prepare()
-    vocabulary = o.read_labels(label, labels, background)
+    vocabulary = words.vocabulary()
     from clearclip.files.optional import require
 
     require("av", extra="video", purpose="a video")
     from clearclip.video.label import segment_video
 
-    segmenter = o.load_segmenter(
-        model,
-        method=method,
-        device=device,
-        dtype=dtype,
-        protocol=protocol,
-        tokenizer=tokenizer,
-        templates=template,
-        short_side=short_side,
-        crop_size=crop_size,
-        stride=stride,
-    )
+    segmenter = loading.load(method)
     try:
         result = segment_video(
             segmenter,
@@ -93,7 +62,7 @@ def video(
             smooth=smooth,
             cut=cut,
             masks=masks,
-            threshold=threshold,
+            threshold=words.threshold,
             opacity=opacity,
             legend=legend,
             overwrite=overwrite,
@@ -101,7 +70,7 @@ def video(
     except OSError as error:
         raise ClearclipError(str(error)) from error
     if as_json:
-        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False, default=str))
+        o.print_json(asdict(result))
     else:
         parts = [f"{result.frames} frames, {result.segmented} segmented"]
         if result.reused:

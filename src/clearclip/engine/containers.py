@@ -1,7 +1,4 @@
-"""The images in tars and Parquet files, one after the other, in bounded memory whatever the file says of itself.
-
-Belongs here: what a container may hold, and its limits. Does not: finding containers (`sources`), decoding (`images`).
-"""
+"""The images in tars and Parquet files, one after the other, in bounded memory whatever the file says of itself."""
 
 from __future__ import annotations
 
@@ -36,14 +33,7 @@ BYTES_PER_VALUE = 16
 
 @dataclass(frozen=True)
 class Member:
-    """One image in a container.
-
-    Attributes:
-        source: `CONTAINER#KEY`.
-        stem: Name for its files, the same whatever else is in the run.
-        data: The file's bytes; empty where `reason` says why.
-        reason: Why there are none.
-    """
+    """One image in a container, `CONTAINER#KEY`: its files' stem, and its bytes or why there are none."""
 
     source: str
     stem: str
@@ -54,8 +44,8 @@ class Member:
 def read_members(container: Source) -> Iterator[Member]:
     """The images in a tar (WebDataset: one for each key) or Parquet file (a column of encoded images), in its order.
 
-    One is in memory at a time. Of a container that is damaged further on come the images that precede the damage, then
-    one member with the reason; likewise an image that cannot be used is a member with the reason.
+    One is in memory at a time. An image that cannot be used is a member with the reason; a container that is damaged
+    gives the images before the damage, then one member with the reason.
     """
     name = str(container)
     tar = name.partition("?")[0].lower().endswith(".tar")
@@ -70,7 +60,7 @@ def read_members(container: Source) -> Iterator[Member]:
 
 
 class _Entry(tarfile.TarInfo):
-    """A tar's member. `tarfile` takes a header that is damaged or missing for the end, without a word."""
+    """A tar's member; `tarfile` silently takes a damaged or missing header for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
@@ -144,7 +134,7 @@ def _parquet_members(name: str, file: BinaryIO) -> Iterator[Member]:
 
 
 def _image_path(schema: Any) -> tuple[str, ...]:
-    """The names of the column of encoded images, and of its part: one of the usual names, else the only binary one."""
+    """Path of the column of encoded images: one with a usual name, else the only binary one."""
     from pyarrow import types
 
     def is_binary(field: Any) -> bool:
@@ -162,7 +152,7 @@ def _image_path(schema: Any) -> tuple[str, ...]:
 
 
 def _only_leaf(schema: Any, column: str, *, count: int) -> int:
-    """Where the column's pages are listed; pyarrow reads all columns whose path begins so."""
+    """Index of the column's pages; pyarrow reads every column whose path begins with this one's."""
     paths = [schema.column(index).path for index in range(count)]
     found = [index for index, path in enumerate(paths) if f"{path}.".startswith(f"{column}.")]
     if len(found) != 1:
@@ -171,7 +161,7 @@ def _only_leaf(schema: Any, column: str, *, count: int) -> int:
 
 
 def _check_footer(file: BinaryIO) -> None:
-    """The description of a million columns takes gigabytes in memory."""
+    """Limit the footer: the description of a million columns takes gigabytes in memory."""
     file.seek(-8, os.SEEK_END)
     size = int.from_bytes(file.read(4), "little")
     if size > MAX_FOOTER:
@@ -179,7 +169,7 @@ def _check_footer(file: BinaryIO) -> None:
 
 
 def _check_pages(file: BinaryIO, column: Any) -> None:
-    """What pyarrow allocates stands in the header of each page; the footer's sizes may be anything."""
+    """Limit what pyarrow will allocate: each page's header says it, while the footer's sizes may be wrong."""
     place = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
     end, pages = place + column.total_compressed_size, 0
     while place < end:

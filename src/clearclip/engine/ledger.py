@@ -1,9 +1,7 @@
-"""The book of a run: which images are finished, how, and which files in the folder are its own, byte for byte.
+"""The ledger of an output folder: which images are finished, how, and which files are the run's own, byte for byte.
 
-One SQLite file in the output folder, written by the one process that holds the folder (`files.writing.claim`). A file
-is entered before it gets its name, so nothing stands there that is not in the book; `before` says what it replaces.
-
-Belongs here: the file. Does not: deciding what to do with an entry (`batch`), moving files (`results`).
+One SQLite file, written by the one process that holds the folder (`files.writing.claim`). A file is entered before it
+gets its name; `before` is the digest of the file that it replaces.
 """
 
 from __future__ import annotations
@@ -43,17 +41,7 @@ _COLUMNS = "stem, source, stamp, digest, settings, run, formats"
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished image.
-
-    Attributes:
-        stem: Name of its files.
-        source: Which image it is, as `sources.identity`.
-        stamp: As `sources.stamp`.
-        digest: As `sources.digest`.
-        settings: Hash of how it was made.
-        run: Which run made it.
-        formats: Names of the formats that it has.
-    """
+    """A finished image; `source`, `stamp`, `digest` as in `sources`, `settings` a hash of how it was made."""
 
     stem: str
     source: str
@@ -85,58 +73,56 @@ class Ledger:
         return None if row is None else _decoded(row[0])
 
     def settle(self, settings: Mapping[str, Any]) -> None:
-        """Keep how the folder's results are made from now on."""
+        """Store how the folder's results are made from now on."""
         with self._connection:
             self._connection.execute("DELETE FROM about")
             self._connection.execute("INSERT INTO about VALUES (?)", (json.dumps(settings),))
 
     def get(self, stem: str) -> Entry | None:
         """The entry of an image."""
-        row = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE stem = ?", (printable(stem),)).fetchone()
-        return None if row is None else _entry(row)
+        return next(self._entries("stem = ?", printable(stem)), None)
+
+    def _entries(self, where: str, *values: str) -> Iterator[Entry]:
+        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE {where} ORDER BY stem", values)
+        return map(_entry, rows)
 
     def below(self, prefix: str) -> Iterator[Entry]:
-        """The entries whose stems begin alike, as those of one container do, by stem."""
+        """The entries whose stems begin with the prefix, as those of one container do."""
         low = printable(prefix)
-        rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM images WHERE stem >= ? AND stem < ? ORDER BY stem", (low, low + "\U0010ffff")
-        )
-        yield from map(_entry, rows)
+        return self._entries("stem >= ? AND stem < ?", low, low + "\U0010ffff")
 
     def made_otherwise(self, settings: str) -> list[Entry]:
         """The entries of images that were made with other settings."""
-        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM images WHERE settings != ? ORDER BY stem", (settings,))
-        return [_entry(row) for row in rows]
+        return list(self._entries("settings != ?", settings))
 
     def record(self, stem: str) -> Record | None:
-        """What the formats kept of an image."""
+        """What the formats stored of an image."""
         row = self._connection.execute("SELECT record FROM images WHERE stem = ?", (printable(stem),)).fetchone()
         return None if row is None else _unpack(row[0])
 
     def records(self, settings: str) -> Iterator[Record]:
-        """What the formats kept of the images that were made one way, by stem."""
+        """What the formats stored of the images with these settings, by stem."""
         rows = self._connection.execute("SELECT record FROM images WHERE settings = ? ORDER BY stem", (settings,))
-        for (record,) in rows:
-            yield _unpack(record)
+        return (_unpack(record) for (record,) in rows)
 
     def owned(self, path: str) -> Owned | None:
-        """What is known of a file; the path is relative to the folder, with slashes."""
-        row = self._connection.execute(
-            "SELECT path, stem, size, time, digest, before FROM files WHERE path = ?", (printable(path),)
-        ).fetchone()
-        return None if row is None else _owned(row)[1]
+        """What is known of a file, by its path relative to the folder, with slashes."""
+        return next(iter(self._files("path", path).values()), None)
 
     def files(self, stem: str) -> dict[str, Owned]:
-        """The files of an image by their paths; those of all images together for an empty stem."""
+        """The files of an image by path; an empty stem gives those of the whole run."""
+        return self._files("stem", stem)
+
+    def _files(self, column: str, value: str) -> dict[str, Owned]:
         rows = self._connection.execute(
-            "SELECT path, stem, size, time, digest, before FROM files WHERE stem = ?", (printable(stem),)
+            f"SELECT path, stem, size, time, digest, before FROM files WHERE {column} = ?", (printable(value),)
         )
         return dict(map(_owned, rows))
 
     def add(
         self, entries: Iterable[tuple[Entry, Record]], files: Mapping[str, Owned], gone: Iterable[str] = ()
     ) -> None:
-        """Enter finished images and the files that are about to get their names, and forget others: all or none."""
+        """Enter finished images and files about to get their names, and drop the files `gone`, in one transaction."""
         images = [
             (*map(printable, (entry.stem, entry.source)), entry.stamp, entry.digest, entry.settings, entry.run,
              " ".join(entry.formats), zlib.compress(json.dumps(record).encode()))
@@ -151,12 +137,12 @@ class Ledger:
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)", rows)
 
     def forget(self, stem: str) -> None:
-        """Strike an image out; its files are struck out one by one, with `add`."""
+        """Remove an image's entry; its files are removed with `add`."""
         with self._connection:
             self._connection.execute("DELETE FROM images WHERE stem = ?", (printable(stem),))
 
     def recognise(self, stem: str, *, source: str, stamp: str) -> None:
-        """Note that a finished image was found again, with the same bytes, at another place or time."""
+        """Note that a finished image was found with the same bytes at another place or time."""
         with self._connection:
             self._connection.execute(
                 "UPDATE images SET source = ?, stamp = ? WHERE stem = ?", (printable(source), stamp, printable(stem))
@@ -220,7 +206,7 @@ def _decoded(text: Any) -> dict[str, Any]:
 def open_ledger(folder: Path) -> Iterator[Ledger]:
     """The ledger of an output folder that this process has claimed, made where it is missing.
 
-    `UsageError` if it is damaged, of another version or none of ours; `ClearclipError` if the disk is full.
+    `UsageError` if it is damaged, of another version or not clearclip's; `ClearclipError` if the disk is full.
     """
     path = folder / LEDGER_NAME
     try:
@@ -244,9 +230,9 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
 
 
 def _check_files(path: Path) -> None:
-    """`RefusedError` for a ledger that SQLite must not open: it would write through links, and wait for pipes.
+    """`RefusedError` for files that SQLite must not open: it writes through links and waits for pipes.
 
-    A journal may also name a further one, which SQLite removes, whatever file it is.
+    A journal may also name a second one, which SQLite would remove, whatever file it is.
     """
     for suffix in ("", "-journal", "-wal", "-shm"):
         file = path.with_name(path.name + suffix)

@@ -1,9 +1,7 @@
-"""The pipeline of one worker, the same for every engine: read and decode ahead, label, write behind.
+"""The pipeline of one worker, the same in every engine: read and decode ahead, label, write behind.
 
-Images go through the model in groups that depend on nothing but their order in the source, so a run that was
-interrupted, or spread over many workers, computes exactly what an undisturbed one does.
-
-Belongs here: tasks, groups, outcomes, the threads around the model. Does not: where outcomes are kept (`ledger`).
+Images go through the model in groups that depend only on their order in the source, so a run that was interrupted, or
+spread over many workers, computes exactly what an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -38,15 +36,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Known:
-    """What the ledger has of an image.
-
-    Attributes:
-        source: Which image it was, as `sources.identity`.
-        stamp: As `sources.stamp`.
-        digest: As `sources.digest`.
-        finished: Whether it was made with this run's settings, has all that this run wants, and stands as it was
-            written.
-    """
+    """What the ledger has of an image; `finished`: as this run would make it, its files unchanged."""
 
     source: str
     stamp: str
@@ -56,17 +46,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Task:
-    """One image of a run.
-
-    Attributes:
-        source: Where it comes from: a path, an address, `CONTAINER#KEY`, as the user named it.
-        identity: Which image it is, as `sources.identity`.
-        stem: Name of its files.
-        stamp: As `sources.stamp`, of the file that it is in.
-        known: What the ledger has of it.
-        data: Its bytes, where it comes out of a container.
-        reason: Why it cannot be used, where that is known already.
-    """
+    """One image of a run: `source` as the user named it, `reason` why it cannot be used."""
 
     source: str
     identity: str
@@ -78,7 +58,7 @@ class Task:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anything to find out about it; else it is only company for its group."""
+        """Whether anything is to be found out about it; otherwise it only completes its group."""
         known = self.known
         return known is None or not known.finished or (known.source, known.stamp) != (self.identity, self.stamp)
 
@@ -88,14 +68,7 @@ Group = tuple[Task, ...]
 
 @dataclass(frozen=True)
 class Container:
-    """A tar or Parquet file of a run.
-
-    Attributes:
-        source: Its path or address.
-        stamp: As `sources.stamp`.
-        group_size: Images that go through the model together.
-        known: What the ledger has of its images, by stem.
-    """
+    """A tar or Parquet file of a run, with what the ledger has of its images by stem."""
 
     source: Source
     stamp: str
@@ -112,17 +85,7 @@ class Container:
         )
 
     def task(self, source: str, stem: str, *, data: bytes | None = None, reason: str | None = None) -> Task:
-        """One of its images as a task.
-
-        Args:
-            source: As `Member`.
-            stem: As `Member`.
-            data: As `Member`.
-            reason: As `Member`.
-
-        Returns:
-            The task.
-        """
+        """One of its members as a task."""
         whole = identity(self.source) + source[len(str(self.source)) :]
         return Task(source, whole, stem, self.stamp, known=self.known.get(stem), data=data, reason=reason)
 
@@ -132,38 +95,17 @@ Job = Group | Container
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """What became of a task: its record and staged files, why it failed, or neither if the result was there."""
 
-    Attributes:
-        source: As the task's.
-        identity: As the task's.
-        stem: As the task's.
-        stamp: As the task's.
-        digest: As `sources.digest`.
-        record: What the formats kept; `None` where the image failed, or was there already.
-        staged: Its files, which wait for their names; with a record.
-        reason: Why it failed; `None` where it did not.
-    """
-
-    source: str
-    identity: str
-    stem: str
-    stamp: str
-    digest: str
+    task: Task
+    digest: str = "none"
     record: Record | None = None
     staged: Staged | None = None
     reason: str | None = None
 
 
 def groups_of(job: Job) -> Iterator[Group]:
-    """The groups of a job that have anything wanted in them; a container is read as they are asked for.
-
-    Args:
-        job: A group, or a container.
-
-    Yields:
-        Groups in the source's order.
-    """
+    """The groups of a job that have anything wanted in them; a container is read lazily."""
     if not isinstance(job, Container):
         yield job
         return
@@ -176,16 +118,7 @@ def groups_of(job: Job) -> Iterator[Group]:
 
 @dataclass(frozen=True)
 class Labeller:
-    """A segmenter and a writer with what a run wants of them.
-
-    Attributes:
-        segmenter: The model.
-        vocabulary: The labels.
-        threshold: As `Segmenter.__call__`.
-        writer: Writes the files.
-        settings: Hash of how results are made, kept in every one.
-        overwrite: Whether a result that was made from another image may be replaced.
-    """
+    """A segmenter and a writer; `settings` is a hash that every result carries."""
 
     segmenter: Segmenter
     vocabulary: Vocabulary
@@ -195,17 +128,9 @@ class Labeller:
     overwrite: bool = False
 
     def run(self, groups: Iterable[Group], *, overlap: bool = True) -> Generator[list[Outcome], None, None]:
-        """Label groups, reading and decoding a few of them ahead and writing behind.
+        """Label groups, reading ahead and writing behind; yields the outcomes of each group's wanted tasks, in order.
 
-        Args:
-            groups: What to do, in order.
-            overlap: Whether anything happens beside the model.
-
-        Yields:
-            The outcomes of each group's wanted tasks, in the groups' order.
-
-        Raises:
-            OSError: The disk is full, or the folder cannot be written; the outcomes before have been yielded.
+        `OSError` if the disk is full or the folder cannot be written; the outcomes before have been yielded.
         """
         ahead, behind = (GROUPS_AHEAD, GROUPS_BEHIND) if overlap else (0, 0)
         readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
@@ -233,7 +158,7 @@ class Labeller:
             yield self._with_company(started.popleft())
 
     def _with_company(self, group: Sequence[tuple[Task, Future[_Read] | None]]) -> list[_Read]:
-        """What was wanted, and where any of it goes through the model, all that belongs to its group."""
+        """The wanted images; if one goes through the model, its whole group: no result may depend on the run."""
         wanted = [future.result() for _, future in group if future is not None]
         if all(read.pixels is None for read in wanted):
             return wanted
@@ -241,7 +166,7 @@ class Labeller:
         return [read for read in reads if read.task.wanted or read.pixels is not None]
 
     def _read(self, task: Task) -> _Read:
-        """Bytes, their digest, and the pixels, unless there is a reason not to."""
+        """Read an image and its digest, and decode it unless there is a reason not to."""
         if task.reason is not None:
             return _Read(task, reason=task.reason)
         try:
@@ -267,7 +192,7 @@ class Labeller:
         return _Read(task, digest=found, pixels=pixels)
 
     def _is_of_another(self, task: Task, found: str) -> bool:
-        """Whether the name is taken by another image, which is not the same one changed."""
+        """Whether the name belongs to another image, not to an earlier version of this one."""
         known = task.known
         return known is not None and known.digest != found and known.source != task.identity
 
@@ -309,7 +234,7 @@ class Labeller:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """A task that was read: pixels, a reason why there are none, or neither where the result is there already."""
+    """A task that was read: pixels, a reason for having none, or neither if its result is there already."""
 
     task: Task
     digest: str = "none"
@@ -319,8 +244,7 @@ class _Read:
     def outcome(
         self, *, record: Record | None = None, staged: Staged | None = None, reason: str | None = None
     ) -> Outcome:
-        task = self.task
-        return Outcome(task.source, task.identity, task.stem, task.stamp, self.digest, record, staged, reason)
+        return Outcome(replace(self.task, data=None, known=None), self.digest, record, staged, reason)
 
 
 def _reraise_unless_of_an_image(error: Exception) -> None:
@@ -336,7 +260,7 @@ def _finished(outcome: Outcome) -> Future[Outcome]:
 
 
 def _collect(group: Iterable[Future[Outcome]]) -> Iterator[list[Outcome]]:
-    """The outcomes of a group; where one of its results cannot be written, first those that were."""
+    """The outcomes of a group; if a result cannot be written, the others come before its error."""
     outcomes: list[Outcome] = []
     failure: BaseException | None = None
     for future in group:

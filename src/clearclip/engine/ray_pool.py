@@ -1,8 +1,4 @@
-"""A pool of workers on Ray Data: jobs out, answers back as they come, and what a worker's death means for its job.
-
-Belongs here: giving jobs out, lost jobs. Does not: how Ray is started (`ray_start`), what a worker does (`ray_worker`),
-what a job is (`on_ray`, `benchmarks.distributed`).
-"""
+"""A pool of workers on Ray Data: gives jobs out, collects answers, repeats the jobs of workers that died."""
 
 from __future__ import annotations
 
@@ -27,16 +23,10 @@ TRIES = 2
 
 @dataclass(frozen=True)
 class Fleet:
-    """Which workers do the work.
+    """How many workers and what each takes; `UsageError` if a number is out of range.
 
-    Attributes:
-        workers: How many; `None`: one per GPU, or as many as the processors are enough for.
-        address: A cluster's, as Ray takes it (`"auto"`, `"HOST:PORT"`); `None` starts one on this machine for the run.
-        cpus: Processor cores of a worker.
-        gpus: GPUs of a worker, also a part of one; `None`: one where the cluster has any.
-
-    Raises:
-        UsageError: A number is out of range.
+    `None` for `workers`: one per GPU, else as the processors allow; for `address`: a cluster of its own on this
+    machine; for `gpus` of a worker: one where the cluster has any.
     """
 
     workers: int | None = None
@@ -57,17 +47,13 @@ class Work(Protocol):
     """A job that can go on after the worker that had it died."""
 
     def left(self, parts: set[int]) -> Any:
-        """What is left of it, where those parts are done."""
+        """What remains of it once those parts are done."""
 
     def divide(self) -> tuple[list[Any], list[Any]]:
-        """The smallest jobs of which one killed its worker again and again, and what comes after them."""
+        """Its smallest jobs, one of which kills workers, and the rest of it."""
 
     def give_up(self) -> Any:
-        """The answer to a smallest job that kills workers.
-
-        Raises:
-            ClearclipError: The run cannot do without it.
-        """
+        """The answer to a smallest job that kills workers; `ClearclipError` if the run cannot do without it."""
 
 
 class Pool:
@@ -99,17 +85,7 @@ class Pool:
             )
 
     def ask(self, question: Callable[[], Value]) -> Value:
-        """Answer a question on a worker, for instance what a model there looks like.
-
-        Args:
-            question: Called there once.
-
-        Returns:
-            The answer.
-
-        Raises:
-            ClearclipError: The question raised it, or the worker died.
-        """
+        """Call a question once on a worker; its `ClearclipError`s are raised, its warnings repeated here."""
         remote = self._ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(asked)
         with _rays_own_errors(self._ray):
             answer, noted = self._ray.get(remote.remote(question, self.place))
@@ -121,22 +97,11 @@ class Pool:
         return given
 
     def run(self, make: Callable[[], Worker], jobs: Iterable[Work], *, at_once: int) -> Generator[Any, None, None]:
-        """Have jobs done, each exactly once as far as the caller sees.
+        """Have jobs done, at most `at_once` in one go; yields the values of their answers in any order, each once.
 
         A worker that dies is started again. Its jobs are repeated; one that is lost for the second time is repeated
-        beside no other, then in its smallest parts, and given up where one of these still kills its worker.
-
-        Args:
-            make: Makes a worker's function, in the worker.
-            jobs: What to do; they are kept pickled.
-            at_once: Most jobs that a worker takes in one go.
-
-        Yields:
-            The answers' values, in the order of their coming.
-
-        Raises:
-            OSError: A worker met it, for instance a full disk; what came before has been yielded.
-            ClearclipError: A worker met it, or there are no workers.
+        alone, then in its smallest parts, and given up where one of these still kills its worker. A worker's `OSError`
+        or `ClearclipError` is raised after the answers before it.
         """
         packed = _packed(jobs)
         block = max(1, min(at_once, len(packed) // (8 * self.size)))
@@ -155,7 +120,7 @@ class Pool:
     def _round(
         self, make: Callable[[], Worker], packed: Sequence[bytes], *, block: int, careful: bool
     ) -> Generator[Any, None, list[tuple[Work, set[int]]]]:
-        """Give jobs out once; returns those without a whole answer, with the parts that there are."""
+        """Give every job out once; returns those without a complete answer, with the parts that arrived."""
         if not packed:
             return []
         done: dict[int, set[int]] = {number: set() for number in range(len(packed))}
@@ -215,18 +180,9 @@ def _packed(jobs: Iterable[Work]) -> list[bytes]:
 
 @contextmanager
 def connect(fleet: Fleet) -> Iterator[Pool]:
-    """Workers of a cluster: the one at an address, the one that this process is connected to, or one of its own.
+    """Workers of the cluster at an address, of the one that this process is connected to, or of one of its own.
 
-    A cluster of its own is `ray_start.private_place`'s, and ends with the block.
-
-    Args:
-        fleet: Which workers.
-
-    Yields:
-        The pool.
-
-    Raises:
-        UsageError: Ray is not installed, there is no cluster at the address, or no worker fits this machine.
+    `UsageError` if Ray is not installed, there is no cluster at the address, or no worker fits this machine.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -250,7 +206,7 @@ def connect(fleet: Fleet) -> Iterator[Pool]:
 
 
 def _silence_ray_data() -> None:
-    """Ray Data tells its story on the console; its log file has it anyway."""
+    """Ray Data logs to the console; its log file has the same."""
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL + 1)
@@ -267,6 +223,6 @@ def _rays_own_errors(ray: Any) -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str:
-    """One line of an error; where Ray tells of a worker's, its message comes last."""
+    """One line of an error; Ray puts the message of a worker's error last."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if len(lines) > 1 and lines[0].startswith("\x1b") else 0][:300]

@@ -1,9 +1,6 @@
-"""The engine of many workers: a pool of Ray Data's actors, each with the model, on one machine or a cluster.
+"""The engine of many workers: Ray's actors, each with the model, write the files; small rows come back to the driver.
 
-Workers write the result files themselves, aside (`results.stage`); only small rows come back, and the driver gives the
-files their names. A job done twice gives the same bytes twice, so nothing is lost or doubled when a worker dies.
-
-Belongs here: jobs of images for the pool. Does not: the pool (`ray_pool`), the ledger (`batch`).
+A job done twice gives the same bytes twice, so nothing is lost or doubled when a worker dies.
 """
 
 from __future__ import annotations
@@ -29,27 +26,14 @@ END = -1
 
 @dataclass(frozen=True)
 class Described:
-    """What a run's results are made with, found out on a worker.
-
-    Attributes:
-        load: Makes the segmenter.
-        labels: As `Vocabulary.parse`.
-        threshold: As `Segmenter.__call__`.
-    """
+    """What a run's results are made with, found out on a worker."""
 
     load: Load
     labels: Any
     threshold: float | None
 
     def __call__(self) -> tuple[Vocabulary, dict[str, str]]:
-        """Load the model there, and embed the labels, for the workers after it to find them in the cache.
-
-        Returns:
-            The vocabulary and how results are made.
-
-        Raises:
-            ClearclipError: The model or the labels cannot be used.
-        """
+        """The vocabulary and how results are made; the embeddings are cached for the other workers."""
         segmenter = self.load()
         vocabulary, limit = segmenter.vocabulary(self.labels, self.threshold)
         segmenter.embed(vocabulary)
@@ -58,18 +42,13 @@ class Described:
 
 @dataclass(frozen=True)
 class Images:
-    """A job of a run for the pool.
-
-    Attributes:
-        job: The group or container.
-        start: How many of its groups are done.
-    """
+    """A group or container as a job for the pool, from its group number `start` on."""
 
     job: Job
     start: int = 0
 
     def left(self, parts: set[int]) -> Images:
-        """As `Work.left`; what comes after a part that is missing is done again."""
+        """As `Work.left`; what comes after a missing part is done again."""
         first = next(number for number in count(self.start) if number not in parts)
         return replace(self, start=first)
 
@@ -82,30 +61,12 @@ class Images:
     def give_up(self) -> list[Outcome]:
         """As `Work.give_up`."""
         group: Group = () if isinstance(self.job, Container) else self.job
-        return [
-            Outcome(
-                task.source,
-                task.identity,
-                task.stem,
-                task.stamp,
-                "none",
-                reason=f"{task.source}: every worker that reads it dies",
-            )
-            for task in group
-        ]
+        return [Outcome(task, reason=f"{task.source}: every worker that reads it dies") for task in group]
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """Makes a worker's function.
-
-    Attributes:
-        described: The model and the labels.
-        info: As every worker must make its results.
-        writer: Writes them.
-        mark: Hash of the settings.
-        overwrite: As `Labeller`.
-    """
+    """Makes a worker's function; `info` is how every worker must make its results, `mark` its hash."""
 
     described: Described
     info: Mapping[str, str]
@@ -114,14 +75,7 @@ class Labelling:
     overwrite: bool
 
     def __call__(self) -> Worker:
-        """Load the model.
-
-        Returns:
-            Labels jobs.
-
-        Raises:
-            ClearclipError: This machine has another version of something, or does not share the output folder.
-        """
+        """Load the model; `ClearclipError` if versions differ here or the output folder is not shared."""
         machine = socket.gethostname()
         segmenter = self.described.load()
         vocabulary, limit = segmenter.vocabulary(self.described.labels, self.described.threshold)
@@ -178,14 +132,7 @@ def _label(labeller: Labeller, jobs: Sequence[tuple[int, Images]]) -> Iterator[l
 
 @dataclass(frozen=True)
 class RayEngine:
-    """As `batch.Engine`, on a pool.
-
-    Attributes:
-        pool: The workers.
-        described: The model and the labels.
-        info: As `Labelling`.
-        overwrite: As `Labeller`.
-    """
+    """As `run.Engine`, on a pool."""
 
     pool: Pool
     described: Described
@@ -193,15 +140,6 @@ class RayEngine:
     overwrite: bool = False
 
     def __call__(self, jobs: Iterator[Job], writer: Writer, mark: str) -> Generator[Sequence[Outcome], None, None]:
-        """Do the jobs.
-
-        Args:
-            jobs: Groups and containers.
-            writer: Writes the results.
-            mark: Hash of the settings.
-
-        Yields:
-            Outcomes, in the order of their coming.
-        """
+        """Do the jobs; yields outcomes in any order."""
         labelling = Labelling(self.described, self.info, writer, mark, self.overwrite)
         yield from self.pool.run(labelling, map(Images, jobs), at_once=GROUPS_AT_ONCE)

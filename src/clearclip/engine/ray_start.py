@@ -1,7 +1,6 @@
 """How Ray is started for one run on this machine: what it may write and where, whom it may ask.
 
-Ray asks and writes much unless told otherwise; `tests/hostile/test_hostile_asked.py` watches it. A user's own cluster
-is not configured here.
+`tests/hostile/test_hostile_asked.py` watches it. A user's own cluster is not configured here.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ ENVIRONMENT = {
 
 @contextmanager
 def private_place(cores: int) -> Iterator[dict[str, Any]]:
-    """What `ray.init` takes for a cluster of this process alone: its files lie in a folder that goes with the block.
+    """Arguments of `ray.init` for a cluster of this process alone, whose files lie in a folder removed with the block.
 
     It listens on loopback, behind a token that nobody else can read, and asks no other machine anything.
     """
@@ -91,7 +90,7 @@ def _forget() -> None:
 
 @contextmanager
 def no_greetings() -> Iterator[None]:
-    """What Ray's C++ parts write while they start, whatever their log level, goes nowhere."""
+    """Discard what Ray's C++ parts write to standard error while they start, whatever their log level."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

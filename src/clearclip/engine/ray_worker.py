@@ -1,8 +1,4 @@
-"""What runs in a worker's process on Ray: it goes where the program was started, does blocks of jobs, never raises.
-
-Belongs here: everything that a worker executes beside the job itself. Does not: giving jobs out (`ray_pool`), what a
-job is (`on_ray`, `benchmarks.distributed`).
-"""
+"""What runs in a worker's process on Ray: it enters the driver's folder, does blocks of jobs, and never raises."""
 
 from __future__ import annotations
 
@@ -29,14 +25,7 @@ PASSED_ON = ("CLEARCLIP_CACHE", "HF_HUB_OFFLINE")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker gives back.
-
-    Attributes:
-        number: The job's, in the round that it was given out in.
-        part: Which part of the job this is.
-        of: How many parts the job has, once that is known.
-        value: The answer itself.
-    """
+    """A part of a job's answer; `of` is how many parts the job has, once that is known."""
 
     number: int
     part: int
@@ -49,12 +38,7 @@ Worker = Callable[[list[tuple[int, Any]]], Iterator[list[Answer]]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the program was started, for workers to be there too: relative paths and the text cache.
-
-    Attributes:
-        folder: The working folder.
-        environment: Variables that decide where things are found.
-    """
+    """The driver's working folder and the variables that decide where things are found, for workers to enter."""
 
     folder: Path = field(default_factory=Path.cwd)
     environment: dict[str, str] = field(
@@ -62,11 +46,7 @@ class Place:
     )
 
     def enter(self) -> None:
-        """Go there.
-
-        Raises:
-            ClearclipError: There is no such folder on this machine.
-        """
+        """Go there; `ClearclipError` if this machine has no such folder."""
         os.environ.update(self.environment)
         logging.getLogger().setLevel(logging.ERROR)
         try:
@@ -79,14 +59,7 @@ class Place:
 
 
 def portable(error: Exception) -> Exception:
-    """An error that the driver can raise as its own, whatever libraries made it.
-
-    Args:
-        error: What a worker met.
-
-    Returns:
-        It, where it is one of ours or the system's, else one of ours with its words.
-    """
+    """An error that the driver can raise as its own, whatever library made it."""
     if isinstance(error, ClearclipError):
         return type(error)(str(error))
     if isinstance(error, OSError) and error.errno is not None:
@@ -95,13 +68,9 @@ def portable(error: Exception) -> Exception:
 
 
 class Actor:
-    """What runs in a worker's process; it never raises, so that no traceback is anybody's way to learn of a failure.
+    """A worker's process; it returns errors instead of raising them, so that users see no traceback.
 
-    Args:
-        make: Makes the worker's function, once.
-        place: Where to be.
-        tally: Counts how often a block was begun: Ray Data repeats without end what kills its actors.
-        tries: How often that may be.
+    `tally` counts how often a block was begun: Ray Data repeats endlessly what kills its actors.
     """
 
     def __init__(self, make: Callable[[], Worker], place: Place, tally: Any, tries: int) -> None:
@@ -116,14 +85,7 @@ class Actor:
             self._failure = portable(error)
 
     def __call__(self, batch: Any) -> Iterator[dict[str, list[bytes]]]:
-        """Do a block of jobs.
-
-        Args:
-            batch: An Arrow table with the columns `number` and `job`.
-
-        Yields:
-            One row: a pickled list of answers, or the error that ends the run.
-        """
+        """Do a block of jobs, an Arrow table of `number` and `job`; yields pickled lists of answers, or an error."""
         try:
             import ray
 
@@ -147,28 +109,13 @@ class Tally:
         self._begun: dict[int, int] = {}
 
     def begin(self, number: int) -> int:
-        """Count a beginning.
-
-        Args:
-            number: Of the block's first job.
-
-        Returns:
-            How many there were, with this one.
-        """
+        """Count a beginning of the block whose first job has this number, and say which one it was."""
         self._begun[number] = self._begun.get(number, 0) + 1
         return self._begun[number]
 
 
 def asked(question: Callable[[], Any], place: Place) -> tuple[Any, list[str]]:
-    """Answer a question in a worker's process.
-
-    Args:
-        question: Called once.
-        place: Where to be.
-
-    Returns:
-        The answer or the error, and the warnings that are ours.
-    """
+    """Answer a question in a worker's process: the answer or the error, and clearclip's warnings."""
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)

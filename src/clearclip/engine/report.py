@@ -1,7 +1,4 @@
-"""What became of a run's images, and the error table.
-
-Belongs here: the report. Does not: filling it (`batch`).
-"""
+"""What became of a run's images, and the error table."""
 
 from __future__ import annotations
 
@@ -18,14 +15,7 @@ ERROR_TABLE = "errors.csv"
 
 @dataclass
 class Report:
-    """What became of a run's images.
-
-    Attributes:
-        done: Segmented now.
-        skipped: There already.
-        failed: Paths or addresses with the reason.
-        aside: Where results with other settings went that the run did not make again; `None` where there were none.
-    """
+    """What became of a run's images; `aside` is where results with other settings went that were not made again."""
 
     done: int = 0
     skipped: int = 0
@@ -43,7 +33,7 @@ class Report:
         return {"done": self.done, "skipped": self.skipped, "failed": failures}
 
     def write_errors(self, folder: Path) -> None:
-        """Write `errors.csv` into a folder, one row an image that failed, by name; nothing where none did."""
+        """Write `errors.csv` into a folder, sorted by name; nothing if no image failed."""
         if not self.failed:
             return
         with (folder / ERROR_TABLE).open("w", encoding="utf-8", newline="") as opened:

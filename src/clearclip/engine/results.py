@@ -28,12 +28,7 @@ STAGES = f"{PREFIX}run"
 
 @dataclass(frozen=True)
 class Staged:
-    """Files that wait for their names.
-
-    Attributes:
-        folder: Where they are.
-        files: What they are, by the paths that they shall have in the output folder.
-    """
+    """Files that wait in a folder, by the paths that they will have in the output folder."""
 
     folder: Path
     files: Mapping[str, Written]
@@ -45,7 +40,7 @@ class Staged:
         return cls(folder, {file.relative_to(folder).as_posix(): Written.of(file) for file in files})
 
     def discard(self) -> None:
-        """Remove what waits."""
+        """Remove the waiting files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -63,13 +58,7 @@ def stage(output: Path) -> Iterator[Path]:
 
 
 class Results:
-    """The files of a folder that this process has claimed, by its ledger.
-
-    Args:
-        folder: The output folder.
-        ledger: Its ledger.
-        overwrite: Whether a file of ours that somebody changed may be replaced.
-    """
+    """The files of a folder that this process has claimed; `overwrite` also replaces edited ones."""
 
     def __init__(self, folder: Path, ledger: Ledger, *, overwrite: bool = False) -> None:
         self.folder = folder
@@ -108,7 +97,7 @@ class Results:
         return True
 
     def _is_inside(self, file: Path) -> bool:
-        """Whether a file's folder lies below this one, no link leading out."""
+        """Whether a file's folder, links resolved, lies below this one."""
         return Path(os.path.realpath(file.parent)).is_relative_to(os.path.realpath(self.folder))
 
     def obstacle(self, paths: Iterable[str], *, stem: str) -> str | None:
@@ -129,10 +118,9 @@ class Results:
         return None
 
     def accept(self, made: Iterable[tuple[Entry, Record, Staged]]) -> dict[str, str]:
-        """Enter images and give their files their names.
+        """Enter images and give their files their names; returns why it could not be done, by stem.
 
-        Returns why it could not be done, by stem; the others are done. What an image had before and has no more is
-        removed if it still is as it was written.
+        Files that an image had before and has no more are removed if they still are as they were written.
         """
         entries: list[tuple[Entry, Record]] = []
         files: dict[str, Owned] = {}
@@ -184,7 +172,7 @@ class Results:
         return folder
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove files of ours that are as they were written, and strike them out; others stay as they are."""
+        """Remove our files that are as they were written, and their entries; edited ones stay."""
         self.ledger.add((), {}, self._removed(paths))
 
     def _removed(self, paths: Iterable[str]) -> list[str]:
@@ -240,12 +228,12 @@ class Results:
 
 
 def is_folder(file: Path) -> bool:
-    """Whether a name is a folder's, and no link's to one; a name that no file can have is none."""
+    """Whether a name is a folder's, not a link's; False for a name too long for a file."""
     return os.path.isdir(file) and not os.path.islink(file)  # noqa: PTH112, PTH114  (Path's raise for a long name)
 
 
 def _may_be_edited(file: Path, written: Written) -> bool:
-    """Whether a file has been changed by more than a cut: then it is somebody's work."""
+    """Whether a file was changed other than by being cut short, and so may hold somebody's work."""
     try:
         return file.lstat().st_size >= written.size and not written.stands(file)
     except OSError:
@@ -253,7 +241,7 @@ def _may_be_edited(file: Path, written: Written) -> bool:
 
 
 def _begins(whole: Path, part: Path) -> bool:
-    """Whether a file holds nothing but the first bytes of another, as one that was cut or emptied does."""
+    """Whether a file is a prefix of another, as one that was cut or emptied is."""
     try:
         with open_regular(whole) as long, open_regular(part) as short:
             while chunk := short.read(1 << 20):
@@ -265,7 +253,7 @@ def _begins(whole: Path, part: Path) -> bool:
 
 
 def naming(folder: Path) -> Callable[[str], str]:
-    """What makes names equal that the folder's file system takes for one: nothing, or letter case and accents' form."""
+    """Folds names that the folder's file system takes for the same: letter case and Unicode form, or nothing."""
     with stage(folder) as probe:
         (probe / "Name").touch()
         folds = (probe / "nAME").exists()

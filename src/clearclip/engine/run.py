@@ -1,8 +1,4 @@
-"""Many images → result files, by any engine: planned, written when complete, entered in a ledger, failures listed.
-
-Belongs here: what a run is as a whole, and the engine of one process. Does not: the threads around a model
-(`engine.work`), Ray (`engine.on_ray`), what a file looks like (`formats`).
-"""
+"""Many images → result files, in any engine: planned, written when complete, entered in a ledger, failures listed."""
 
 from __future__ import annotations
 
@@ -20,16 +16,7 @@ from clearclip.engine.ledger import LEDGER_NAME, Entry, open_ledger
 from clearclip.engine.pipeline import FULL, Container, Group, Job, Known, Labeller, Outcome, Task, groups_of
 from clearclip.engine.report import ERROR_TABLE, Report
 from clearclip.engine.results import Results, Staged, is_folder, naming, stage
-from clearclip.engine.sources import (
-    Source,
-    find_sources,
-    identity,
-    is_address,
-    is_container,
-    resolved,
-    stamp,
-    stem_of,
-)
+from clearclip.engine.sources import Source, find_sources, identity, is_address, is_container, resolved, stamp, stem_of
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim
@@ -50,18 +37,7 @@ Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], Non
 
 @dataclass(frozen=True)
 class Order:
-    """What a run shall make of its images.
-
-    Attributes:
-        vocabulary: The labels.
-        info: How they are found, as `Segmenter.describe`.
-        output: Folder; made where it is missing.
-        formats: Names of the formats.
-        choices: What several formats let a user choose.
-        batch_size: Images whose windows go through the encoder together.
-        overwrite: Make existing results again.
-        show_progress: As `Segmenter`.
-    """
+    """What a run makes of its images; arguments as `segment_files`, `info` as `Segmenter.describe`."""
 
     vocabulary: Vocabulary
     info: Mapping[str, str]
@@ -88,17 +64,13 @@ class Order:
 
     @property
     def mark(self) -> str:
-        """Short hash of the settings, kept with every result: an interrupted --overwrite leaves older ones behind."""
+        """Short hash of the settings, stored with every result: an interrupted --overwrite leaves older ones behind."""
         settings = self.settings
         texts = json.dumps({key: settings[key] for key in compared(settings)}, sort_keys=True)
         return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
     def writer(self) -> Writer:
-        """What writes the results.
-
-        Raises:
-            UsageError: A format is unknown, its library is missing, or a thing is no label.
-        """
+        """What writes the results; `UsageError` if a format is unknown, its library missing, or a thing is no label."""
         writer = Writer(
             get_formats(self.formats), Run(self.output, self.vocabulary, dict(self.info), choices=self.choices)
         )
@@ -107,21 +79,14 @@ class Order:
 
 
 def compared(*settings: Mapping[str, Any]) -> set[str]:
-    """The keys of settings that decide what a result is; the versions of the programs are kept, but may differ."""
+    """The keys of settings that decide what a result is; versions of programs are stored, but may differ."""
     return set().union(*settings).difference(NOT_COMPARED)
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:
-    """Image files that paths, folders and globs name, each once, in order.
+    """Image files that paths, folders and globs name, each once, in order; `UsageError` if there is none.
 
-    Args:
-        sources: As `engine.sources.find_sources`, on this machine.
-
-    Returns:
-        Paths; a file that does not exist is among them, so that a run can list it as failed.
-
-    Raises:
-        UsageError: There is no image, or a source is an address.
+    A file that does not exist is among them, so that a run can list it as failed.
     """
     remote = [source for source in sources if is_address(source)]
     if remote:
@@ -143,40 +108,19 @@ def segment_files(
 ) -> Report:
     """Segment files into a folder, in this process; by default `<stem>.png` and `<stem>.overlay.jpg`.
 
-    An image that cannot be used is listed, also in `errors.csv`, and the others go on. A result stands under its name
-    only when it is complete, and is entered in the folder's ledger, so that a run that was stopped goes on where it
-    was. Reading, decoding and writing happen beside the model.
-
-    Args:
-        segmenter: With the method to use.
-        paths: As `engine.sources.find_sources` gives them.
-        labels: As `Vocabulary.parse`.
-        output: Folder; made where it is missing.
-        threshold: As `Segmenter.__call__`.
-        batch_size: Images whose windows go through the encoder together.
-        overwrite: Make existing results again.
-        formats: Names of `clearclip.formats.FORMAT_NAMES`.
-        choices: What several formats let a user choose.
-
-    Returns:
-        What became of them.
-
-    Raises:
-        UsageError: The folder cannot be written, or holds results of other labels or settings.
-        ClearclipError: The disk is full.
+    An image that cannot be used is listed, also in `errors.csv`, and the others go on. A result gets its name only when
+    it is complete, and is entered in the folder's ledger, so that a run that was stopped goes on where it was.
+    `batch_size` images go through the encoder together; `formats` are names of `clearclip.formats.FORMAT_NAMES`.
+    `UsageError` if the folder cannot be written or holds results of other labels or settings; `ClearclipError` if the
+    disk is full.
     """
     vocabulary, limit = segmenter.vocabulary(labels, threshold)
     segmenter.embed(vocabulary)
+    info = segmenter.describe(segmenter.method, limit)
     order = Order(
-        vocabulary,
-        segmenter.describe(segmenter.method, limit),
-        output,
-        formats=formats,
-        choices=choices or Choices(),
-        batch_size=batch_size,
-        overwrite=overwrite,
-        show_progress=segmenter.show_progress,
-    )
+        vocabulary, info, output, formats=formats, choices=choices or Choices(),
+        batch_size=batch_size, overwrite=overwrite, show_progress=segmenter.show_progress,
+    )  # fmt: skip
 
     def in_this_process(jobs: Iterator[Job], writer: Writer, settings: str) -> Generator[Sequence[Outcome], None, None]:
         labeller = Labeller(segmenter, vocabulary, threshold, writer, settings, overwrite=overwrite)
@@ -201,27 +145,10 @@ def segment_on_ray(
 ) -> Report:
     """As `segment_files`, by many workers on one machine or on a cluster, with the same files as the result.
 
-    The images, where they have no address, and the output folder lie where all machines see them under one path.
-
-    Args:
-        load: Makes the segmenter on a worker: a function of an importable module, or a `functools.partial` of one.
-        paths: As `segment_files`.
-        labels: As `segment_files`.
-        output: As `segment_files`.
-        fleet: Which workers.
-        threshold: As `segment_files`.
-        batch_size: As `segment_files`.
-        overwrite: As `segment_files`.
-        formats: As `segment_files`.
-        choices: As `segment_files`.
-        show_progress: As `Segmenter`.
-
-    Returns:
-        What became of the images.
-
-    Raises:
-        UsageError: As `segment_files`; there is no cluster, or the workers do not fit.
-        ClearclipError: As `segment_files`; the model cannot be loaded there.
+    `load` makes the segmenter on a worker: a function of an importable module, or a `functools.partial` of one. The
+    images, where they have no address, and the output folder lie where all machines see them under one path.
+    `UsageError` also if there is no cluster, or the workers do not fit; `ClearclipError` if the model cannot be loaded
+    there.
     """
     from clearclip.engine.ray_pool import connect
     from clearclip.engine.ray_run import Described, RayEngine
@@ -231,33 +158,14 @@ def segment_on_ray(
     with connect(fleet) as pool:
         vocabulary, info = pool.ask(described)
         order = Order(
-            vocabulary,
-            info,
-            output,
-            formats=formats,
-            choices=choices or Choices(),
-            batch_size=batch_size,
-            overwrite=overwrite,
-            show_progress=show_progress,
-        )
+            vocabulary, info, output, formats=formats, choices=choices or Choices(),
+            batch_size=batch_size, overwrite=overwrite, show_progress=show_progress,
+        )  # fmt: skip
         return carry_out(order, paths, RayEngine(pool, described, info, overwrite))
 
 
 def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report:
-    """Make an order's results with an engine; started again, it goes on with what is left.
-
-    Args:
-        order: What to make.
-        sources: Paths and addresses of images and containers.
-        engine: Does the work.
-
-    Returns:
-        What became of the images.
-
-    Raises:
-        UsageError: The folder cannot be used, or holds something else.
-        ClearclipError: The disk is full.
-    """
+    """Make an order's results with an engine; started again, it goes on with what is left."""
     report = Report()
     writer = order.writer()
     try:
@@ -282,7 +190,7 @@ def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report
 
 
 def _refuse_foreign(order: Order, writer: Writer) -> None:
-    """Refuse a folder without a ledger in which a file of the run's names lies, before anything is made in it."""
+    """`UsageError` if a folder without a ledger holds a file with a name of the run's own; nothing is written yet."""
     if os.path.lexists(order.output / LEDGER_NAME):
         return
     for name in _run_files(writer):
@@ -332,7 +240,7 @@ def _settle(order: Order, sources: Sequence[Source], results: Results, writer: W
 
 
 def _left_out(entries: Sequence[Entry], sources: Sequence[Source]) -> list[Entry]:
-    """The entries whose names no image of these sources will have."""
+    """The entries whose names no image of these sources will take."""
     stems = {stem_of(source) for source in sources if not is_container(source)}
     containers = {f"{identity(source)}#" for source in sources if is_container(source)}
     return [
@@ -427,36 +335,32 @@ def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Wri
 def _enter(
     outcomes: Iterable[Outcome], order: Order, results: Results, run: str, containers: set[str], report: Report
 ) -> None:
-    """Give what was made its names, and the ledger and the report what became of each."""
-    ledger, made, sources = results.ledger, [], {}
+    """Give new results their names, and note in ledger and report what became of each image."""
+    ledger, made = results.ledger, []
+    sources: dict[str, Source] = {}
     for outcome in outcomes:
+        task = outcome.task
+        source: Source = task.source if is_address(task.source) else Path(task.source)
         if outcome.reason is not None:
-            report.failed.append((_as_source(outcome.source), outcome.reason))
+            report.failed.append((source, outcome.reason))
         elif outcome.record is None or outcome.staged is None:
-            ledger.recognise(outcome.stem, source=outcome.identity, stamp=outcome.stamp)
+            ledger.recognise(task.stem, source=task.identity, stamp=task.stamp)
             report.skipped += 1
         else:
-            old = ledger.get(outcome.stem)
-            if old is not None and old.source != outcome.identity and _is_wanted(old, run, containers):
-                reason = f"{outcome.source} and {old.source} would both become {outcome.stem}: use two folders"
-                report.failed.append((_as_source(outcome.source), reason))
+            old = ledger.get(task.stem)
+            # another image of this run has the name, or will have it
+            is_rival = old is not None and (old.run == run or old.source.rpartition("#")[0] in containers)
+            if old is not None and old.source != task.identity and is_rival:
+                reason = f"{task.source} and {old.source} would both become {task.stem}: use two folders"
+                report.failed.append((source, reason))
                 outcome.staged.discard()
                 continue
             same = old is not None and (old.settings, old.digest) == (order.mark, outcome.digest)
-            record = merge_records(ledger.record(outcome.stem) if same else None, outcome.record)
+            record = merge_records(ledger.record(task.stem) if same else None, outcome.record)
             formats = tuple(record["formats"])
-            entry = Entry(outcome.stem, outcome.identity, outcome.stamp, outcome.digest, order.mark, run, formats)
+            entry = Entry(task.stem, task.identity, task.stamp, outcome.digest, order.mark, run, formats)
             made.append((entry, record, outcome.staged))
-            sources[outcome.stem] = outcome.source
+            sources[task.stem] = source
     refused = results.accept(made)
-    report.failed += [(_as_source(sources[stem]), reason) for stem, reason in refused.items()]
+    report.failed += [(sources[stem], reason) for stem, reason in refused.items()]
     report.done += len(made) - len(refused)
-
-
-def _is_wanted(entry: Entry, run: str, containers: set[str]) -> bool:
-    """Whether another image of this run has an entry's name, or will have it."""
-    return entry.run == run or entry.source.rpartition("#")[0] in containers
-
-
-def _as_source(text: str) -> Source:
-    return text if is_address(text) else Path(text)

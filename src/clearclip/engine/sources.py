@@ -1,8 +1,4 @@
-"""What a source names: files, folders, globs, addresses (s3://, gs://, …).
-
-Belongs here: finding images and reading their bytes. Does not: decoding them (`images`), the images in a tar or Parquet
-file (`containers`), which of them are to be segmented (`batch`).
-"""
+"""What a source names: files, folders, globs, addresses (s3://, gs://, …), and the bytes of an image there."""
 
 from __future__ import annotations
 
@@ -40,18 +36,10 @@ def is_container(source: Source) -> bool:
 
 
 def find_sources(sources: Sequence[str]) -> list[Source]:
-    """Files that paths, folders, globs and addresses name, each once, in order.
+    """Files that paths, folders, globs and addresses name, each once, in order; `UsageError` if there is no image.
 
-    Args:
-        sources: A file is taken whatever its suffix; a folder gives the images, tars and Parquet files in it and in
-            its subfolders, but for earlier results. `s3://`, `gs://` and whatever fsspec knows are listed there.
-
-    Returns:
-        Paths, and addresses as text; a file that does not exist and a folder that cannot be listed are among them, so
-        that a run can name them as failed.
-
-    Raises:
-        UsageError: There is no image; an address cannot be reached.
+    A named file is taken whatever its suffix; a folder or address gives the images, tars and Parquet files below it,
+    but no earlier results. A missing file or an unlistable folder is among them, so that a run can list it as failed.
     """
     found: dict[Source, Source] = {}
     for source in sources:
@@ -68,7 +56,7 @@ def find_sources(sources: Sequence[str]) -> list[Source]:
 def _list_local(source: str) -> list[Path]:
     path = Path(source)
     if exists(path) and path.is_dir():
-        return sorted(_pictures_below(path))
+        return sorted(_images_below(path))
     if not exists(path) and glob.has_magic(source):
         expanded = glob.glob(source, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
         matches = sorted(match for match in map(Path, expanded) if match.is_file())
@@ -78,15 +66,15 @@ def _list_local(source: str) -> list[Path]:
     return [path]
 
 
-def _pictures_below(top: Path) -> Iterator[Path]:
-    """Images, containers, and folders that cannot be listed; no results, as their ledger or they themselves say."""
+def _images_below(top: Path) -> Iterator[Path]:
+    """Images, containers, and folders that cannot be listed; without results, by their ledger or their own metadata."""
     unlisted: list[OSError] = []
     results: set[Path] = set()
     for name, _, files in os.walk(top, onerror=unlisted.append):
         folder = Path(name)
         results |= results_below(folder) or set()
         for file in map(folder.joinpath, files):
-            if _has_picture_name(file.name) and file not in results and file.is_file() and not _is_result(file):
+            if _has_image_name(file.name) and file not in results and file.is_file() and not _is_result(file):
                 yield file
     yield from (Path(error.filename) for error in unlisted)
 
@@ -97,7 +85,7 @@ def _is_result(file: Path) -> bool:
     return file.suffix == ".png" and read_info(file).get("software", "").startswith("clearclip")
 
 
-def _has_picture_name(name: str) -> bool:
+def _has_image_name(name: str) -> bool:
     suffix = PurePosixPath(name).suffix.lower()
     return not name.startswith(".") and (suffix in IMAGE_SUFFIXES or suffix in CONTAINER_SUFFIXES)
 
@@ -108,7 +96,7 @@ def _list_address(source: str) -> list[str]:
         if glob.has_magic(path):
             matches = [match for match in sorted(files.glob(path)) if files.isfile(match)]
         elif files.isdir(path):
-            matches = [match for match in sorted(files.find(path)) if _has_picture_name(PurePosixPath(match).name)]
+            matches = [match for match in sorted(files.find(path)) if _has_image_name(PurePosixPath(match).name)]
         else:
             return [source]
     except (OSError, ValueError) as error:
@@ -153,7 +141,7 @@ def _arrow_files(bucket: str) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error of another library says first."""
+    """First line of another library's error message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -194,14 +182,7 @@ def digest(source: Source | bytes) -> str:
 
 
 def stamp(source: Source) -> str:
-    """What changes when a local file does, without reading it; an object at an address is taken not to change.
-
-    Args:
-        source: A path or an address.
-
-    Returns:
-        Size and time of the last change, or nothing.
-    """
+    """Size and modification time, "" if there is no file; an object at an address is taken not to change."""
     if is_address(source):
         return "address"
     try:
@@ -212,25 +193,18 @@ def stamp(source: Source) -> str:
 
 
 def identity(source: Source) -> str:
-    """Which file a source is, however and from wherever it is named: its real path, or its address."""
+    """Which file a source is, however it is named: its real path, or its address."""
     return source if isinstance(source, str) and is_address(source) else str(resolved(Path(source)))
 
 
 def stem_of(source: Source) -> str:
-    """The name that an image's files get: its own without the suffix.
-
-    Args:
-        source: A path or an address.
-
-    Returns:
-        A safe file name.
-    """
+    """The safe file name, without suffix, that an image's results get."""
     name = str(source).partition("?")[0] if is_address(source) else str(source)
     return safe_stem(PurePosixPath(name).stem if is_address(source) else Path(name).stem)
 
 
 def exists(path: Path) -> bool:
-    """As `Path.exists`; a name too long for a file is none."""
+    """As `Path.exists`, but False for a name too long for a file."""
     try:
         return path.exists()
     except OSError:
@@ -238,7 +212,7 @@ def exists(path: Path) -> bool:
 
 
 def resolved(path: Path) -> Path:
-    """As `Path.resolve`; a loop of links stays what it is."""
+    """As `Path.resolve`; a loop of links is left as it is."""
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError):

@@ -1,7 +1,4 @@
-"""A procedural world: pictures with pixel-exact labels and captions, made from a seed.
-
-The package itself needs numpy and Pillow only; `train` and `score` beside it load torch.
-"""
+"""A procedural world: pictures with pixel-exact labels and captions, made from a seed with numpy and Pillow alone."""
 
 from .canvas import Object
 from .classes import CLASSES, COLOURED, COLOURS, HELD_OUT, PALETTE, STUFF, THINGS

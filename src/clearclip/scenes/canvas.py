@@ -1,6 +1,5 @@
 """Drawing colours and labels together: a supersampled canvas, a pen in a thing's frame, surface texture.
 
-Belongs here: pixels. Does not: what any class looks like (`nature`, `made`) or where it stands (`layouts`).
 Lengths are in units of the picture's height: x from 0 to width / height, y from 0 (top) to 1 (bottom).
 """
 
@@ -47,18 +46,13 @@ def shade(colour: RGB, factor: float) -> RGB:
     """Darken (factor < 1) or lighten towards white (factor > 1) a colour."""
     if factor <= 1:
         return (int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor))
-    white = min(factor - 1.0, 1.0)
-    return mix(colour, (255, 255, 255), white)
+    return mix(colour, (255, 255, 255), min(factor - 1.0, 1.0))
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
     """Blend two colours; `share` in [0, 1] is the second's part."""
-    keep = 1.0 - share
-    return (
-        int(first[0] * keep + second[0] * share),
-        int(first[1] * keep + second[1] * share),
-        int(first[2] * keep + second[2] * share),
-    )
+    red, green, blue = (int(one * (1.0 - share) + other * share) for one, other in zip(first, second, strict=True))
+    return (red, green, blue)
 
 
 def jitter(rng: np.random.Generator, colour: RGB, amount: float = 14.0) -> RGB:
@@ -83,12 +77,7 @@ class Object:
 
 
 class Canvas:
-    """Colour and instance number of every pixel, drawn back to front.
-
-    Args:
-        size: (height, width) of the finished picture in pixels.
-        light: factors of red, green and blue by which daylight colours are seen.
-    """
+    """Colour and instance number of every pixel, drawn back to front; `light` multiplies red, green and blue."""
 
     def __init__(self, size: tuple[int, int], light: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
         self.height, self.width = size
@@ -121,15 +110,9 @@ class Canvas:
         self._colours.paste(gradient)
 
     def _seen(self, colour: RGB, glow: bool, alpha: int) -> tuple[int, int, int, int]:
-        if glow:
-            return (*colour, alpha)
-        red, green, blue = self.light
-        return (
-            min(int(colour[0] * red), 255),
-            min(int(colour[1] * green), 255),
-            min(int(colour[2] * blue), 255),
-            alpha,
-        )
+        light = (1.0, 1.0, 1.0) if glow else self.light
+        red, green, blue = (min(int(part * factor), 255) for part, factor in zip(colour, light, strict=True))
+        return (red, green, blue, alpha)
 
     def polygon(
         self, points: Sequence[Point], colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
@@ -141,14 +124,7 @@ class Canvas:
             self._number_pen.polygon(pixels, len(self.objects) - 1)
 
     def ellipse(
-        self,
-        centre: Point,
-        radii: Point,
-        colour: RGB,
-        *,
-        mark: bool = True,
-        glow: bool = False,
-        alpha: int = 255,
+        self, centre: Point, radii: Point, colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
     ) -> None:
         """Fill an upright ellipse of half axes `radii`."""
         (x, y), (rx, ry), scale = centre, radii, self.scale
@@ -184,11 +160,7 @@ class Canvas:
         return self.objects[int(number)].name  # type: ignore[arg-type]
 
     def finish(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Downsample and add the textures.
-
-        Returns:
-            image (H, W, 3), label_map (H, W) of class indices, instance_map (H, W) of object numbers: uint8.
-        """
+        """Downsample and add the textures: image (H, W, 3), label map and instance map (H, W), uint8."""
         numbers = np.ascontiguousarray(np.asarray(self._numbers)[::_SUPERSAMPLING, ::_SUPERSAMPLING])
         classes = np.array([INDEX[thing.name] for thing in self.objects], dtype=np.uint8)
         label_map = classes[numbers]
@@ -198,7 +170,7 @@ class Canvas:
 
 
 def _relief(rng: np.random.Generator, size: tuple[int, int], label_map: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Grey levels to add, (H, W) float32: four kinds of noise in the proportions of each pixel's class.
+    """Grey levels to add, (H, W): four kinds of noise in the proportions of each pixel's class.
 
     The grain of the streaks is a part of the picture's height, so that a scene looks alike at every size.
     """
@@ -223,14 +195,7 @@ def _relief(rng: np.random.Generator, size: tuple[int, int], label_map: NDArray[
 
 
 class Pen:
-    """Draws one thing in its own frame: x to the right of its foot, y up from it, in units of its size.
-
-    Args:
-        canvas: where to draw.
-        foot: where the thing stands, in the canvas's units.
-        size: the length of one unit of the thing's frame, in the canvas's units.
-        flip: mirror it.
-    """
+    """Draws one thing in its own frame: x to the right of its foot, y up from it, in units of its size."""
 
     def __init__(self, canvas: Canvas, foot: Point, *, size: float, flip: bool = False) -> None:
         self.canvas = canvas
@@ -249,28 +214,14 @@ class Pen:
         self.canvas.polygon([self.at(x, y) for x, y in points], colour, mark=mark, glow=glow, alpha=alpha)
 
     def box(
-        self,
-        corner: Point,
-        opposite: Point,
-        colour: RGB,
-        *,
-        mark: bool = True,
-        glow: bool = False,
-        alpha: int = 255,
+        self, corner: Point, opposite: Point, colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
     ) -> None:
         """Fill the rectangle between two opposite corners."""
         (x0, y0), (x1, y1) = corner, opposite
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, mark=mark, glow=glow, alpha=alpha)
 
     def ellipse(
-        self,
-        centre: Point,
-        radii: Point,
-        colour: RGB,
-        *,
-        mark: bool = True,
-        glow: bool = False,
-        alpha: int = 255,
+        self, centre: Point, radii: Point, colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
     ) -> None:
         """Fill an upright ellipse of the thing's frame."""
         size = (radii[0] * self.size, radii[1] * self.size)

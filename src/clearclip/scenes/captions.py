@@ -1,7 +1,4 @@
-"""Captions: sentences that name some or all of what a picture shows, in random order and varying form.
-
-Belongs here: words. What is visible is decided by `generate.Scene`.
-"""
+"""Captions: sentences that name some or all of what a picture shows, in random order and varying form."""
 
 from __future__ import annotations
 
@@ -66,16 +63,7 @@ def noun_phrase(phrase: str, rng: np.random.Generator) -> str:
 
 
 def caption(phrases: Sequence[str], rng: np.random.Generator, *, time: str | None = None) -> str:
-    """Write one caption.
-
-    Args:
-        phrases: what may be named, such as "red car" or "grass"; a part or all of it will be, at least one.
-        rng: chooses the part, the order and the form.
-        time: "day", "dusk" or "night", now and then mentioned.
-
-    Raises:
-        ValueError: nothing to name.
-    """
+    """Write one caption of at least one of the phrases; the time of day is now and then mentioned."""
     if not phrases:
         raise ValueError("a caption needs at least one thing to name; got none")
     everything = rng.random() < 0.5

@@ -1,7 +1,4 @@
-"""What the procedural world is made of: class names, colours, and the pairs that training never sees.
-
-Belongs here: plain data about classes. Does not: how a class is drawn (`nature`, `made`) or placed (`layouts`).
-"""
+"""What the procedural world is made of: class names, colours, and the pairs that training never sees."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Putting a picture together, back to front: backdrop, flyers, grounds, things that stand on them.
-
-Belongs here: choosing and placing. Does not: the rows chosen from (`layouts`), or seeds and splits (`generate`).
-"""
+"""Putting a picture together, back to front: backdrop, flyers, grounds, things that stand on them."""
 
 from __future__ import annotations
 
@@ -19,14 +16,7 @@ def _pick_colour(rng: np.random.Generator, name: str, *, hold_out: bool) -> str 
 
 
 class Composer:
-    """Draws one picture on a canvas, back to front.
-
-    Args:
-        canvas: an empty canvas.
-        rng: every choice comes from here.
-        light: the time of day.
-        hold_out: leave out the colour–thing pairs of `HELD_OUT`.
-    """
+    """Draws one picture on a canvas; with `hold_out` without the colour–thing pairs of `HELD_OUT`."""
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator, *, light: Light, hold_out: bool) -> None:
         self.canvas = canvas
@@ -85,8 +75,7 @@ class Composer:
                     (0.06 * aspect, 0.3 * self.horizon), (0.94 * aspect, 0.95 * self.horizon), (4, 2)
                 ).tolist()
                 place = max(
-                    spots,
-                    key=lambda spot: min((abs(spot[0] - x) + abs(spot[1] - y) for x, y in taken), default=0.0),
+                    spots, key=lambda spot: min((abs(spot[0] - x) + abs(spot[1] - y) for x, y in taken), default=0.0)
                 )
                 taken.append(place)
                 self.thing(name, (place[0], place[1]), size=KINDS[name].height * float(rng.uniform(0.6, 1.15)))
@@ -141,12 +130,7 @@ class Composer:
         middle, half = (top + bottom) / 2, 0.006 + 0.02 * (bottom - top)
         start = float(self.rng.uniform(-0.1, 0.1))
         for x in np.arange(start, self.canvas.aspect, 0.2):
-            corners = [
-                (x, middle - half),
-                (x + 0.1, middle - half),
-                (x + 0.1, middle + half),
-                (x, middle + half),
-            ]
+            corners = [(x, middle - half), (x + 0.1, middle - half), (x + 0.1, middle + half), (x, middle + half)]
             self.canvas.polygon([(float(a), b) for a, b in corners], (236, 232, 214), mark=False)
 
     def _pond(self) -> None:
@@ -248,11 +232,7 @@ class Composer:
 def compose(
     size: tuple[int, int], rng: np.random.Generator, *, layout: str | None = None, hold_out: bool = False
 ) -> tuple[Canvas, str, str]:
-    """Compose a picture of a random or a named layout ("portrait" for one large thing).
-
-    Returns:
-        The canvas, the layout's name and the time of day's name.
-    """
+    """Compose a picture of a random or a named layout ("portrait": one large thing), and name its layout and light."""
     light = LIGHTS[rng.choice(len(LIGHTS), p=LIGHT_CHANCES)]
     canvas = Canvas(size, light.factors)
     composer = Composer(canvas, rng, light=light, hold_out=hold_out)

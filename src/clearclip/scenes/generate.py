@@ -1,7 +1,4 @@
-"""From a split and an index to a picture with ground truth: seeds, the scene value, what of it is visible.
-
-Belongs here: the public way in, `make_scene` and `Scene`. Does not: composition (`compose`), words (`captions`).
-"""
+"""From a split and an index to a picture with ground truth: seeds, the scene value, what of it is visible."""
 
 from __future__ import annotations
 
@@ -26,17 +23,9 @@ VISIBLE_SHARE = 0.006
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A generated picture and everything that is known about it.
+    """A generated picture: image (H, W, 3), label map of `CLASSES` and instance map of `objects` (H, W), all uint8.
 
-    Attributes:
-        image: (H, W, 3) uint8.
-        label_map: (H, W) uint8, indices into `CLASSES`; every pixel has one.
-        instance_map: (H, W) uint8, indices into `objects`.
-        objects: what was drawn, back to front; a thing may be hidden by later ones.
-        captions: a few sentences about it.
-        time: "day", "dusk" or "night".
-        layout: the family of pictures it belongs to.
-        split, index: what it was made from.
+    Objects are listed back to front; `time` is "day", "dusk" or "night".
     """
 
     image: NDArray[np.uint8]
@@ -71,17 +60,10 @@ def make_scene(
     layout: str | None = None,
     captions: int = 3,
 ) -> Scene:
-    """Generate one picture; the same arguments give the same pixels.
+    """Generate one picture; the same arguments give the same pixels. `ValueError` if one is out of range.
 
-    Args:
-        index: which picture of the split, from 0.
-        split: each split has its own stream of seeds, so that no picture is in two; `train` lacks `HELD_OUT`.
-        size: (height, width) in pixels, at least 8 each.
-        layout: a name of `LAYOUTS` or "portrait" (one large thing); by default one is drawn.
-        captions: how many captions to write.
-
-    Raises:
-        ValueError: an unknown split or layout, a negative index, a size under 8 pixels.
+    Each split has its own stream of seeds; `train` lacks `HELD_OUT`. `size` is (height, width), at least 8 each;
+    `layout` a name of `LAYOUTS` or "portrait" (one large thing), by default drawn at random.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")

@@ -1,8 +1,4 @@
-"""What pictures are composed of: kinds of things, grounds, times of day and families of pictures, as data.
-
-Belongs here: rows. Does not: how one thing looks (`nature`, `made`), or how a picture is put together
-(`compose`).
-"""
+"""What pictures are composed of: kinds of things, grounds, times of day and families of pictures, as data."""
 
 from __future__ import annotations
 
@@ -72,12 +68,9 @@ GROUNDS: dict[str, tuple[RGB, ...]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A family of pictures.
+    """A family of pictures: bands of ground from the horizon down (one tuple is chosen), and weights of things.
 
-    Attributes:
-        bands: grounds from the horizon to the bottom edge; one of these tuples is chosen.
-        things: how often each kind stands there, as weights.
-        pond, path, lane: chances of a pond, of a dirt path and of a road running into the distance.
+    The chances are of a pond, of a dirt path and of a road running into the distance.
     """
 
     bands: tuple[tuple[str, ...], ...]
@@ -87,92 +80,43 @@ class Layout:
     lane: float = 0.0
 
 
+def _weights(**weights: float) -> dict[str, float]:
+    return weights
+
+
 LAYOUTS: dict[str, Layout] = {
     "meadow": Layout(
         (("grass",), ("grass", "dirt", "grass")),
-        {
-            "tree": 3,
-            "pine": 1,
-            "bush": 2,
-            "flower": 3,
-            "house": 2,
-            "fence": 2,
-            "sheep": 4,
-            "person": 2,
-            "ball": 2,
-            "rock": 1,
-        },
+        _weights(tree=3, pine=1, bush=2, flower=3, house=2, fence=2, sheep=4, person=2, ball=2, rock=1),
         pond=0.35,
         path=0.35,
     ),
     "town": Layout(
         (("grass", "road", "grass"), ("grass", "road"), ("dirt", "road", "grass")),
-        {
-            "house": 4,
-            "car": 5,
-            "bus": 4,
-            "tree": 2,
-            "person": 3,
-            "bush": 2,
-            "fence": 2,
-            "ball": 1.5,
-            "flower": 1.5,
-        },
+        _weights(house=4, car=5, bus=4, tree=2, person=3, bush=2, fence=2, ball=1.5, flower=1.5),
     ),
     "beach": Layout(
         (("water", "sand"), ("water", "sand", "grass")),
-        {"boat": 4, "umbrella": 5, "ball": 3, "person": 3, "rock": 2, "lighthouse": 2.5, "bush": 0.7},
+        _weights(boat=4, umbrella=5, ball=3, person=3, rock=2, lighthouse=2.5, bush=0.7),
     ),
     "winter": Layout(
         (("snow",), ("snow", "road", "snow")),
-        {
-            "pine": 4,
-            "house": 3,
-            "person": 2,
-            "rock": 2,
-            "fence": 2,
-            "tree": 1,
-            "ball": 1,
-            "sheep": 1,
-            "car": 2,
-            "bus": 1.5,
-        },
+        _weights(pine=4, house=3, person=2, rock=2, fence=2, tree=1, ball=1, sheep=1, car=2, bus=1.5),
         pond=0.25,
         lane=0.15,
     ),
     "desert": Layout(
         (("sand",), ("dirt",), ("sand", "dirt"), ("sand", "road", "sand")),
-        {"cactus": 5, "rock": 3, "bush": 2, "car": 2, "bus": 2, "person": 1, "fence": 1},
+        _weights(cactus=5, rock=3, bush=2, car=2, bus=2, person=1, fence=1),
         lane=0.25,
     ),
     "lake": Layout(
         (("grass", "water", "grass"), ("water", "grass"), ("water", "dirt"), ("sand", "water")),
-        {
-            "boat": 6,
-            "lighthouse": 2.5,
-            "tree": 2,
-            "pine": 1.5,
-            "rock": 2,
-            "flower": 2,
-            "person": 1.5,
-            "sheep": 1,
-            "umbrella": 1.5,
-        },
+        _weights(boat=6, lighthouse=2.5, tree=2, pine=1.5, rock=2, flower=2, person=1.5, sheep=1, umbrella=1.5),
     ),
     "country": Layout(
         (("grass",), ("dirt", "grass"), ("grass", "dirt")),
-        {
-            "car": 4,
-            "bus": 3,
-            "tree": 2,
-            "pine": 2,
-            "bush": 1.5,
-            "fence": 2.5,
-            "house": 2,
-            "sheep": 1.5,
-            "flower": 1,
-            "rock": 1,
-        },
+        _weights(car=4, bus=3, tree=2, pine=2, bush=1.5, fence=2.5, house=2, sheep=1.5, flower=1, rock=1),
         lane=1.0,
     ),
 }
@@ -206,10 +150,7 @@ LIGHTS: tuple[Light, ...] = (
     Light(
         "dusk",
         (1.0, 0.82, 0.74),
-        (
-            ((84, 66, 128), (212, 106, 112), (255, 184, 108)),
-            ((120, 84, 148), (238, 140, 120), (255, 212, 142)),
-        ),
+        (((84, 66, 128), (212, 106, 112), (255, 184, 108)), ((120, 84, 148), (238, 140, 120), (255, 212, 142))),
         (255, 196, 178),
         "sun",
         (255, 168, 62),

@@ -1,8 +1,6 @@
 """How man-made things look: buildings, vehicles, toys.
 
-Every drawer has one signature, `draw(pen, rng, colour)`, and draws in the pen's frame: about one unit high,
-standing on (0, 0).
-Things of nature are in `nature`.
+Every drawer is `draw(pen, rng, colour)` and draws in the pen's frame, about one unit high, standing on (0, 0).
 """
 
 from __future__ import annotations
@@ -67,9 +65,7 @@ def lighthouse(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
         band = stripe if step % 2 == 0 else (242, 240, 234)
         pen.polygon([(-wide, low), (wide, low), (narrow, high), (-narrow, high)], band)
         pen.polygon(
-            [(wide * 0.3, low), (wide, low), (narrow, high), (narrow * 0.3, high)],
-            shade(band, 0.8),
-            mark=False,
+            [(wide * 0.3, low), (wide, low), (narrow, high), (narrow * 0.3, high)], shade(band, 0.8), mark=False
         )
     pen.box((-0.13, 0.74), (0.13, 0.77), (70, 72, 80))
     pen.box((-0.075, 0.77), (0.075, 0.89), (255, 240, 170), glow=True)

@@ -1,9 +1,4 @@
-"""How things of nature look: plants, rocks, animals and people, and what hangs in the sky.
-
-Every drawer has one signature, `draw(pen, rng, colour)`, and draws in the pen's frame: about one unit high,
-standing on (0, 0).
-Man-made things are in `made`.
-"""
+"""How things of nature look: plants, rocks, animals and people, and what hangs in the sky; drawers as in `made`."""
 
 from __future__ import annotations
 
@@ -214,16 +209,8 @@ def mountain(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     """A jagged peak, one unit high and more than two wide, with a shaded flank and snow on top."""
     half = float(rng.uniform(0.95, 1.35))
     peak = float(rng.uniform(-0.15, 0.15))
-    left = [
-        (-half, 0.0),
-        (-half * 0.62, float(rng.uniform(0.3, 0.42))),
-        (-half * 0.3, float(rng.uniform(0.62, 0.72))),
-    ]
-    right = [
-        (half * 0.34, float(rng.uniform(0.58, 0.7))),
-        (half * 0.66, float(rng.uniform(0.26, 0.4))),
-        (half, 0.0),
-    ]
+    left = [(-half, 0.0), (-half * 0.62, float(rng.uniform(0.3, 0.42))), (-half * 0.3, float(rng.uniform(0.62, 0.72)))]
+    right = [(half * 0.34, float(rng.uniform(0.58, 0.7))), (half * 0.66, float(rng.uniform(0.26, 0.4))), (half, 0.0)]
     pen.polygon([*left, (peak, 1.0), *right], colour)
     pen.polygon([(peak, 1.0), *right, (peak + 0.25, 0.0), (peak - 0.08, 0.4)], shade(colour, 0.74), mark=False)
     if rng.random() < 0.75:
@@ -238,7 +225,5 @@ def mountain(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
         ]
         pen.polygon(cap, snow, mark=False)
         pen.polygon(
-            [(peak, 1.0), (peak + 0.16, 0.82), (peak + 0.08, 0.72), (peak + 0.02, 0.8)],
-            shade(snow, 0.84),
-            mark=False,
+            [(peak, 1.0), (peak + 0.16, 0.82), (peak + 0.08, 0.72), (peak + 0.02, 0.8)], shade(snow, 0.84), mark=False
         )

@@ -1,7 +1,4 @@
-"""The studio's own folder: which of its files a request may name, and how much may lie in it.
-
-Belongs here: uploads, results and the gallery as files. Does not: what is in them.
-"""
+"""The studio's own folder: which of its files a request may name, and how much may lie in it."""
 
 from __future__ import annotations
 
@@ -32,14 +29,7 @@ def work_folder() -> AbstractContextManager[Path]:
 
 
 class Files:
-    """The gallery, what visitors uploaded and what was made for them; together at most `limit` bytes of the latter.
-
-    Attributes:
-        scenes: The gallery's folder.
-        uploads: Gradio's folder: uploads, and copies of results while they are offered.
-        results: Where results are written.
-        limit: Bytes of uploads and results; the oldest files go first.
-    """
+    """Folders of the gallery, of uploads (Gradio's) and of results; the latter two share at most `limit` bytes."""
 
     def __init__(self, root: Path, *, limit: int) -> None:
         self.scenes, self.uploads, self.results = (root / name for name in ("scenes", "uploads", "results"))
@@ -54,7 +44,7 @@ class Files:
     def received(self, value: Any) -> Path | None:
         """The file that a request names as `{"path": …}`, links resolved; `None` where it names none.
 
-        `UsageError` for whatever is no file of the gallery or the uploads, in any form: Gradio lets some through.
+        `UsageError` for anything outside the gallery and the uploads, in any form: Gradio lets some through.
         """
         if value is None:
             return None

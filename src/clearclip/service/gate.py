@@ -1,7 +1,4 @@
-"""What may reach Gradio: which hosts, pages, routes and bodies, how much of them, and how many passwords.
-
-Belongs here: one ASGI application around Gradio's. Does not: what a request means.
-"""
+"""What may reach Gradio: an ASGI application around its own that checks hosts, routes, bodies and logins."""
 
 from __future__ import annotations
 

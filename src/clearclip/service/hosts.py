@@ -15,9 +15,8 @@ LOOPBACK = "localhost"
 class Hosts:
     """The names of a server, so that no page of another name reaches it through a visitor's browser.
 
-    Always allowed are the loopback names and the address that it listens on; where that can be reached from elsewhere,
-    also this machine's own name and every IP address, which no foreign name can pass for; and `allowed`, each a `name`,
-    `*.name` or `*`, for proxies.
+    Loopback names and the address it listens on are always allowed; where that can be reached from elsewhere, also this
+    machine's name and every IP address. `allowed` adds `name`, `*.name` or `*`, for proxies.
     """
 
     def __init__(self, host: str, *, allowed: Collection[str] = ()) -> None:
@@ -28,9 +27,9 @@ class Hosts:
             self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """`UsageError` for a request to another name, or one that a page of another origin makes.
+        """`UsageError` for a request to another name, or from a page of another origin.
 
-        A request without `Origin` goes on: it comes from a program, or opens a page.
+        A request without `Origin` passes: it comes from a program, or opens a page.
         """
         host, origin = headers.get("host", ""), headers.get("origin")
         name = host_name(host)

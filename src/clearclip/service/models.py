@@ -1,7 +1,4 @@
-"""Models that are allowed, and what is kept of images, so that new words run no part of an encoder.
-
-Belongs here: loading models, the bounded cache, one lock a model. Does not: what is drawn, Gradio.
-"""
+"""Models that are allowed, and a cache of encoded images, so that new words run no part of an encoder."""
 
 from __future__ import annotations
 
@@ -41,13 +38,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Loaded:
-    """A model in memory.
-
-    Attributes:
-        name: Its name here.
-        segmenter: It.
-        lock: Held while anything of it runs.
-    """
+    """A model in memory; `lock` is held while it runs."""
 
     name: str
     segmenter: Segmenter
@@ -69,15 +60,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Answer:
-    """Segmentations of one image by one or several methods.
-
-    Attributes:
-        results: By spelling.
-        size: `(height, width)` of the image itself; the results may be of the smaller view.
-        encoder_passes: How often the encoder was started for them; 0 where its features were kept.
-        seconds: What it took.
-        unknown: Words that the model has never seen, where it knows which ones it has.
-    """
+    """Segmentations of one image by spelling; `size` is the image's own, `encoder_passes` 0 if it was cached."""
 
     results: Mapping[str, Segmentation]
     size: tuple[int, int]
@@ -91,29 +74,24 @@ class Answer:
         return next(iter(self.results.values()))
 
 
-class Engine:
+class Models:
     """All that visitors share: models and a bounded cache keyed by content.
 
-    Nothing in here belongs to a visitor: an image is found only by who has its bytes.
-
-    Attributes:
-        models: Allowed names and what `clearclip.load` is asked for.
-        devices: Allowed devices.
-        limits: What one visitor may ask.
-        keeps_words: Whether text embeddings stay on disk, for the next start. Not where others can fill it.
+    Nothing in here belongs to a visitor: an image is found only by who has its bytes. `keeps_words` stores text
+    embeddings on disk for the next start; not where others can fill it.
     """
 
     def __init__(
         self,
-        models: Mapping[str, str],
+        sources: Mapping[str, str],
         *,
         devices: Sequence[str],
         limits: Limits | None = None,
         keeps_words: bool = True,
     ) -> None:
-        if not models or not devices:
+        if not sources or not devices:
             raise UsageError("at least one model and one device must be allowed")
-        self.models = dict(models)
+        self.sources = dict(sources)
         self.devices = tuple(devices)
         self.limits = limits or Limits()
         self.keeps_words = keeps_words
@@ -123,21 +101,9 @@ class Engine:
         self._caching = threading.Lock()
 
     def model(self, name: str, device: str = "auto", *, say: Say | None = None) -> Loaded:
-        """A model, loaded where it is not in memory yet.
-
-        Args:
-            name: One of the allowed.
-            device: One of the allowed.
-            say: Called with a sentence before something that takes long.
-
-        Returns:
-            The model.
-
-        Raises:
-            ClearclipError: It is not allowed, or cannot be loaded.
-        """
-        if name not in self.models:
-            raise UsageError(f"model {name!r} is not allowed here: {nearest(name, self.models)}")
+        """A model, loaded if it is not in memory, which `say` is told first; `ClearclipError` if it is not allowed."""
+        if name not in self.sources:
+            raise UsageError(f"model {name!r} is not allowed here: {nearest(name, self.sources)}")
         if device not in self.devices:
             raise UsageError(f"device {device!r} is not allowed here: {nearest(device, self.devices)}")
         if (kept := self._in_memory(name, device)) is not None:
@@ -148,7 +114,7 @@ class Engine:
             if say is not None:
                 say(f"Loading {name}")
             segmenter = Segmenter(
-                load_backbone(self.models[name]),
+                load_backbone(self.sources[name]),
                 method="clearclip",
                 device=device,
                 dtype="auto",
@@ -175,20 +141,9 @@ class Engine:
         full: bool = False,
         say: Say | None = None,
     ) -> Answer:
-        """Segment an image file.
+        """Segment an image file by the request's method or by several; `full`: at its own size instead of the view's.
 
-        Args:
-            image: The file.
-            request: How.
-            methods: Instead of the request's; methods deeper than the model are run over half of its blocks.
-            full: At the image's own size instead of the view's.
-            say: As `model`.
-
-        Returns:
-            The results, which may come from the cache.
-
-        Raises:
-            ClearclipError: The image or the request cannot be used.
+        Methods deeper than the model are run over half of its blocks.
         """
         loaded = self.model(request.model, request.device, say=say)
         rows = [fit_depth(row, blocks=len(loaded.backbone.blocks)) for row in methods or (request.method,)]
@@ -217,19 +172,10 @@ class Engine:
     def search(
         self, image: Path, request: Request, words: Sequence[str], *, say: Callable[[float, str], None] | None = None
     ) -> list[tuple[str, float, float]]:
-        """Which words of a large vocabulary an image contains.
+        """Which of many words an image contains: name, share of the area and mean probability there, largest first.
 
-        Args:
-            image: The file.
-            request: Model, method and prompts; its labels and threshold are not used.
-            words: Labels as texts.
-            say: Called with the share of the words that are read, and a sentence.
-
-        Returns:
-            Name, share of the area and mean probability there, largest share first; only what covers any.
-
-        Raises:
-            ClearclipError: As `segment`.
+        The request's labels and threshold are not used; `say` gets the share of the words that are read, and a
+        sentence.
         """
         loaded = self.model(request.model, request.device, say=lambda sentence: say(0, sentence) if say else None)
         vocabulary = Vocabulary.parse(list(words))
@@ -244,7 +190,7 @@ class Engine:
     def _read_words(
         self, loaded: Loaded, request: Request, vocabulary: Vocabulary, *, say: Callable[[float, str], None] | None
     ) -> None:
-        """Embed the words a few at a time, so that others get their turn, and not for ever."""
+        """Embed the words a few at a time, so that other requests get their turn, and within the time limit."""
         queries, started = list(dict.fromkeys(vocabulary.queries)), perf_counter()
         for start in range(0, len(queries), WORDS_AT_ONCE):
             if say is not None:
@@ -259,20 +205,7 @@ class Engine:
                 loaded.segmenter.embed(few, templates=request.templates)
 
     def inspect(self, image: Path, request: Request, *, method: Method, say: Say | None = None) -> Inspection:
-        """What flows through the model's last blocks; see `clearclip.inspection.features.inspect_image`.
-
-        Args:
-            image: The file.
-            request: Names the model.
-            method: Whose attention and residual.
-            say: As `model`.
-
-        Returns:
-            Maps and statistics.
-
-        Raises:
-            ClearclipError: As `segment`.
-        """
+        """What flows through the model's last blocks, as `clearclip.inspection.features.inspect_image`."""
         loaded = self.model(request.model, request.device, say=say)
         content = digest(image, limits=self.limits)
         key = ("inspection", content, loaded.name, request.device, method)
@@ -325,36 +258,24 @@ class Engine:
 
     @property
     def held(self) -> int:
-        """Bytes of images, features and results that are kept."""
+        """Bytes of cached images, features and results."""
         return int(self._cache.currsize)
 
 
 def available_devices() -> tuple[str, ...]:
-    """Devices of this machine, the one that `clearclip.load` takes by itself first.
-
-    Returns:
-        torch's names.
-    """
+    """Devices of this machine as torch names them; the one that `clearclip.load` takes by itself comes first."""
     found = ["cuda"] if torch.cuda.is_available() else []
     found += ["mps"] if torch.backends.mps.is_available() else []
     return (*found, "cpu")
 
 
 def digest(image: Path, *, limits: Limits) -> str:
-    """What an image is known by in the cache: a hash of its file's bytes; `ImageError` as `read_image`."""
+    """SHA-256 of an image's file, its key in the cache; `ImageError` as `read_image`."""
     return hashlib.sha256(read_image(image, limits=limits)).hexdigest()
 
 
 def unknown_words(loaded: Loaded, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Queries of which a model that lists its words has never seen one.
-
-    Args:
-        loaded: The model.
-        vocabulary: The labels.
-
-    Returns:
-        Those queries; none where the model lists no words.
-    """
+    """Queries without any word that the model has seen; none where the model lists no words."""
     text = loaded.backbone.text
     if text is None or text.known_words is None:
         return ()
@@ -362,14 +283,7 @@ def unknown_words(loaded: Loaded, vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def held_bytes(value: Any) -> int:
-    """Bytes of the tensors and arrays that a value holds, each once.
-
-    Args:
-        value: Dataclasses, dicts, lists, tensors and arrays.
-
-    Returns:
-        Bytes, at least 1.
-    """
+    """Bytes of the tensors and arrays in dataclasses, dicts and lists, each counted once; at least 1."""
     seen: set[int] = set()
     todo, total = [value], 1
     while todo:

@@ -1,7 +1,4 @@
-"""What a visitor asks for, checked: labels, method, threshold, prompts, and the limits they must keep.
-
-Belongs here: reading requests and saved states, their limits. Does not: models, pictures, Gradio, torch.
-"""
+"""What a visitor asks for, checked: labels, method, threshold, prompts, and their limits. No torch, no Gradio."""
 
 from __future__ import annotations
 
@@ -31,22 +28,8 @@ JSON_DEPTH = 20
 class Limits:
     """What one visitor may ask of the machine.
 
-    Attributes:
-        upload_bytes: Size of an image's file.
-        stored_bytes: Uploads and results on disk, of all visitors together; the oldest files go first.
-        pixels: Of an image, before it is decoded.
-        labels: In one request; at most 254, so that a label map with its background fits 8 bits.
-        synonyms: Of one label.
-        letters: Characters of one word: a label's name or a synonym.
-        words: Of one request, synonyms included.
-        text: Characters of all words of one request.
-        seconds: That the words of one request may take to be read.
-        request_bytes: Size of a request without files.
-        methods: Side by side.
-        cache_bytes: Memory for images, features and results, of all visitors together.
-        models: Models in memory at once.
-        queue: Requests that wait; more are refused.
-        concurrency: Requests that are worked on at once.
+    At most 254 labels, so that a label map with its background fits 8 bits; `letters` of one word, `text` of all words
+    of a request; `seconds` for reading its words; stored_bytes and cache_bytes are of all visitors together.
     """
 
     upload_bytes: int = 20_000_000
@@ -67,7 +50,7 @@ class Limits:
 
     @property
     def example_bytes(self) -> int:
-        """Size of any other uploaded file: an example holds an image in base64, a third larger, and its settings."""
+        """Size of an uploaded example: it holds an image in base64, a third larger, and its settings."""
         return 2 * self.upload_bytes
 
     def __post_init__(self) -> None:
@@ -85,17 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """How an image is to be segmented.
-
-    Attributes:
-        labels: At least one.
-        model: One of the allowed models' names.
-        method: A row, as the visitor wrote it.
-        threshold: Pixels whose best probability is below become background; `None` for no background.
-        background: The background's name, where there is a threshold.
-        templates: Prompts with `{}`; `None` for the paper's 80.
-        device: One of the allowed devices.
-    """
+    """How an image is to be segmented; no `threshold` means no background, no `templates` the paper's 80."""
 
     labels: tuple[Label, ...]
     model: str
@@ -122,24 +95,10 @@ def read_request(
     templates: Iterable[str] | str | None = None,
     device: str = "auto",
 ) -> Request:
-    """Check what came from a browser or a client of the API.
+    """Check what came from a browser or a client of the API; `UsageError` if something is unknown or over a limit.
 
-    Args:
-        labels: A list of texts as on the command line (`"person=man|woman"`, `"sky @#87ceeb"`) or of
-            `{"name", "synonyms", "color"}`; entries without a name are left out.
-        limits: What is allowed.
-        model: Its name.
-        method: Its spelling.
-        threshold: 0–1, or `None`.
-        background: The background's name; default `"background"`.
-        templates: Prompts with `{}`; nothing for the paper's 80.
-        device: Its name.
-
-    Returns:
-        The request.
-
-    Raises:
-        UsageError: Something is unknown, missing or over a limit.
+    Labels are texts as on the command line (`"person=man|woman"`, `"sky @#87ceeb"`) or `{"name", "synonyms", "color"}`;
+    those without a name are left out.
     """
     parsed = read_labels(labels, limits=limits)
     if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
@@ -162,18 +121,7 @@ def read_request(
 
 
 def read_labels(labels: Any, *, limits: Limits) -> tuple[Label, ...]:
-    """Check a list of labels.
-
-    Args:
-        labels: As `read_request`.
-        limits: What is allowed.
-
-    Returns:
-        At least one label.
-
-    Raises:
-        UsageError: There is none, there are too many, or one cannot be used.
-    """
+    """At least one label, as `read_request` takes them; `UsageError` otherwise."""
     listed = _list(labels, "labels")
     if len(listed) > 10 * limits.labels:  # of which most may be empty
         raise UsageError(f"{len(listed)} labels: at most {limits.labels} are allowed here")
@@ -274,7 +222,7 @@ def read_methods(value: Any, *, limits: Limits) -> tuple[Method, ...]:
 
 
 def read_json(data: bytes) -> Any:
-    """JSON from a client; `UsageError` if it is none, has over `JSON_PARTS` parts or more than `JSON_DEPTH` levels.
+    """JSON from a client; `UsageError` if it is damaged, or has over `JSON_PARTS` parts or `JSON_DEPTH` levels.
 
     The parts are counted before anything is parsed: a list of empty lists takes twenty times its bytes in memory.
     """
@@ -298,33 +246,12 @@ def children(value: Any) -> Iterable[Any]:
 
 
 def too_large(name: str, *, size: int, limit: int) -> str:
-    """What is said of a file over its limit.
-
-    Args:
-        name: Of the file.
-        size: Its bytes.
-        limit: The bytes that it may have.
-
-    Returns:
-        A sentence.
-    """
+    """What is said of a file over its limit, in bytes."""
     return f"{name} has {size:,} bytes, more than the limit of {limit:,}: make it smaller"
 
 
 def with_residual(method: str, residual: str, beta: float) -> str:
-    """A method with another residual, as the page's two controls have it.
-
-    Args:
-        method: A spelling.
-        residual: One of `RESIDUALS`.
-        beta: Percent of the strongest channels to drop, for `"beta"`.
-
-    Returns:
-        The spelling.
-
-    Raises:
-        UsageError: The combination makes no sense.
-    """
+    """A method with another residual, one of `RESIDUALS`; `beta` is the percentage of channels to drop."""
     row = read_method(method)
     if residual == RESIDUALS[0]:
         return row.spelling
@@ -339,7 +266,7 @@ def with_residual(method: str, residual: str, beta: float) -> str:
 def read_words(words: Any, *, limits: Limits) -> tuple[str, ...]:
     """A vocabulary from a client, each name once: a list of labels as texts, or one text as a label file.
 
-    A text of one line may separate them by commas; `#` starts a comment. `UsageError` if there is none, or too much.
+    One line may separate them by commas; `#` starts a comment. `UsageError` if there is none, or too much.
     """
     if isinstance(words, str):
         lines = _text_lines(words, limits)

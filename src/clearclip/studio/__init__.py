@@ -1,8 +1,6 @@
 """The studio: a local web page on which words become masks as they are typed, and the same as an HTTP API.
 
-Data flows one way: `request` (what a visitor asks) → `engine` (models, features that are kept) → `pictures` and
-`export` (what is shown and saved) → `page` and `api` (Gradio). `server` puts them on a port; only the last three need
-Gradio.
+`layout` is what stands on the page, `actions` what its events do, `html` what they draw, `server` puts it on a port.
 """
 
 from clearclip.service.request import Limits, Request

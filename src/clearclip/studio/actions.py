@@ -1,8 +1,4 @@
-"""What happens when something on the page changes.
-
-Belongs here: values of controls → values of controls. Does not: where they stand (`layout`), which event calls what
-(`page`), results themselves (`engine`, `pictures`, `export`).
-"""
+"""What happens when something on the page changes: values of controls → values of controls."""
 
 from __future__ import annotations
 
@@ -24,8 +20,7 @@ from clearclip.service.request import (
     too_large,
     within,
 )
-from clearclip.studio import export
-from clearclip.studio import html as pictures
+from clearclip.studio import export, html
 from clearclip.studio.layout import OWN_WORDS, Layout
 from clearclip.studio.scenes import VOCABULARIES, vocabulary_words
 from clearclip.studio.settings import OPACITY, Studio, label_entry
@@ -39,7 +34,7 @@ class Actions:
 
     def __init__(self, studio: Studio, layout: Layout) -> None:
         self.studio = studio
-        self.engine = studio.engine
+        self.models = studio.models
         self.on = layout
 
     def refresh(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
@@ -49,13 +44,13 @@ class Actions:
         try:
             image = self.studio.files.received(data[self.on.image])
             if image is None:
-                hint = pictures.hint("Choose an image, or one of the scenes.")
+                hint = html.hint("Choose an image, or one of the scenes.")
                 return {self.on.status: hint, self.on.viewer: None, **always}
             always[self.on.saved] = {**self.studio.checked(settings), "image": str(image)}
             return {**self._show(image, settings, data, progress), **always}
         except ClearclipError as error:
             blank = {self.on.viewer: None} if data[self.on.tab] == "segment" else {}
-            return {self.on.status: pictures.problem(str(error)), **blank, **always}
+            return {self.on.status: html.problem(str(error)), **blank, **always}
 
     def _show(
         self, image: Path, settings: Mapping[str, Any], data: Mapping[Any, Any], progress: gr.Progress
@@ -68,10 +63,10 @@ class Actions:
         if tab == "inspect":
             return self._show_parts(image, request, data, say)
         compared = data[self.on.methods] or ()
-        rows = read_methods(compared, limits=self.engine.limits) if tab == "compare" else (request.method,)
-        answer = self.engine.segment(image, request, methods=rows, say=say)
+        rows = read_methods(compared, limits=self.models.limits) if tab == "compare" else (request.method,)
+        answer = self.models.segment(image, request, methods=rows, say=say)
         result, ran = answer.first, list(answer.results)
-        blocks = len(self.engine.model(request.model, request.device).backbone.blocks)
+        blocks = len(self.models.model(request.model, request.device).backbone.blocks)
         notes = [
             f"{row.spelling} rewrites {row.depth} blocks and {request.model} has {blocks}: half of them are rewritten."
             for row in rows
@@ -80,24 +75,24 @@ class Actions:
         if tab == "heat" and len(request.labels) > HEAT_MAPS:
             notes.append(f"The first {HEAT_MAPS} of {len(request.labels)} labels are drawn.")
         what = ran[0] if len(ran) == 1 else f"{len(ran)} methods"
-        status = pictures.status_line(answer, model=request.model, methods=what, notes=notes)
+        status = html.status_line(answer, model=request.model, methods=what, notes=notes)
         shown: dict[Any, Any] = {self.on.status: status}
         if tab == "compare":
-            shown[self.on.comparison] = pictures.comparison(answer.results, opacity=_share(settings["opacity"]))
+            shown[self.on.comparison] = html.comparison(answer.results, opacity=_share(settings["opacity"]))
         elif tab == "heat":
             names = [label.name for label in request.labels][:HEAT_MAPS]
-            shown[self.on.heat] = pictures.heat_maps(result, names=names, relative=bool(data[self.on.relative]))
+            shown[self.on.heat] = html.heat_maps(result, names=names, relative=bool(data[self.on.relative]))
         elif tab == "export":
             lines = self.studio.lines(request, image=image.name, method=ran[0])
             shown |= {self.on.command: lines.command, self.on.python: lines.python}
         elif tab == "segment":
-            shown[self.on.viewer] = pictures.viewer_value(result)
+            shown[self.on.viewer] = html.viewer_value(result)
         return shown
 
     def _show_parts(
         self, image: Path, request: Request, data: Mapping[Any, Any], say: Callable[[str], None]
     ) -> dict[Any, Any]:
-        seen = self.engine.inspect(image, request, method=read_method(data[self.on.parts_of] or "vanilla"), say=say)
+        seen = self.models.inspect(image, request, method=read_method(data[self.on.parts_of] or "vanilla"), say=say)
         count = seen.maps["X_res"].shape[-1]
         first = data[self.on.inspected] != request.model
         channel = seen.last["X_res"].peak_channel if first else int(within(data[self.on.channel], 0, count - 1) or 0)
@@ -106,19 +101,19 @@ class Actions:
             f"{request.model}, the last of {len(seen.statistics) // 3} blocks, {seen.method}: X_sum = X_res + X_attn"
         )
         return {
-            self.on.status: pictures.sentence(sentence),
-            self.on.parts: pictures.inspection_maps(seen, channel=shown),
-            self.on.numbers: pictures.inspection_numbers(seen),
-            self.on.chart: pictures.channel_chart(seen, channel=shown),
+            self.on.status: html.sentence(sentence),
+            self.on.parts: html.inspection_maps(seen, channel=shown),
+            self.on.numbers: html.inspection_numbers(seen),
+            self.on.chart: html.channel_chart(seen, channel=shown),
             self.on.channel: gr.update(maximum=count - 1, value=channel),
             self.on.inspected: request.model,
         }
 
     def peak(self, part: str, data: dict[Any, Any]) -> tuple[Any, Any]:
-        """The channel of a part with the highest mean magnitude."""
+        """The channel with the highest mean magnitude in one part."""
         try:
             image, request = self._ask(data)
-            seen = self.engine.inspect(image, request, method=read_method(data[self.on.parts_of] or "vanilla"))
+            seen = self.models.inspect(image, request, method=read_method(data[self.on.parts_of] or "vanilla"))
         except ClearclipError:
             return gr.skip(), gr.skip()  # what is wrong is said by the refresh that follows
         return seen.last[part].peak_channel, "one channel"
@@ -128,20 +123,20 @@ class Actions:
         try:
             x, y = (within(_told(event).get(axis), 0, 0.9999) for axis in ("x", "y"))
             if x is None or y is None:
-                return pictures.hint("Click a pixel.")
-            result = self.engine.segment(*self._ask(data)).first
+                return html.hint("Click a pixel.")
+            result = self.models.segment(*self._ask(data)).first
         except ClearclipError as error:
-            return pictures.problem(str(error))
+            return html.problem(str(error))
         height, width = result.label_map.shape
-        return pictures.ranking_list(result, x=int(x * width), y=int(y * height))
+        return html.ranking_list(result, x=int(x * width), y=int(y * height))
 
     def too_large(self, event: gr.EventData) -> str:
-        """A file that the browser did not even send."""
+        """The message for a file that the browser refused to send."""
         told = _told(event)
         size, most = (within(told.get(key), 0, 1e15) for key in ("size", "most"))
         if size is None or most is None:
-            return pictures.problem("The file is too large: make it smaller.")
-        return pictures.problem(too_large(str(told.get("name"))[:200], size=int(size), limit=int(most)))
+            return html.problem("The file is too large: make it smaller.")
+        return html.problem(too_large(str(told.get("name"))[:200], size=int(size), limit=int(most)))
 
     def choose_scene(self, event: gr.EventData) -> tuple[str, list[dict[str, Any]]]:
         """A scene of the gallery with the labels of what is in it."""
@@ -150,38 +145,38 @@ class Actions:
 
     def search(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
         """Which words of a vocabulary the image contains."""
-        limits = self.engine.limits
+        limits = self.models.limits
         try:
             image, request = self._ask({**data, self.on.labels: [{"name": "any"}], self.on.threshold: 0})
             chosen = data[self.on.vocabulary]
             ready = isinstance(chosen, str) and chosen in VOCABULARIES
             words = vocabulary_words(chosen) if ready else read_words(data[self.on.words] or "", limits=limits)
-            found = self.engine.search(
+            found = self.models.search(
                 image, request, words, say=lambda share, sentence: progress(share, desc=sentence)
             )
         except ClearclipError as error:
-            return gr.skip(), pictures.problem(str(error))
+            return gr.skip(), html.problem(str(error))
         choices = [(f"{name}   {share:.1%}", name) for name, share, _ in found if share >= LEAST_FOUND]
         sentence = f"{len(choices)} of {len(words)} words cover at least {LEAST_FOUND:.1%} of the image."
-        return gr.update(choices=choices, value=[]), pictures.sentence(sentence)
+        return gr.update(choices=choices, value=[]), html.sentence(sentence)
 
     def read_file(self, value: Any) -> tuple[Any, Any, Any]:
-        """A label file into the box of words."""
+        """Read a label file into the box of words."""
         try:
-            words = read_word_file(self._file(value), limits=self.engine.limits)
+            words = read_word_file(self._file(value), limits=self.models.limits)
         except UsageError as error:
-            return gr.skip(), gr.skip(), pictures.problem(str(error))
-        return "\n".join(words), OWN_WORDS, pictures.sentence(f"{len(words)} words read.")
+            return gr.skip(), gr.skip(), html.problem(str(error))
+        return "\n".join(words), OWN_WORDS, html.sentence(f"{len(words)} words read.")
 
     def add(self, labels: Any, found: Any) -> tuple[Any, Any]:
-        """Chosen words appended to the labels."""
+        """Append the chosen words to the labels."""
         added = [{"name": name} for name in found] if isinstance(found, list) else []
         try:
-            limits = self.engine.limits
+            limits = self.models.limits
             kept = read_labels(labels, limits=limits) if labels else ()
             new = read_labels(added, limits=limits) if added else ()
         except ClearclipError as error:
-            return gr.skip(), pictures.problem(str(error))
+            return gr.skip(), html.problem(str(error))
         both = {label.name: label for label in (*new, *kept)}  # a label that is there keeps its synonyms and colour
         names = dict.fromkeys((*(label.name for label in kept), *(label.name for label in new)))
         return [label_entry(both[name]) for name in names], gr.skip()
@@ -191,38 +186,38 @@ class Actions:
         try:
             image, request = self._ask(data)
             progress(0.2, desc="Every pixel of the image")
-            answer = self.engine.segment(image, request, full=True)
+            answer = self.models.segment(image, request, full=True)
             progress(0.6, desc="Outlines")
             opacity = _share(data[self.on.opacity])
             made = export.write_files(answer.first, self.studio.files.folder(), stem=image.stem, opacity=opacity)
         except ClearclipError as error:
-            return None, pictures.problem(str(error))
+            return None, html.problem(str(error))
         height, width = answer.size
         sentence = f"Label map, overlay and JSON of {width}×{height} pixels, and the image."
-        return [*map(str, made), str(image)], pictures.sentence(sentence)
+        return [*map(str, made), str(image)], html.sentence(sentence)
 
     def write_example(self, data: dict[Any, Any]) -> tuple[Any, Any]:
-        """A file with the image and all settings."""
+        """Write a file with the image and all settings."""
         try:
             image, request = self._ask(data)
             settings = self.studio.checked(self._read(data))
-            text = export.example(settings, request=request, image=image, limits=self.engine.limits)
+            text = export.example(settings, request=request, image=image, limits=self.models.limits)
             path = self.studio.files.folder() / f"{image.stem}.clearclip.json"
         except ClearclipError as error:
             raise gr.Error(str(error), print_exception=False) from error
         path.write_text(text, encoding="utf-8")
-        return str(path), pictures.sentence(f"{path.name} holds the image and all settings; “Load example” opens it.")
+        return str(path), html.sentence(f"{path.name} holds the image and all settings; “Load example” opens it.")
 
     def read_example(self, value: Any) -> list[Any]:
-        """Such a file into the controls."""
+        """Read such a file into the controls."""
         try:
-            settings, name, picture = export.read_example(self._file(value), limits=self.engine.limits)
+            settings, name, picture = export.read_example(self._file(value), limits=self.models.limits)
             settings = self.studio.checked({**self.studio.defaults(), **settings})
             image = self.studio.files.folder() / name
         except ClearclipError as error:
             raise gr.Error(str(error), print_exception=False) from error
         image.write_bytes(picture)
-        return [str(image), *self._shown(settings), pictures.sentence("Example loaded.")]
+        return [str(image), *self._shown(settings), html.sentence("Example loaded.")]
 
     def restore(self, saved: Any) -> list[Any]:
         """What this browser showed last, or the first scene."""

@@ -31,11 +31,11 @@ def add_api(studio: Studio) -> None:
     Args:
         studio: Models and kept features, and where results are written.
     """
-    api, engine = _Api(studio), studio.engine
+    api, engine = _Api(studio), studio.models
     with gr.Column(visible=False):
         image = picture("image")
         labels = gr.JSON(["sky", "tree"], label="labels")
-        model = gr.Textbox(next(iter(engine.models)), label="model")
+        model = gr.Textbox(next(iter(engine.sources)), label="model")
         method = gr.Textbox("clearclip", label="method")
         threshold = gr.Number(0, label="threshold")
         background = gr.Textbox(BACKGROUND, label="background")
@@ -88,13 +88,13 @@ def _reported(function: Callable[..., Any], names: Sequence[str]) -> Callable[..
 class _Api:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self.engine = studio.engine
+        self.engine = studio.models
         self.files = studio.files
 
     def models(self) -> dict[str, Any]:
         """What is allowed here: models, devices, methods and limits."""
         return {
-            "models": list(self.engine.models),
+            "models": list(self.engine.sources),
             "devices": list(self.engine.devices),
             "methods": list(METHODS),
             "limits": vars(self.engine.limits),

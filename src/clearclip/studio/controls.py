@@ -1,7 +1,4 @@
-"""Gradio components of our own: the image as an untouched file, the list of labels, the viewer.
-
-Belongs here: components. Does not: what happens when they change.
-"""
+"""Gradio components of our own: the image as an untouched file, the list of labels, the viewer."""
 
 from __future__ import annotations
 
@@ -15,27 +12,12 @@ from clearclip.vocabulary import distinct_colors
 
 
 def asset(name: str) -> str:
-    """A file of the page's own script or style.
-
-    Args:
-        name: Of a file in `assets`.
-
-    Returns:
-        Its text.
-    """
+    """Text of a file in `assets`."""
     return (files("clearclip.studio") / "assets" / name).read_text(encoding="utf-8")
 
 
 def picture(label: str = "Image", **options: Any) -> gr.Image:
-    """An image for listeners with `preprocess=False`: they get the file as it came, and check its size themselves.
-
-    Args:
-        label: Its label.
-        **options: Of `gr.Image`.
-
-    Returns:
-        The component.
-    """
+    """An image for listeners with `preprocess=False`: they get the file as it came, and check its size themselves."""
     return gr.Image(label=label, type="filepath", image_mode=None, **options)
 
 
@@ -53,16 +35,7 @@ VIEWER_HTML = """<div class="cc-view">
 
 
 def label_list(value: list[dict[str, Any]], *, most: int, **options: Any) -> gr.HTML:
-    """An editable list of labels with synonyms and colours.
-
-    Args:
-        value: `{name, synonyms, color}` a label; also what listeners get.
-        most: How many are allowed, for the counter below it.
-        **options: Of `gr.HTML`.
-
-    Returns:
-        The component.
-    """
+    """An editable list of labels, `{name, synonyms, color}` each; `most` is the limit that its counter shows."""
     return gr.HTML(
         value,
         label="Labels",
@@ -76,14 +49,7 @@ def label_list(value: list[dict[str, Any]], *, most: int, **options: Any) -> gr.
 
 
 def viewer(**options: Any) -> gr.HTML:
-    """The image with its labels' colours; its value is `pictures.viewer_value`, its `select` brings `x` and `y`, 0–1.
-
-    Args:
-        **options: Of `gr.HTML`.
-
-    Returns:
-        The component.
-    """
+    """The image with its labels' colours; its value is `html.viewer_value`, its `select` brings `x` and `y`, 0–1."""
     return gr.HTML(
         None,
         label="Segmented image",

@@ -1,8 +1,4 @@
-"""What the page draws: pictures as data URIs, colour scales, small charts and lists as HTML.
-
-Belongs here: arrays and results → texts that a browser shows; every name that a visitor wrote is escaped. Does not:
-Gradio, models.
-"""
+"""Results → HTML and data URIs that a browser shows; every name that a visitor wrote is escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clearclip.inspection.features import Inspection, Statistics
+from clearclip.inspection.features import Inspection
 from clearclip.segmentation import Segmentation
 from clearclip.service.models import Answer
 
@@ -29,33 +25,14 @@ _SIGNED = ((5, 48, 97), (67, 147, 195), (209, 229, 240), (247, 247, 247), (253, 
 
 
 def data_uri(image: Image.Image, *, kind: str = "PNG", **options: Any) -> str:
-    """A picture as a text that an `img` shows.
-
-    Args:
-        image: The picture.
-        kind: Pillow's name of the format.
-        **options: Of Pillow's `save`.
-
-    Returns:
-        `data:image/…;base64,…`.
-    """
+    """A picture as `data:image/…;base64,…`; `kind` and the options are those of Pillow's `save`."""
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def colored(values: npt.NDArray[Any], *, low: float, high: float, signed: bool = False) -> Image.Image:
-    """Numbers as colours.
-
-    Args:
-        values: `(H, W)`.
-        low: Drawn darkest (or coldest).
-        high: Drawn lightest (or warmest).
-        signed: Cold to warm instead of dark to light.
-
-    Returns:
-        An RGB picture.
-    """
+    """Numbers (H, W) as colours, dark at `low` to light at `high`; `signed`: cold to warm."""
     anchors = np.array(_SIGNED if signed else _HEAT, dtype=float)
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(anchors) - 1)
     table = np.stack([np.interp(share, range(len(anchors)), anchors[:, part]) for part in range(3)], axis=-1)
@@ -63,27 +40,13 @@ def colored(values: npt.NDArray[Any], *, low: float, high: float, signed: bool =
 
 
 def shares(result: Segmentation) -> list[float]:
-    """Each label's share of the area.
-
-    Args:
-        result: Of one image.
-
-    Returns:
-        0–1 a label, in the labels' order.
-    """
+    """Each label's share of the area, 0–1."""
     counts = np.bincount(result.label_map.ravel(), minlength=len(result.labels))
     return [float(count) / result.label_map.size for count in counts]
 
 
 def viewer_value(result: Segmentation) -> dict[str, Any]:
-    """What the viewer needs: the image, the label map as grey levels, names, colours and shares.
-
-    Args:
-        result: At the view's size, with at most 256 labels.
-
-    Returns:
-        JSON-able data.
-    """
+    """What the viewer needs, JSON-able; the label map, of at most 256 labels, goes as grey levels."""
     height, width = result.label_map.shape
     return {
         "image": data_uri(Image.fromarray(result.image), kind="JPEG", quality=90),
@@ -97,29 +60,12 @@ def viewer_value(result: Segmentation) -> dict[str, Any]:
 
 
 def hex_color(color: Iterable[int]) -> str:
-    """A colour as CSS writes it.
-
-    Args:
-        color: Red, green, blue.
-
-    Returns:
-        `#rrggbb`.
-    """
+    """A colour as CSS writes it, `#rrggbb`."""
     return "#" + "".join(f"{int(part):02x}" for part in color)
 
 
 def status_line(answer: Answer, *, model: str, methods: str, notes: Sequence[str] = ()) -> str:
-    """What was done, how long it took, and what must be known about it.
-
-    Args:
-        answer: What is shown.
-        model: Its name.
-        methods: What ran.
-        notes: Further sentences.
-
-    Returns:
-        HTML.
-    """
+    """What was done, how long it took, and what must be known about it."""
     height, width = answer.size
     work = "the image was read, once for all words" if answer.encoder_passes else "features kept, no encoder ran"
     head = f"<b>{escape(model)}</b> · <b>{escape(methods)}</b> · {width}×{height}"
@@ -140,53 +86,22 @@ def _seconds(seconds: float) -> str:
 
 
 def problem(message: str) -> str:
-    """An error in the place of the status.
-
-    Args:
-        message: What came, what is allowed, what to do.
-
-    Returns:
-        HTML.
-    """
+    """An error in the place of the status."""
     return f'<div class="cc-status cc-problem" role="alert">{escape(message)}</div>'
 
 
 def sentence(message: str) -> str:
-    """A plain sentence in the place of the status.
-
-    Args:
-        message: The sentence.
-
-    Returns:
-        HTML.
-    """
+    """A plain sentence in the place of the status."""
     return f'<div class="cc-status" role="status">{escape(message)}</div>'
 
 
 def hint(message: str) -> str:
-    """A sentence where there is nothing to show yet.
-
-    Args:
-        message: The sentence.
-
-    Returns:
-        HTML.
-    """
+    """A sentence where there is nothing to show yet."""
     return f'<p class="cc-hint">{escape(message)}</p>'
 
 
 def ranking_list(result: Segmentation, *, x: int, y: int, rows: int = 12) -> str:
-    """All labels at a pixel with their probabilities as bars.
-
-    Args:
-        result: Where.
-        x: Column.
-        y: Row.
-        rows: How many are shown.
-
-    Returns:
-        HTML.
-    """
+    """All labels at a pixel with their probabilities as bars."""
     colors = dict(zip(result.labels, map(hex_color, result.palette), strict=True))
     ranked = result.ranking(y, x)
     winner = result.labels[int(result.label_map[y, x])]
@@ -204,15 +119,7 @@ def ranking_list(result: Segmentation, *, x: int, y: int, rows: int = 12) -> str
 
 
 def comparison(results: Mapping[str, Segmentation], *, opacity: float) -> str:
-    """Several methods side by side, with one legend.
-
-    Args:
-        results: By spelling.
-        opacity: Of the colours.
-
-    Returns:
-        HTML.
-    """
+    """Several methods side by side, with one legend."""
     first = next(iter(results.values()))
     figures = [_figure(Image.fromarray(first.image), "the image")]
     totals = np.zeros(len(first.labels))
@@ -231,16 +138,7 @@ def comparison(results: Mapping[str, Segmentation], *, opacity: float) -> str:
 
 
 def heat_maps(result: Segmentation, *, names: Sequence[str], relative: bool) -> str:
-    """Each label's probability at every pixel.
-
-    Args:
-        result: Of one image.
-        names: Labels to draw.
-        relative: Each map from its own lowest to its own highest value, instead of 0 to 1.
-
-    Returns:
-        HTML.
-    """
+    """Each label's probability at every pixel; `relative`: each map from its own lowest to its own highest value."""
     figures = []
     for name in names:
         values = result.probabilities(name)
@@ -271,15 +169,7 @@ def _figure(picture: Image.Image, title: str, caption: str = "") -> str:
 
 
 def inspection_maps(seen: Inspection, *, channel: int | None) -> str:
-    """X_res, X_attn and X_sum of the last block: one channel of each, or each patch's norm.
-
-    Args:
-        seen: Of one image.
-        channel: Which; `None` for the norms.
-
-    Returns:
-        HTML.
-    """
+    """X_res, X_attn and X_sum of the last block: one channel of each, or for `None` each patch's norm."""
     height, width = seen.image.shape[:2]
     figures = [_figure(Image.fromarray(seen.image), "as the encoder sees it")]
     for part, values in seen.maps.items():
@@ -297,41 +187,19 @@ def inspection_maps(seen: Inspection, *, channel: int | None) -> str:
 
 
 def inspection_numbers(seen: Inspection) -> list[list[Any]]:
-    """Norms, peak channels and entropies of the last block.
-
-    Args:
-        seen: Of one image.
-
-    Returns:
-        A row a part, in the order of `NUMBER_HEADERS`.
-    """
-    return [_numbers(part, row) for part, row in seen.last.items()]
+    """Norms, peak channels and entropies of the last block: a row for each part, in the order of `NUMBER_HEADERS`."""
+    return [
+        [part, round(row.norm, 2), row.peak_channel, round(row.peak_to_mean, 1), round(row.entropy, 4),
+         round(row.cosine, 3)]
+        for part, row in seen.last.items()
+    ]  # fmt: skip
 
 
 NUMBER_HEADERS = ("part", "norm", "peak channel", "peak ÷ mean", "entropy", "cosine of two patches")
 
 
-def _numbers(part: str, row: Statistics) -> list[Any]:
-    return [
-        part,
-        round(row.norm, 2),
-        row.peak_channel,
-        round(row.peak_to_mean, 1),
-        round(row.entropy, 4),
-        round(row.cosine, 3),
-    ]
-
-
 def channel_chart(seen: Inspection, *, channel: int | None) -> str:
-    """Mean magnitude of every channel of the last block, the chosen one marked.
-
-    Args:
-        seen: Of one image.
-        channel: The chosen one.
-
-    Returns:
-        HTML with an SVG.
-    """
+    """Mean magnitude of every channel of the last block as SVG, the chosen one marked."""
     last = max(block for block, _ in seen.channel_means)
     rows = []
     for part in seen.maps:

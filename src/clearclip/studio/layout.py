@@ -1,7 +1,4 @@
-"""What stands where on the page.
-
-Belongs here: Gradio's components, their labels and places. Does not: what happens when they change.
-"""
+"""What stands where on the page: Gradio's components and their labels."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import gradio as gr
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.methods import METHODS
 from clearclip.service.request import RESIDUALS
-from clearclip.studio import html as pictures
+from clearclip.studio import html
 from clearclip.studio.controls import asset, label_list, picture, viewer
 from clearclip.studio.scenes import VOCABULARIES
 from clearclip.studio.settings import PROMPTS, Studio
@@ -33,7 +30,7 @@ class Layout:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self.engine = studio.engine
+        self.models = studio.models
         defaults = studio.defaults()
         self.saved = gr.BrowserState({}, storage_key="clearclip-studio", secret="clearclip-studio")
         self.tab = gr.State("segment")
@@ -42,20 +39,20 @@ class Layout:
             '<header class="cc-head"><h1>clearclip</h1><p>Your words become masks, pixel by pixel, without training '
             "anything.</p></header>",
             js_on_load=asset("guard.js"),
-            most_image=self.engine.limits.upload_bytes,
-            most_example=self.engine.limits.example_bytes,
+            most_image=self.models.limits.upload_bytes,
+            most_example=self.models.limits.example_bytes,
             apply_default_css=False,
         )
         with gr.Row(equal_height=False, elem_id="page"):
             with gr.Column(scale=3, min_width=340, elem_id="controls"):
                 self._build_controls(defaults)
             with gr.Column(scale=7, min_width=340, elem_id="results"):
-                self.status = gr.HTML(pictures.hint("Loading…"), apply_default_css=False, elem_id="status")
+                self.status = gr.HTML(html.hint("Loading…"), apply_default_css=False, elem_id="status")
                 with gr.Tabs(elem_id="tabs"):
                     self._build_tabs(defaults)
 
     def _build_controls(self, defaults: Mapping[str, Any]) -> None:
-        limits = self.engine.limits
+        limits = self.models.limits
         self.image = picture(
             sources=["upload", "clipboard", "webcam"],
             height=210,
@@ -99,13 +96,13 @@ class Layout:
                 elem_id="beta",
             )
             self.model = gr.Dropdown(
-                _model_choices(self.engine.models), value=defaults["model"], label="Model", elem_id="model"
+                _model_choices(self.models.sources), value=defaults["model"], label="Model", elem_id="model"
             )
             self.device = gr.Dropdown(
-                list(self.engine.devices),
+                list(self.models.devices),
                 value=defaults["device"],
                 label="Device",
-                visible=len(self.engine.devices) > 1,
+                visible=len(self.models.devices) > 1,
                 elem_id="device",
             )
         with gr.Accordion("Background and prompts", open=False, elem_id="background-and-prompts"):
@@ -142,7 +139,7 @@ class Layout:
                 0, 1, value=defaults["opacity"], step=0.01, label="Opacity of the colours", elem_id="opacity"
             )
             self.ranking = gr.HTML(
-                pictures.hint("Click a pixel, or move with the arrow keys and press Enter: all labels there, ranked."),
+                html.hint("Click a pixel, or move with the arrow keys and press Enter: all labels there, ranked."),
                 apply_default_css=False,
                 elem_id="ranking",
             )
@@ -152,7 +149,7 @@ class Layout:
                 value=list(COMPARED),
                 multiselect=True,
                 allow_custom_value=True,
-                max_choices=self.engine.limits.methods,
+                max_choices=self.models.limits.methods,
                 label="Methods side by side",
                 info="Add any spelling: vanilla[residual=drop], clearclip[attention=kk] …",
                 elem_id="methods",
@@ -195,15 +192,12 @@ class Layout:
             ]
         self.parts = gr.HTML(apply_default_css=False, elem_id="parts")
         self.numbers = gr.Dataframe(
-            headers=list(pictures.NUMBER_HEADERS),
-            label="The last block in numbers",
-            interactive=False,
-            elem_id="numbers",
+            headers=list(html.NUMBER_HEADERS), label="The last block in numbers", interactive=False, elem_id="numbers"
         )
         self.chart = gr.HTML(apply_default_css=False, elem_id="chart")
 
     def _build_search(self) -> None:
-        limits = self.engine.limits
+        limits = self.models.limits
         self.vocabulary = gr.Dropdown(
             [*VOCABULARIES, OWN_WORDS], value=next(iter(VOCABULARIES)), label="Vocabulary", elem_id="vocabulary"
         )
@@ -238,18 +232,7 @@ class Layout:
     @property
     def settings(self) -> dict[str, Any]:
         """The controls of `Studio.defaults`, by the same names."""
-        return {
-            "labels": self.labels,
-            "model": self.model,
-            "device": self.device,
-            "method": self.method,
-            "residual": self.residual,
-            "beta": self.beta,
-            "threshold": self.threshold,
-            "background": self.background,
-            "templates": self.templates,
-            "opacity": self.opacity,
-        }
+        return {name: getattr(self, name) for name in self.studio.defaults()}
 
 
 def _model_choices(models: Mapping[str, str]) -> list[tuple[str, str]]:

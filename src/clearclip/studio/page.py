@@ -1,11 +1,9 @@
-"""The page: its look, and which event calls what.
-
-Belongs here: joining `layout` and `actions`. Does not: either of them.
-"""
+"""The page: its look, and which event calls what."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -57,14 +55,7 @@ STYLE = asset("studio.css")
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """Make the page and the API.
-
-    Args:
-        studio: Engine, gallery, files.
-
-    Returns:
-        What Gradio launches.
-    """
+    """Make the page and the API, for Gradio to launch."""
     blocks = gr.Blocks(title="clearclip studio", analytics_enabled=False, delete_cache=(600, 6 * 3600), fill_width=True)
     with blocks:
         add_api(studio)  # first, for the names of its endpoints
@@ -77,11 +68,7 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
     settings = on.settings
     private: dict[str, Any] = {"api_visibility": "private"}
     raw: dict[str, Any] = {**private, "preprocess": False}  # files are opened by us, and nothing is believed
-    heavy: dict[str, Any] = {
-        **raw,
-        "concurrency_id": "model",
-        "concurrency_limit": on.engine.limits.concurrency,
-    }
+    heavy: dict[str, Any] = {**raw, "concurrency_id": "model", "concurrency_limit": on.models.limits.concurrency}
     refresh: dict[str, Any] = {
         **heavy,
         "fn": does.refresh,
@@ -94,23 +81,11 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
     blocks.load(does.restore, [on.saved], list(dict.fromkeys(restored)), show_progress="hidden", **private).then(
         **refresh
     ).then(None, [on.opacity], None, js=SET_OPACITY)
-    changed = [
-        on.labels.input,
-        on.model.input,
-        on.device.input,
-        on.method.input,
-        on.residual.input,
-        on.beta.input,
-        on.threshold.input,
-        on.background.submit,
-        on.background.blur,
-        on.templates.input,
-        on.methods.input,
-        on.relative.input,
-        on.parts_of.input,
-        on.show.input,
-        on.channel.input,
-    ]
+    controls = (
+        *(on.labels, on.model, on.device, on.method, on.residual, on.beta, on.threshold, on.templates),
+        *(on.methods, on.relative, on.parts_of, on.show, on.channel),
+    )
+    changed = [*(control.input for control in controls), on.background.submit, on.background.blur]
     gr.on(changed, trigger_mode="always_last", **refresh)
     gr.on([on.image.input, on.image.clear], None, js=SETTLED).then(**refresh)
     on.head.select(does.too_large, None, on.status, show_progress="hidden", queue=False, **private)
@@ -122,7 +97,7 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
         does.choose_scene, None, [on.image, on.labels], show_progress="hidden", queue=False, **private
     ).then(**refresh)
     for part, button in zip(("X_res", "X_attn", "X_sum"), on.peaks, strict=True):
-        button.click(_bound(does.peak, part), on.inputs, [on.channel, on.show], show_progress="hidden", **heavy).then(
+        button.click(partial(does.peak, part), on.inputs, [on.channel, on.show], show_progress="hidden", **heavy).then(
             **refresh
         )
     on.viewer.select(does.rank, on.inputs, on.ranking, show_progress="hidden", trigger_mode="always_last", **heavy)
@@ -142,10 +117,3 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
 
 def _constant(value: str) -> Callable[[], str]:
     return lambda: value
-
-
-def _bound(function: Callable[..., Any], part: str) -> Callable[..., Any]:
-    def call(data: dict[Any, Any]) -> Any:
-        return function(part, data)
-
-    return call

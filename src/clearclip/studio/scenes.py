@@ -1,7 +1,4 @@
-"""The gallery: generated scenes as files, with the labels that are in them, and vocabularies to look through.
-
-Belongs here: what a visitor can start from without files of their own. Does not: Gradio.
-"""
+"""The gallery: generated scenes as files, with the labels that are in them, and vocabularies to look through."""
 
 from __future__ import annotations
 
@@ -32,30 +29,14 @@ VOCABULARIES = {
 
 @dataclass(frozen=True)
 class SceneFile:
-    """A generated picture on disk.
-
-    Attributes:
-        path: A PNG.
-        labels: What is in it, largest first.
-    """
+    """A generated scene as a PNG, and the labels of what is in it, largest first."""
 
     path: Path
     labels: tuple[Label, ...]
 
 
 def write_scenes(folder: Path, *, size: tuple[int, int] = (384, 480)) -> list[SceneFile]:
-    """Make the gallery.
-
-    Args:
-        folder: Where to; it exists.
-        size: `(height, width)` in pixels.
-
-    Returns:
-        The scenes.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Make the gallery in an existing folder; `size` is (height, width)."""
     made = []
     for index in SCENES:
         scene = make_scene(index, size=size)
@@ -69,14 +50,7 @@ def write_scenes(folder: Path, *, size: tuple[int, int] = (384, 480)) -> list[Sc
 
 @cache
 def vocabulary_words(name: str) -> tuple[str, ...]:
-    """The words of a ready-made vocabulary, without its background.
-
-    Args:
-        name: A key of `VOCABULARIES`.
-
-    Returns:
-        Labels as texts.
-    """
+    """The words of a ready-made vocabulary (a key of `VOCABULARIES`), without its background."""
     if VOCABULARIES[name] == "scenes":
         return tuple(CLASSES)
     vocabulary = vocabulary_of(VOCABULARIES[name])

@@ -1,7 +1,4 @@
-"""The studio on a port: what is allowed, where files go, who may come in.
-
-Belongs here: starting and stopping. Does not: the page.
-"""
+"""The studio on a port: what is allowed, where files go, who may come in."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ from clearclip.service.hosts import Hosts, is_loopback
 from clearclip.service.request import Limits
 
 if TYPE_CHECKING:
-    from clearclip.service.models import Engine
+    from clearclip.service.models import Models
 
 PORTS = range(7860, 7960)
 SESSIONS = 200
@@ -42,17 +39,10 @@ DEFAULT_MODELS = ("tiny", *(name for name in CHECKPOINTS if name != "tiny"))
 
 @dataclass(frozen=True)
 class Options:
-    """How the studio is started.
+    """How the studio is started: `models` are sources by name, the first one is shown first.
 
-    Attributes:
-        models: Allowed names and sources, the first one is shown first.
-        host: Address to listen on.
-        port: Port; `None` for the first free one from 7860.
-        browser: Whether a browser is opened.
-        devices: Allowed devices; none for all that there are.
-        auth: Pairs of user and password; none lets everybody in who reaches the port.
-        allow_hosts: Further names under which the studio may be asked, `name` or `*.name`; see `gate.Hosts`.
-        limits: What one visitor may ask.
+    `port` of `None`: the first free one from 7860; no `devices`: all that there are; no `auth`: everybody who reaches
+    the port comes in; `allow_hosts` as in `service.hosts.Hosts`.
     """
 
     models: dict[str, str] = field(default_factory=lambda: {name: name for name in DEFAULT_MODELS})
@@ -66,17 +56,7 @@ class Options:
 
 
 def parse_models(values: Iterable[str]) -> dict[str, str]:
-    """Read `--models`.
-
-    Args:
-        values: Comma lists of what `clearclip.load` takes, or `NAME=SOURCE` to show a source under a name.
-
-    Returns:
-        Sources by name, in order; all friendly names where there is no value.
-
-    Raises:
-        UsageError: A name stands twice or is empty.
-    """
+    """Read `--models`, comma lists of sources or NAME=SOURCE, as sources by name; without any, all friendly names."""
     found: dict[str, str] = {}
     for value in (part.strip() for text in values for part in text.split(",")):
         named = re.fullmatch(r"([\w. -]+)=(.+)", value)
@@ -90,17 +70,7 @@ def parse_models(values: Iterable[str]) -> dict[str, str]:
 
 
 def parse_auth(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Read `--auth`.
-
-    Args:
-        values: `USER:PASSWORD`, or the path of a file with one such pair a line.
-
-    Returns:
-        The pairs.
-
-    Raises:
-        UsageError: A value is neither.
-    """
+    """Read `--auth`, USER:PASSWORD or files with one such pair a line."""
     pairs = []
     for value in values:
         texts = [value]
@@ -119,14 +89,7 @@ def parse_auth(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 
 def exposure(options: Options) -> str | None:
-    """What to say where others can reach the port.
-
-    Args:
-        options: How the studio is started.
-
-    Returns:
-        A warning, or `None`.
-    """
+    """A warning where others can reach the port, or `None`."""
     if _is_private(options):
         return None
     who = "everybody who can reach" if not options.auth else "everybody with a password who can reach"
@@ -170,7 +133,7 @@ def choose_port(host: str, port: int | None) -> int:
 
 @contextmanager
 def running(options: Options) -> Iterator[tuple[str, Any]]:
-    """Start the studio; yields the page's address and Gradio's blocks, and stops it and removes its folder at the end.
+    """Start the studio; yields the page's address and Gradio's blocks, and stops and cleans up at the end.
 
     `ClearclipError` if the extra is not installed, or the port cannot be used.
     """
@@ -181,7 +144,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         from gradio import processing_utils
 
         from clearclip.service.gate import guarded
-        from clearclip.service.models import Engine, available_devices
+        from clearclip.service.models import Models, available_devices
         from clearclip.studio import page
         from clearclip.studio.scenes import write_scenes
         from clearclip.studio.settings import Studio
@@ -189,13 +152,13 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         # A file's folder is a hash of this and its bytes: who knows an image cannot tell where another's upload lies.
         processing_utils.hash_seed = secrets.token_bytes(32)
         files = Files(work, limit=options.limits.stored_bytes)
-        engine = Engine(
+        models = Models(
             options.models,
             devices=options.devices or available_devices(),
             limits=options.limits,
             keeps_words=_is_private(options),
         )
-        blocks = page.build(Studio(engine, write_scenes(files.scenes), files))
+        blocks = page.build(Studio(models, write_scenes(files.scenes), files))
         blocks.queue(max_size=options.limits.queue, default_concurrency_limit=options.limits.concurrency)
         hosts = Hosts(options.host, allowed=(*options.allow_hosts, *_root_host()))
         try:
@@ -227,7 +190,7 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
         files.keep()
         if options.browser:
             webbrowser.open(url)
-        threading.Thread(target=_warm, args=(engine,), daemon=True).start()
+        threading.Thread(target=_warm, args=(models,), daemon=True).start()
         try:
             yield url, blocks
         finally:
@@ -235,25 +198,21 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
 
 
 def _root_host() -> tuple[str, ...]:
-    """The name in Gradio's own setting for proxies, where it is a whole address."""
+    """The host in Gradio's own setting for proxies, if that is a whole address."""
     name = urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname
     return (name,) if name else ()
 
 
-def _warm(engine: Engine) -> None:
-    """Load the model that is shown first while the browser still opens; an error is told to who asks for it."""
+def _warm(models: Models) -> None:
+    """Load the first model while the browser opens; an error is left to the request that asks for it."""
     with suppress(ClearclipError):
-        engine.model(next(iter(engine.models)), engine.devices[0])
+        models.model(next(iter(models.sources)), models.devices[0])
 
 
 def _quiet(work: Path) -> AbstractContextManager[None]:
-    """Gradio's own files into our folder, and nothing sent anywhere."""
+    """Put Gradio's own files into our folder, and send nothing anywhere."""
     return environment(
-        {
-            "GRADIO_TEMP_DIR": str(work / "uploads"),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
+        {"GRADIO_TEMP_DIR": str(work / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     )
 
 
@@ -273,7 +232,7 @@ def serve(options: Options) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """What is cleaned up after Ctrl-C is cleaned up as well when the system ends the process, or its terminal does."""
+    """Clean up after SIGTERM or a closed terminal as after Ctrl-C."""
     found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in found if signal.getsignal(number) is not signal.SIG_IGN}
     for number in before:

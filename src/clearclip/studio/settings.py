@@ -1,7 +1,4 @@
-"""The settings that a visitor sees: what they are at first, as a request, and when they come from outside.
-
-Belongs here: a page's settings by name, without Gradio. Does not: controls, models, results.
-"""
+"""The settings that a visitor sees: what they are at first, as a request, and when they come from outside."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 
 from clearclip.errors import UsageError
 from clearclip.service.files import Files
-from clearclip.service.models import Engine, available_devices
+from clearclip.service.models import Models, available_devices
 from clearclip.service.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual, within
 from clearclip.studio import export
 from clearclip.studio.html import hex_color
@@ -24,29 +21,23 @@ OPACITY = 0.55
 
 @dataclass
 class Studio:
-    """What the page's functions need.
+    """What the page's functions need: the models, the gallery, and the folder for files."""
 
-    Attributes:
-        engine: Models and kept features.
-        scenes: The gallery.
-        files: Where results are written for download.
-    """
-
-    engine: Engine
+    models: Models
     scenes: Sequence[SceneFile]
     files: Files
 
     @property
     def default_model(self) -> str:
         """The first of the allowed models."""
-        return next(iter(self.engine.models))
+        return next(iter(self.models.sources))
 
     def defaults(self) -> dict[str, Any]:
         """The settings of a first visit."""
         return {
             "labels": [label_entry(label) for label in self.scenes[0].labels],
             "model": self.default_model,
-            "device": self.engine.devices[0],
+            "device": self.models.devices[0],
             "method": "clearclip",
             "residual": RESIDUALS[0],
             "beta": 30,
@@ -57,11 +48,11 @@ class Studio:
         }
 
     def request(self, settings: Mapping[str, Any]) -> Request:
-        """The settings of the page's controls, by the names of `defaults`, as a request; `UsageError` for bad ones."""
+        """The values of the page's controls, by the names of `defaults`, as a request; `UsageError` for bad ones."""
         template = settings["templates"]
         return read_request(
             settings["labels"],
-            limits=self.engine.limits,
+            limits=self.models.limits,
             model=settings["model"],
             method=with_residual(settings["method"], settings["residual"], settings["beta"]),
             threshold=settings["threshold"] or None,
@@ -71,33 +62,24 @@ class Studio:
         )
 
     def lines(self, request: Request, *, image: str, method: str) -> export.Lines:
-        """The command and the Python lines of a request.
-
-        Args:
-            request: The request.
-            image: Name of the image's file.
-            method: Spelling of the method that ran.
-
-        Returns:
-            Them.
-        """
+        """The command and the Python lines of a request, with the spelling of the method that ran."""
         device = request.device if request.device != available_devices()[0] else None
-        source = self.engine.models[request.model]
+        source = self.models.sources[request.model]
         return export.lines(request, image=image, source=source, method=method, device=device)
 
     def checked(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings from outside, reduced to those that are known and usable; their labels may be empty."""
         known = {name: settings[name] for name in self.defaults()}
         request = self.request({**known, "labels": known["labels"] or [{"name": "any"}]})
-        if request.model not in self.engine.models:
-            raise UsageError(f"the model {request.model!r} is not allowed here: {', '.join(self.engine.models)}")
+        if request.model not in self.models.sources:
+            raise UsageError(f"the model {request.model!r} is not allowed here: {', '.join(self.models.sources)}")
         opacity, beta = within(known["opacity"], 0, 1), within(known["beta"], 0, 100)
         if opacity is None or beta is None:
             raise UsageError("opacity and beta must be numbers")
         return {
             "labels": [label_entry(label) for label in request.labels] if known["labels"] else [],
             "model": request.model,
-            "device": request.device if request.device in self.engine.devices else self.engine.devices[0],
+            "device": request.device if request.device in self.models.devices else self.models.devices[0],
             "method": known["method"],
             "residual": known["residual"],
             "beta": beta,
@@ -109,13 +91,6 @@ class Studio:
 
 
 def label_entry(label: Label) -> dict[str, Any]:
-    """A label as the page's list has it.
-
-    Args:
-        label: The label.
-
-    Returns:
-        `{name, synonyms, color}`.
-    """
+    """A label as the page's list has it: `{name, synonyms, color}`."""
     color = hex_color(label.color) if label.color else None
     return {"name": label.name, "synonyms": list(label.synonyms), "color": color}

@@ -11,15 +11,15 @@ from PIL import Image
 import clearclip
 from clearclip.errors import ImageError, UsageError
 from clearclip.methods import parse_method
-from clearclip.service.models import Engine, held_bytes
+from clearclip.service.models import Models, held_bytes
 from clearclip.service.request import Limits, read_request
 
 LABELS = ["sky", "grass", "house", "tree"]
 
 
 @pytest.fixture
-def engine():
-    return Engine({"tiny": "tiny"}, devices=("cpu",))
+def models():
+    return Models({"tiny": "tiny"}, devices=("cpu",))
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def ask(labels=LABELS, **settings):
 
 
 @pytest.fixture
-def calls(engine):
+def calls(models):
     """How often the patch embedding, each block's first norm and the text tower ran since the last look."""
-    loaded = engine.model("tiny", "cpu")
+    loaded = models.model("tiny", "cpu")
     seen = Counter()
     visual = loaded.backbone.model.visual
     visual.conv1.register_forward_hook(lambda *_: seen.update(["embed"]))
@@ -50,49 +50,49 @@ def calls(engine):
     return look
 
 
-def test_new_words_run_no_encoder_and_another_method_only_its_last_block(engine, image, calls):
-    first = engine.segment(image, ask())
+def test_new_words_run_no_encoder_and_another_method_only_its_last_block(models, image, calls):
+    first = models.segment(image, ask())
     assert first.encoder_passes == 1
     assert {"embed", "block 0", "block 1", "block 2", "block 3", "text"} == set(calls())
 
-    relabelled = engine.segment(image, ask(["sky", "sea", "ship"]))
+    relabelled = models.segment(image, ask(["sky", "sea", "ship"]))
     assert relabelled.encoder_passes == 0
     assert set(calls()) == {"text"}
 
     for change in ({"labels": ["sky=ship", "sea"]}, {"threshold": 0.4}, {"labels": ["sky @#ff0000", "sea"]}):
-        engine.segment(image, ask(**{"labels": ["sky", "sea"], **change}))
+        models.segment(image, ask(**{"labels": ["sky", "sea"], **change}))
         assert not calls(), change
 
     for method in ("sclip", "maskclip", "vanilla", "clearclip[residual=beta:30]"):
-        assert engine.segment(image, ask(method=method)).encoder_passes == 0
+        assert models.segment(image, ask(method=method)).encoder_passes == 0
         assert set(calls()) == {"block 3"}, method
 
-    engine.segment(image, ask(method="sclip"))
-    engine.segment(image, ask())
+    models.segment(image, ask(method="sclip"))
+    models.segment(image, ask())
     assert not calls(), "what was asked before is kept"
 
 
-def test_a_method_with_another_position_table_reads_the_image_once_more(engine, image, calls):
-    engine.segment(image, ask())
+def test_a_method_with_another_position_table_reads_the_image_once_more(models, image, calls):
+    models.segment(image, ask())
     calls()
-    assert engine.segment(image, ask(method="gem[depth=2]")).encoder_passes == 1
+    assert models.segment(image, ask(method="gem[depth=2]")).encoder_passes == 1
     calls()
-    assert engine.segment(image, ask(["sky", "sea"], method="gem[depth=2]")).encoder_passes == 0
+    assert models.segment(image, ask(["sky", "sea"], method="gem[depth=2]")).encoder_passes == 0
     assert not set(calls()) - {"text"}
 
 
-def test_same_result_as_the_library(engine, image):
+def test_same_result_as_the_library(models, image):
     expected = clearclip.load("tiny", device="cpu", method="sclip")(Image.open(image), LABELS, threshold=0.3)
     for full in (True, False):
-        answer = engine.segment(image, ask(method="sclip", threshold=0.3), full=full)
+        answer = models.segment(image, ask(method="sclip", threshold=0.3), full=full)
         assert (answer.first.label_map == expected.label_map).all()
         assert answer.first.labels == expected.labels
         assert answer.size == (96, 120)
 
 
-def test_a_large_image_is_shown_smaller_and_exported_whole(engine, photo):
+def test_a_large_image_is_shown_smaller_and_exported_whole(models, photo):
     image = photo(height=1100, width=1500)
-    view, whole = engine.segment(image, ask()), engine.segment(image, ask(), full=True)
+    view, whole = models.segment(image, ask()), models.segment(image, ask(), full=True)
     assert view.first.label_map.shape == (751, 1024)
     assert view.first.image.shape == (751, 1024, 3)
     assert whole.first.label_map.shape == view.size == (1100, 1500)
@@ -101,86 +101,86 @@ def test_a_large_image_is_shown_smaller_and_exported_whole(engine, photo):
     assert (small == view.first.label_map).mean() > 0.95
 
 
-def test_prompts_matter_and_do_not_leak(engine, image):
+def test_prompts_matter_and_do_not_leak(models, image):
     plain, eighty = ask(templates=["{}"]), ask()
-    first = engine.segment(image, plain).first.probabilities("sky")
-    other = engine.segment(image, eighty).first.probabilities("sky")
+    first = models.segment(image, plain).first.probabilities("sky")
+    other = models.segment(image, eighty).first.probabilities("sky")
     assert not np.array_equal(first, other)
-    assert np.array_equal(engine.segment(image, plain).first.probabilities("sky"), first)
+    assert np.array_equal(models.segment(image, plain).first.probabilities("sky"), first)
 
 
 def test_the_cache_is_bounded_and_keyed_by_content(photo):
     one = photo("one.png", height=96, width=120)
-    probe = Engine({"tiny": "tiny"}, devices=("cpu",))
+    probe = Models({"tiny": "tiny"}, devices=("cpu",))
     probe.segment(one, ask())
     room = 3 * probe.held
-    engine = Engine({"tiny": "tiny"}, devices=("cpu",), limits=Limits(cache_bytes=room))
+    models = Models({"tiny": "tiny"}, devices=("cpu",), limits=Limits(cache_bytes=room))
     for seed in range(12):
-        engine.segment(photo(f"{seed}.png", height=96, width=120, seed=seed), ask())
-        assert engine.held <= room
-    assert engine.segment(photo("other-name.png", height=96, width=120, seed=11), ask(["sea"])).encoder_passes == 0
-    assert engine.segment(photo("first.png", height=96, width=120, seed=0), ask(["sea"])).encoder_passes == 1
-    tight = Engine({"tiny": "tiny"}, devices=("cpu",), limits=Limits(cache_bytes=10))
+        models.segment(photo(f"{seed}.png", height=96, width=120, seed=seed), ask())
+        assert models.held <= room
+    assert models.segment(photo("other-name.png", height=96, width=120, seed=11), ask(["sea"])).encoder_passes == 0
+    assert models.segment(photo("first.png", height=96, width=120, seed=0), ask(["sea"])).encoder_passes == 1
+    tight = Models({"tiny": "tiny"}, devices=("cpu",), limits=Limits(cache_bytes=10))
     assert tight.segment(one, ask()).first.labels == tuple(LABELS)
     assert tight.held == 0
 
 
-def test_a_file_that_changes_is_another_image(engine, photo):
+def test_a_file_that_changes_is_another_image(models, photo):
     image = photo("x.png", height=96, width=120)
-    before = engine.segment(image, ask()).first.label_map
+    before = models.segment(image, ask()).first.label_map
     photo("x.png", height=96, width=120, seed=5)
-    assert not np.array_equal(engine.segment(image, ask()).first.label_map, before)
+    assert not np.array_equal(models.segment(image, ask()).first.label_map, before)
 
 
-def test_only_allowed_models_and_devices(engine, image):
+def test_only_allowed_models_and_devices(models, image):
     with pytest.raises(UsageError, match="model 'clip-b16' is not allowed here"):
-        engine.segment(image, replace(ask(), model="clip-b16"))
+        models.segment(image, replace(ask(), model="clip-b16"))
     with pytest.raises(UsageError, match="device 'meta' is not allowed here"):
-        engine.segment(image, replace(ask(), device="meta"))
+        models.segment(image, replace(ask(), device="meta"))
 
 
 def test_models_in_memory_are_bounded():
-    engine = Engine(dict.fromkeys("abc", "tiny"), devices=("cpu",), limits=Limits(models=2))
-    first = engine.model("a", "cpu")
-    assert engine.model("a", "cpu") is first
-    engine.model("b", "cpu"), engine.model("c", "cpu")
-    assert engine.model("a", "cpu") is not first
+    models = Models(dict.fromkeys("abc", "tiny"), devices=("cpu",), limits=Limits(models=2))
+    first = models.model("a", "cpu")
+    assert models.model("a", "cpu") is first
+    models.model("b", "cpu"), models.model("c", "cpu")
+    assert models.model("a", "cpu") is not first
 
 
 def test_images_over_the_limit_or_gone(photo, tmp_path):
-    engine = Engine({"tiny": "tiny"}, devices=("cpu",), limits=Limits(pixels=5000))
+    models = Models({"tiny": "tiny"}, devices=("cpu",), limits=Limits(pixels=5000))
     with pytest.raises(ImageError, match=r"photo.png has 120×96 .* limit of 5,000: make it smaller") as caught:
-        engine.segment(photo(height=96, width=120), ask())
+        models.segment(photo(height=96, width=120), ask())
     assert str(tmp_path) not in str(caught.value)
     with pytest.raises(ImageError, match="upload it again"):
-        engine.segment(Path(tmp_path / "gone.png"), ask())
+        models.segment(Path(tmp_path / "gone.png"), ask())
 
 
 def test_files_over_the_limit_are_not_opened(photo):
-    engine = Engine({"tiny": "tiny"}, devices=("cpu",), limits=Limits(upload_bytes=100))
+    models = Models({"tiny": "tiny"}, devices=("cpu",), limits=Limits(upload_bytes=100))
     image = photo(height=96, width=120)
     with pytest.raises(ImageError, match=rf"photo.png has {image.stat().st_size:,} bytes, more than the limit of 100"):
-        engine.segment(image, ask())
+        models.segment(image, ask())
     with pytest.raises(ImageError, match="limit of 100"):
-        engine.inspect(image, ask(), method=parse_method("vanilla"))
+        models.inspect(image, ask(), method=parse_method("vanilla"))
 
 
-def test_too_many_methods(engine, image):
+def test_too_many_methods(models, image):
     rows = [parse_method(f"clearclip[residual=beta:{beta}]") for beta in range(13)]
     with pytest.raises(UsageError, match="13 methods"):
-        engine.segment(image, ask(), methods=rows)
+        models.segment(image, ask(), methods=rows)
 
 
-def test_unknown_words_are_named(engine, image):
-    assert engine.segment(image, ask(["sky", "sofa"])).unknown == ("sofa",)
+def test_unknown_words_are_named(models, image):
+    assert models.segment(image, ask(["sky", "sofa"])).unknown == ("sofa",)
 
 
-def test_search_finds_what_the_library_finds(engine, image, calls):
-    engine.segment(image, ask())
+def test_search_finds_what_the_library_finds(models, image, calls):
+    models.segment(image, ask())
     calls()
     words = ["sky", "grass", "house=home|hut", "car", "moon"]
     heard = []
-    found = engine.search(image, ask(), words, say=lambda share, sentence: heard.append((share, sentence)))
+    found = models.search(image, ask(), words, say=lambda share, sentence: heard.append((share, sentence)))
     assert set(calls()) <= {"text"}
     assert heard
     result = clearclip.load("tiny", device="cpu")(Image.open(image), words)
@@ -190,11 +190,11 @@ def test_search_finds_what_the_library_finds(engine, image, calls):
         assert probability == pytest.approx(result.scores[result.mask(name)].mean(), abs=1e-5)
 
 
-def test_inspection_is_kept(engine, image, calls):
+def test_inspection_is_kept(models, image, calls):
     method = parse_method("vanilla")
-    seen = engine.inspect(image, ask(), method=method)
+    seen = models.inspect(image, ask(), method=method)
     assert calls()
-    assert engine.inspect(image, ask(), method=method) is seen
+    assert models.inspect(image, ask(), method=method) is seen
     assert not calls()
 
 
@@ -203,5 +203,5 @@ def test_held_bytes_counts_each_array_once():
     assert held_bytes({"a": array, "b": [array, (array,)]}) == 1001
 
 
-def test_a_word_may_be_a_label_and_a_synonym_of_another(engine, image):
-    assert engine.segment(image, ask(["sky=grass|house", "grass"])).first.labels == ("sky", "grass")
+def test_a_word_may_be_a_label_and_a_synonym_of_another(models, image):
+    assert models.segment(image, ask(["sky=grass|house", "grass"])).first.labels == ("sky", "grass")
