@@ -26,7 +26,7 @@ class GeoJson(Format):
     """
 
     name = "geojson"
-    libraries = ("shapely", "cv2")
+    libraries = ("shapely", "rasterio.features", "cv2")
 
     def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
         """As `Format.files`."""

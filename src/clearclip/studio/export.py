@@ -18,10 +18,10 @@ from clearclip.errors import UsageError
 from clearclip.files.label_maps import save_image
 from clearclip.files.reading import read_bytes
 from clearclip.files.writing import atomic_write
+from clearclip.formats.polygons import outlines
 from clearclip.segmentation import Segmentation
 from clearclip.service.request import Limits, Request, read_image, read_json
 from clearclip.studio.html import hex_color
-from clearclip.studio.polygons import polygons
 from clearclip.vocabulary import Label
 
 STATE_KIND = "clearclip studio example"
@@ -149,7 +149,7 @@ def as_record(result: Segmentation) -> dict[str, Any]:
                 "queries": list(label.queries),
                 "color": hex_color(result.palette[index]),
                 "share": round(float(mask.mean()), 6),
-                "polygons": polygons(mask),
+                "polygons": outlines(mask),
             }
         )
     return {
