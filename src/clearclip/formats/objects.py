@@ -1,7 +1,4 @@
-"""Results as the objects of other libraries: supervision's detections, FiftyOne's labels.
-
-Belongs here: values in memory. Does not: files.
-"""
+"""Results as the objects of other libraries: supervision's detections, FiftyOne's labels."""
 
 from __future__ import annotations
 

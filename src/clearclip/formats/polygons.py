@@ -49,18 +49,10 @@ def exact_polygons(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0,
 def filled_polygon(mask: npt.NDArray[np.bool_], *, simplify: float = 0.0) -> npt.NDArray[np.int64]:
     """The outline of a connected mask as one ring through its border's pixels, for readers that fill with OpenCV.
 
-    A hole hangs on the ring by a cut of no width, there and back over the mask's own pixels to its left: filled by
-    the even-odd rule, as `cv2.fillPoly` does, the ring gives exactly the mask.
-
-    Args:
-        mask: `(H, W)` bool, 8-connected.
-        simplify: How far, in pixels, the ring may move to need fewer points.
-
-    Returns:
-        `(n, 2)` pixels `(x, y)`, n of at least 3: a shorter ring repeats its points.
-
-    Raises:
-        UsageError: OpenCV is not installed.
+    Of an 8-connected mask `(H, W)` come `(n, 2)` pixels `(x, y)`, at least 3: a shorter ring repeats its points. A hole
+    hangs on the ring by a cut of no width, there and back over the mask's own pixels to its left: filled by the
+    even-odd rule, as `cv2.fillPoly` does, the ring gives exactly the mask. `simplify` is how far, in pixels, it may
+    move to need fewer points.
     """
     cv2 = require("cv2", extra="formats", purpose="tracing polygons")
     contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
