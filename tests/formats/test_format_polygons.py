@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from clearclip.formats.polygons import exact_polygons, filled_polygon
+from clearclip.formats.polygons import exact_polygons, filled_polygon, outlines
 from clearclip.formats.regions import connected
 from format_cases import LABEL_MAPS, blobs, ring
 
 cv2 = pytest.importorskip("cv2")
+pytest.importorskip("rasterio")
 shapely = pytest.importorskip("shapely")
 
 MASKS = {f"{name}-{value}": label_map == value for name, label_map in LABEL_MAPS.items() for value in range(2)}
@@ -40,6 +41,74 @@ def check_exact(mask):
         assert not any(hole.is_ccw for hole in part.interiors)
 
 
+def parts_of(mask):
+    """The 4-connected regions of a mask by a plain walk over its pixels, each a mask."""
+    todo, parts = {*map(tuple, np.argwhere(mask).tolist())}, []
+    while todo:
+        part, edge = np.zeros_like(mask), [todo.pop()]
+        while edge:
+            y, x = edge.pop()
+            part[y, x] = True
+            near = {(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)} & todo
+            todo -= near
+            edge += near
+        parts.append(part)
+    return parts
+
+
+def edges_of(part):
+    """The unit edges of a mask, its pixels to the left of each as numbers (to the right on the screen)."""
+    y, x = np.nonzero(part)
+    corners = [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)]
+    edges = {
+        edge
+        for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True)
+        for edge in zip(x0.tolist(), y0.tolist(), x1.tolist(), y1.tolist(), strict=True)
+    }
+    return {(x0, y0, x1, y1) for x0, y0, x1, y1 in edges if (x1, y1, x0, y0) not in edges}
+
+
+def unit_edges(ring):
+    """The steps of a ring; every corner is one."""
+    steps = np.roll(ring, -1, axis=0) - np.array(ring)
+    assert (np.count_nonzero(steps, axis=1) == 1).all(), "a step is diagonal or empty"
+    assert ((steps[:, 0] == 0) != (np.roll(steps, 1, axis=0)[:, 0] == 0)).all(), "a point lies straight on the way"
+    for (x, y), (dx, dy) in zip(ring, steps.tolist(), strict=True):
+        length = abs(dx + dy)
+        dx, dy = dx // length, dy // length
+        for at in range(length):
+            yield x + at * dx, y + at * dy, x + (at + 1) * dx, y + (at + 1) * dy
+
+
+def even_odd(rings, shape):
+    """Which pixel centres a ray from the left reaches across an odd number of edges."""
+    crossings = np.zeros((shape[0], shape[1] + 1), dtype=int)
+    for x0, y0, x1, y1 in (edge for each in rings for edge in unit_edges(each)):
+        if x0 == x1:
+            crossings[min(y0, y1), x0] += 1
+    return (crossings.cumsum(axis=1) % 2 == 1)[:, :-1]
+
+
+def check_outlines(mask):
+    """Against plain walks: a polygon for each region, no edge twice, rings that do not cross, holes within."""
+    found = outlines(mask)
+    parts = {part.tobytes(): part for part in parts_of(mask)}
+    assert len(found) == len(parts)
+    for rings in found:
+        part = parts.pop(even_odd(rings, mask.shape).tobytes())
+        edges = [edge for ring in rings for edge in unit_edges(ring)]
+        assert len(edges) == len(set(edges))
+        assert set(edges) == edges_of(part), "an edge is missing, or runs the wrong way"
+        outer, *holes = (even_odd([ring], mask.shape) for ring in rings)
+        assert len(parts_of(outer)) == 1
+        assert (outer | part == outer).all()
+        assert np.sum(holes, axis=0, dtype=int).max(initial=0) <= 1, "holes overlap"
+        assert all((hole & outer & ~part == hole).all() for hole in holes)
+        for each in rings:
+            starts = [edge[:2] for edge in unit_edges(each)]
+            assert len(starts) == len(set(starts)), "a ring touches itself"
+
+
 def check_filled(mask):
     for part, _ in connected(mask):
         polygon = filled_polygon(part)
@@ -50,12 +119,41 @@ def check_filled(mask):
 @pytest.mark.parametrize("name", [name for name, mask in MASKS.items() if mask.any()])
 def test_hard_masks(name):
     check_exact(MASKS[name])
+    check_outlines(MASKS[name])
     check_filled(MASKS[name])
 
 
 @given(masks)
 def test_any_mask_along_the_edges(mask):
     check_exact(mask)
+    check_outlines(mask)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (9, 6), (17, 23), (40, 31)])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+def test_random_masks_against_plain_walks(size, share):
+    for seed in range(10):
+        mask = np.random.default_rng(seed).random(size) < share
+        check_outlines(mask)
+        if mask.any():
+            check_exact(mask)
+
+
+def test_outlines_of_nothing():
+    assert outlines(np.zeros((3, 4), dtype=bool)) == []
+
+
+def test_corners_from_one_edge_to_the_other_and_a_hole():
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[1:9, 2:8] = True
+    mask[3:5, 3:5] = False
+    ((outer, hole),) = outlines(mask)
+    assert outer in turns_of([(2, 1), (8, 1), (8, 9), (2, 9)])
+    assert hole in turns_of([(3, 5), (5, 5), (5, 3), (3, 3)])
+
+
+def turns_of(ring):
+    return [ring[at:] + ring[:at] for at in range(len(ring))]
 
 
 @given(masks)

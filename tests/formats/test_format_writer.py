@@ -39,7 +39,14 @@ def test_every_name_is_a_format():
 
 @pytest.mark.parametrize(
     ("name", "library"),
-    [("coco", "pycocotools"), ("geojson", "shapely"), ("yolo", "cv2"), ("parquet", "pyarrow"), ("cvat", "cv2")],
+    [
+        ("coco", "pycocotools"),
+        ("geojson", "shapely"),
+        ("geojson", "rasterio"),
+        ("yolo", "cv2"),
+        ("parquet", "pyarrow"),
+        ("cvat", "cv2"),
+    ],
 )
 def test_a_missing_library_is_said_before_anything_runs(name, library, tmp_path, monkeypatch):
     for module in [module for module in sys.modules if module.partition(".")[0] == library]:
@@ -55,7 +62,7 @@ def test_the_core_alone_writes_pictures(name, tmp_path, monkeypatch):
     """What a format declares is what it uses: without the rest it works."""
     (format_,) = get_formats([name])
     declared = {library.partition(".")[0] for library in format_.libraries}
-    optional = {"cv2", "shapely", "pyarrow", "pycocotools", "supervision"} - declared
+    optional = {"cv2", "shapely", "rasterio", "pyarrow", "pycocotools", "supervision"} - declared
     for module in [module for module in sys.modules if module.partition(".")[0] in optional]:
         monkeypatch.setitem(sys.modules, module, None)
     for library in optional:

@@ -108,8 +108,12 @@ def functions(config):
 def usual(config, dependency, image):
     """What the page sends at first, with an image wherever a file belongs."""
     by = {one["id"]: one for one in config["components"]}
-    files = ("image", "uploadbutton", "file")
-    return [image if by[one]["type"] in files else by[one]["props"].get("value") for one in dependency["inputs"]]
+    return [image if takes_file(by[one]) else by[one]["props"].get("value") for one in dependency["inputs"]]
+
+
+def takes_file(component):
+    of_the_api = component["props"].get("_api_info", {}).get("properties", {})
+    return component["type"] in ("image", "uploadbutton", "file") or "path" in of_the_api
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")

@@ -21,17 +21,9 @@ def draw_overlay(
     names: Sequence[str] | None = None,
     opacity: float = 0.55,
 ) -> Image.Image:
-    """Colours over an image, labels' borders drawn, and a legend below.
+    """An image `(H, W, 3)` as RGB with its labels' colours over it, their borders, and with `names` a legend below.
 
-    Args:
-        image: `(H, W, 3)` uint8.
-        label_map: `(H, W)`, indices into the palette; other values (ignored pixels) stay uncoloured.
-        palette: `(n, 3)` uint8.
-        names: Labels' names for the legend; `None` draws none.
-        opacity: Of the colours, 0–1.
-
-    Returns:
-        An RGB picture.
+    `label_map` `(H, W)` holds indices into the palette `(n, 3)`; other values (ignored pixels) stay uncoloured.
     """
     known = (label_map >= 0) & (label_map < len(palette))
     colors = palette[np.where(known, label_map, 0)]
@@ -51,16 +43,7 @@ def draw_overlay(
 
 
 def draw_legend(entries: Sequence[tuple[str, tuple[int, int, int]]], *, width: int, size: int = 14) -> Image.Image:
-    """A white strip of coloured squares with texts, wrapped to a width.
-
-    Args:
-        entries: Texts with their colours.
-        width: Of the strip in pixels.
-        size: Of the letters in pixels.
-
-    Returns:
-        An RGB picture of that width.
-    """
+    """A white strip of coloured squares with texts, wrapped to a width; `size` is the letters' height in pixels."""
     font = ImageFont.load_default(size)
     pad, line = size // 2, size + 10
     places, x, y = [], pad, pad
@@ -80,14 +63,7 @@ def draw_legend(entries: Sequence[tuple[str, tuple[int, int, int]]], *, width: i
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one below the other on white.
-
-    Args:
-        pictures: At least one.
-
-    Returns:
-        An RGB picture as wide as the widest.
-    """
+    """At least one picture, one below the other on white, as wide as the widest."""
     canvas = Image.new("RGB", (max(part.width for part in pictures), sum(part.height for part in pictures)), BACKGROUND)
     top = 0
     for part in pictures:

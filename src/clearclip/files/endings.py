@@ -1,6 +1,6 @@
 """Whether a video file ends as its container says it should, and how long an index it claims, without decoding it.
 
-Belongs here: every walk over a container's own structure, each with a bound. Does not: frames and codecs (`frames`).
+Every walk over a container's own structure has a bound.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def what_is_missing(file: BinaryIO, kind: str) -> str | None:
 def claimed_samples(file: BinaryIO) -> int:
     """How many samples an MP4's tables claim without a byte of table for each; 0 for other files.
 
-    FFmpeg lists them in memory, 70 bytes each, before it decodes one; plain sound, which it does not, is not counted.
+    FFmpeg lists them in memory, 70 bytes each, before it decodes one; plain sound is neither listed nor counted.
     """
     places = _Places(file)
     total = listed = 0
@@ -119,10 +119,7 @@ def _boxes(file: _Places, *, nested: tuple[bytes, ...] = ()) -> Iterator[tuple[b
 
 
 def _mp4(file: _Places) -> str | None:
-    end = 0
-    for _, _, end in _boxes(file):  # noqa: B007
-        pass
-    return file.lacks(end)
+    return file.lacks(max((end for _, _, end in _boxes(file)), default=0))
 
 
 def _riff(file: _Places) -> str | None:

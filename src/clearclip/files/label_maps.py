@@ -1,7 +1,4 @@
-"""Files that appear under their names only when complete: label maps, pictures, JSON.
-
-Belongs here: how a file is written. Does not: what a format looks like (`formats`).
-"""
+"""Files that appear under their names only when complete: label maps, pictures, JSON; and what is read back of them."""
 
 from __future__ import annotations
 
@@ -30,17 +27,9 @@ def save_label_map(
     info: Mapping[str, str] | None = None,
     replace: bool = True,
 ) -> None:
-    """Write a PNG whose pixel values are label indices: with a palette up to 256 labels, else 16-bit grey.
+    """Write a PNG whose pixel values are label indices (H, W): with a palette up to 256 labels, else 16-bit grey.
 
-    Args:
-        label_map: `(H, W)`, whole numbers from 0 to 65535.
-        path: Where to; `.png` is expected.
-        palette: `(n, 3)` uint8.
-        info: Texts kept in the file.
-        replace: As `atomic_write`.
-
-    Raises:
-        OSError: The file cannot be written.
+    `info` are texts that are kept in the file; `replace` as in `atomic_write`.
     """
     if len(palette) <= 256:
         image = Image.fromarray(label_map.astype(np.uint8)).convert("L")
@@ -52,14 +41,7 @@ def save_label_map(
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """The texts kept in a PNG.
-
-    Args:
-        path: A file written by `save_label_map`.
-
-    Returns:
-        Them; empty where the file is none of ours. Its pixels are not decoded, however many they are.
-    """
+    """Read the texts that clearclip stored in a PNG without decoding its pixels; {} for a file that is no PNG."""
     try:
         with open_regular(path) as file, PngImagePlugin.PngImageFile(file) as image:
             return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
@@ -78,23 +60,12 @@ def read_comment(path: Path) -> dict[str, str]:
 
 
 def save_image(image: Image.Image, path: Path, *, info: Mapping[str, str] | None = None) -> None:
-    """Write a picture; the suffix decides the format.
-
-    Args:
-        image: What to write.
-        path: Where to.
-        info: Texts kept in the file: a PNG's text chunks, a JPEG's comment as JSON.
-
-    Raises:
-        OSError: The file cannot be written.
-        ValueError: The suffix is unknown.
-    """
+    """Write a picture in the suffix's format; `info` becomes a PNG's text chunks, or a JPEG's comment as JSON."""
     suffix = path.suffix.lower()
     options: dict[str, Any] = {}
     if suffix in (".jpg", ".jpeg"):
-        comment = json.dumps(
-            {key: printable(value) for key, value in (info or {}).items()}, ensure_ascii=False
-        ).encode()
+        texts = {key: printable(value) for key, value in (info or {}).items()}
+        comment = json.dumps(texts, ensure_ascii=False).encode()
         options = {"quality": 92, "comment": comment if info and len(comment) <= JPEG_COMMENT else b""}
     elif suffix == ".png":
         options = {"pnginfo": _texts(info)}
@@ -112,21 +83,8 @@ def _texts(info: Mapping[str, str] | None) -> PngImagePlugin.PngInfo:
 def save_json(
     path: Path, head: Mapping[str, Any], arrays: Mapping[str, Iterable[Any]], *, replace: bool = True
 ) -> None:
-    """Write a JSON object whose long arrays never are in memory as a whole.
-
-    Args:
-        path: Where to.
-        head: The members that come first.
-        arrays: The members that come then, item by item.
-        replace: As `atomic_write`.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    with (
-        atomic_write(path, replace=replace) as partial,
-        partial.open("w", encoding="utf-8", newline="\n") as stream,
-    ):
+    """Write a JSON object: the members of `head`, then `arrays`, which never are in memory as a whole."""
+    with atomic_write(path, replace=replace) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2] if head else "{")
         for number, (key, items) in enumerate(arrays.items()):
             stream.write(f"{',' if head or number else ''}\n {json.dumps(key)}: ")
@@ -142,14 +100,7 @@ def verify(file: BinaryIO) -> None:
 
 
 def read_settings(path: Path) -> Any:
-    """How an interrupted run made what it left, as `save_json` wrote it under "settings".
-
-    Args:
-        path: A JSON file.
-
-    Returns:
-        The settings; `None` where the file is missing or another one.
-    """
+    """What `save_json` wrote under "settings"; `None` where the file is missing or another one."""
     try:
         return json.loads(read_text(path, limit=MAX_SETTINGS))["settings"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -157,12 +108,7 @@ def read_settings(path: Path) -> Any:
 
 
 def write_json_array(stream: TextIO, items: Iterable[Any]) -> None:
-    """Write a JSON array, one line an item.
-
-    Args:
-        stream: Where to.
-        items: Its items, taken one by one.
-    """
+    """Write a JSON array, one line an item."""
     separator = "["
     for item in items:
         stream.write(separator + "\n" + json.dumps(item, ensure_ascii=False, separators=(",", ":")))

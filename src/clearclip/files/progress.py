@@ -15,36 +15,20 @@ Advance = Callable[[int, int, str], None]
 def progress_bar(description: str, *, show: bool | None = None) -> Iterator[Advance | None]:
     """A bar that appears when it is first told how far the work is, and is wiped at the end.
 
-    Args:
-        description: Stands before the bar.
-        show: Whether there is a bar; `None`: where standard error is a terminal.
-
-    Yields:
-        Takes the number done, the total and a note that stands behind the bar; `None` where there is no bar.
+    What comes takes the number done, the total and a note that stands behind the bar. It is `None` where there is no
+    bar: with `show=False`, or by default where standard error is no terminal.
     """
     if not (sys.stderr.isatty() if show is None else show):
         yield None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    bar = rich.Progress(
+        rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
     task = bar.add_task(description, total=None, note="")
 
     def advance(done: int, total: int, note: str) -> None:
@@ -58,16 +42,7 @@ def progress_bar(description: str, *, show: bool | None = None) -> Iterator[Adva
 
 
 def track(items: Sequence[Item], description: str, *, show: bool | None = None) -> Iterator[Item]:
-    """Go through items with a bar.
-
-    Args:
-        items: What to go through.
-        description: Stands before the bar.
-        show: Whether there is a bar; `None`: where standard error is a terminal.
-
-    Yields:
-        The items.
-    """
+    """Go through items with a `progress_bar`."""
     with progress_bar(description, show=show) as advance:
         for done, item in enumerate(items):
             if advance is not None:

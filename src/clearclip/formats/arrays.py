@@ -1,7 +1,4 @@
-"""For programs that go on computing: probability maps as NPZ, and a Parquet table of all regions.
-
-Belongs here: arrays and tables. Does not: pictures, annotations.
-"""
+"""For programs that go on computing: probability maps as NPZ, and a Parquet table of all regions."""
 
 from __future__ import annotations
 
@@ -27,28 +24,22 @@ class Npz(Format):
     """`npz/<stem>.npz`: `probabilities` (labels, H, W) float16, `labels`, and `info`, which is JSON."""
 
     name = "npz"
-
-    def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
-        """As `Format.files`."""
-        return (folder / "npz" / f"{stem}.npz",)
+    image_file = "npz/{stem}.npz"
 
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`; one label's map is in memory at a time."""
-        (file,) = self.files(sample.run.folder, sample.stem)
-        file.parent.mkdir(exist_ok=True)
         names = sample.run.vocabulary.names
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(names), *sample.size)}
-        with atomic_write(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        with (
+            atomic_write(self.place(sample)) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
             with archive.open(_entry("probabilities"), "w", force_zip64=True) as stream:
                 np.lib.format.write_array_header_1_0(stream, header)
-                for probability in sample.result.probability_maps():
+                for probability in sample.result.probability_maps():  # one label's is in memory at a time
                     stream.write(probability.astype("<f2").tobytes())
-            for name, array in {
-                "labels": np.array(names),
-                "info": np.array(json.dumps(sample.provenance, ensure_ascii=False)),
-            }.items():
+            for name, value in (("labels", names), ("info", json.dumps(sample.provenance, ensure_ascii=False))):
                 buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, array, allow_pickle=False)
+                np.lib.format.write_array(buffer, np.array(value), allow_pickle=False)
                 archive.writestr(_entry(name), buffer.getvalue())
         return {}
 
@@ -67,42 +58,25 @@ class Parquet(Format):
     libraries = ("pyarrow.parquet", "pycocotools.mask", "cv2")
 
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`."""
-        return {
-            "rows": [
-                {
-                    "label": region.name,
-                    "index": region.label,
-                    "isthing": region.is_thing,
-                    "rle": region.rle,
-                    "area": region.area,
-                    "box": list(region.box),
-                    "score": region.score,
-                }
-                for region in sample.regions
-            ]
-        }
+        rows = [
+            {
+                "label": region.name, "index": region.label, "isthing": region.is_thing, "rle": region.rle,
+                "area": region.area, "box": list(region.box), "score": region.score,
+            }
+            for region in sample.regions
+        ]  # fmt: skip
+        return {"rows": rows}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
-        """As `Format.finish`; a group of rows is in memory at a time."""
         arrow = require("pyarrow", extra=self.extra, purpose="format 'parquet'")
         parquet = require("pyarrow.parquet", extra=self.extra, purpose="format 'parquet'")
-        schema = arrow.schema(
-            {
-                "path": arrow.string(),
-                "stem": arrow.string(),
-                "height": arrow.int32(),
-                "width": arrow.int32(),
-                "label": arrow.string(),
-                "index": arrow.int32(),
-                "isthing": arrow.bool_(),
-                "rle": arrow.string(),
-                "area": arrow.int64(),
-                "box": arrow.list_(arrow.int32(), 4),
-                "score": arrow.float32(),
-            },
-            metadata={"clearclip": json.dumps(run.provenance, ensure_ascii=False)},
-        )
+        text, number = arrow.string(), arrow.int32()
+        kinds = {
+            "path": text, "stem": text, "height": number, "width": number, "label": text, "index": number,
+            "isthing": arrow.bool_(), "rle": text, "area": arrow.int64(), "box": arrow.list_(number, 4),
+            "score": arrow.float32(),
+        }  # fmt: skip
+        schema = arrow.schema(kinds, metadata={"clearclip": json.dumps(run.provenance, ensure_ascii=False)})
         file = run.folder / self.run_files[0]
         rows = _rows(records)
         with atomic_write(file) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:

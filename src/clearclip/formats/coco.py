@@ -1,8 +1,6 @@
 """COCO: instances and stuff with run lengths in one JSON, and the panoptic form. pycocotools does the run lengths.
 
 https://cocodataset.org/#format-data, https://cocodataset.org/#panoptic-2019
-
-Belongs here: files in COCO's own forms. Does not: finding the regions (`regions`).
 """
 
 from __future__ import annotations
@@ -28,24 +26,18 @@ class Coco(Format):
     libraries = ("pycocotools.mask", "cv2")
 
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`."""
         height, width = sample.size
-        return {
-            "annotations": [
-                {
-                    "category_id": region.label + 1,
-                    "segmentation": {"size": [height, width], "counts": region.rle},
-                    "area": region.area,
-                    "bbox": list(region.box),
-                    "iscrowd": 0,
-                    **region.scored,
-                }
-                for region in sample.regions
-            ]
-        }
+        annotations = [
+            {
+                "category_id": region.label + 1,
+                "segmentation": {"size": [height, width], "counts": region.rle},
+                **_measures(region),
+            }
+            for region in sample.regions
+        ]
+        return {"annotations": annotations}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
-        """As `Format.finish`."""
         file = run.folder / self.run_files[0]
         save_json(file, _head(run), {"images": _images(records), "annotations": _annotations(records)})
         return (file,)
@@ -55,40 +47,23 @@ class Panoptic(Format):
     """`panoptic/<stem>.png`, whose colours are segments' ids (R + 256 G + 65536 B, 0: none), and `panoptic.json`."""
 
     name = "panoptic"
+    image_file = "panoptic/{stem}.png"
     run_files = ("panoptic.json",)
     libraries = ("cv2",)
 
-    def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
-        """As `Format.files`."""
-        return (folder / "panoptic" / f"{stem}.png",)
-
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`."""
-        (file,) = self.files(sample.run.folder, sample.stem)
-        file.parent.mkdir(exist_ok=True)
         picture = np.zeros((*sample.size, 3), dtype=np.uint8)
         segments = []
-        for region, number in zip(
-            sample.regions, segment_ids(sample.regions, sample.run.vocabulary.palette), strict=True
-        ):
+        numbers = segment_ids(sample.regions, sample.run.vocabulary.palette)
+        for region, number in zip(sample.regions, numbers, strict=True):
             x, y, width, height = region.box
             color = (number % 256, number // 256 % 256, number // 65536)
             picture[y : y + height, x : x + width][region.mask] = color
-            segments.append(
-                {
-                    "id": number,
-                    "category_id": region.label + 1,
-                    "area": region.area,
-                    "bbox": list(region.box),
-                    "iscrowd": 0,
-                    **region.scored,
-                }
-            )
-        save_image(Image.fromarray(picture), file, info=sample.all_texts)
+            segments.append({"id": number, "category_id": region.label + 1, **_measures(region)})
+        save_image(Image.fromarray(picture), self.place(sample), info=sample.all_texts)
         return {"segments_info": segments}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
-        """As `Format.finish`."""
         annotations = (
             {"image_id": number, "file_name": f"{record['stem']}.png", "segments_info": record["segments_info"]}
             for number, record in enumerate(records(), start=1)
@@ -99,15 +74,7 @@ class Panoptic(Format):
 
 
 def segment_ids(regions: Iterable[Region], palette: npt.NDArray[np.uint8]) -> Iterator[int]:
-    """A number for each region that, read as a colour, is its label's or the next free one.
-
-    Args:
-        regions: Of one image.
-        palette: The labels' colours.
-
-    Yields:
-        Different numbers from 1 to 2²⁴ - 1.
-    """
+    """For each region of an image another number, 1 to 2²⁴ - 1: its label's colour read as one, or the next free."""
     taken = {0}
     for region in regions:
         red, green, blue = (int(part) for part in palette[region.label])
@@ -116,6 +83,10 @@ def segment_ids(regions: Iterable[Region], palette: npt.NDArray[np.uint8]) -> It
             number = (number + 1) % 2**24
         taken.add(number)
         yield number
+
+
+def _measures(region: Region) -> dict[str, Any]:
+    return {"area": region.area, "bbox": list(region.box), "iscrowd": 0, **region.scored}
 
 
 def _head(run: Run) -> dict[str, Any]:

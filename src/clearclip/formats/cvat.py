@@ -1,8 +1,6 @@
 """CVAT for images 1.1: one XML with a mask for every region, to upload into a task that has the images.
 
 https://docs.cvat.ai/docs/dataset_management/formats/format-cvat
-
-Belongs here: the file. Does not: finding the regions (`regions`).
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ class Cvat(Format):
     libraries = ("cv2",)
 
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`."""
         return {
             "masks": [
                 {"label": region.name, "box": list(region.box), "rle": box_rle(region.mask), **region.scored}
@@ -36,7 +33,6 @@ class Cvat(Format):
         }
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
-        """As `Format.finish`."""
         file = run.folder / self.run_files[0]
         with atomic_write(file) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
             count = sum(1 for _ in records())
@@ -48,14 +44,7 @@ class Cvat(Format):
 
 
 def box_rle(mask: npt.NDArray[np.bool_]) -> str:
-    """Run lengths within a box, row by row, zeros first, as CVAT writes them.
-
-    Args:
-        mask: `(height, width)` bool.
-
-    Returns:
-        The numbers, with commas between.
-    """
+    """Run lengths of a mask `(height, width)`, row by row, zeros first, with commas between, as CVAT writes them."""
     flat = mask.ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
@@ -63,15 +52,10 @@ def box_rle(mask: npt.NDArray[np.bool_]) -> str:
 
 
 def _head(run: Run, count: int) -> Iterator[str]:
-    yield '<?xml version="1.0" encoding="utf-8"?>'
-    yield "<annotations>"
-    yield "  <version>1.1</version>"
-    yield "  <meta>"
-    yield "    <provenance>"
+    yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta>\n    <provenance>'
     for key, value in run.info.items():
         yield f"      <entry key={_quoted(key)}>{_text(value)}</entry>"
-    yield "    </provenance>"
-    yield "    <task>"
+    yield "    </provenance>\n    <task>"
     yield f"      <name>clearclip</name><size>{count}</size><mode>annotation</mode>"
     yield "      <labels>"
     for name, color in zip(run.vocabulary.names, run.vocabulary.palette.tolist(), strict=True):
@@ -79,9 +63,7 @@ def _head(run: Run, count: int) -> Iterator[str]:
         yield "          <attributes><attribute><name>score</name><mutable>False</mutable><input_type>text</input_type>"
         yield "            <default_value></default_value><values></values></attribute></attributes>"
         yield "        </label>"
-    yield "      </labels>"
-    yield "    </task>"
-    yield "  </meta>"
+    yield "      </labels>\n    </task>\n  </meta>"
 
 
 def _image(number: int, record: Mapping[str, Any]) -> Iterator[str]:

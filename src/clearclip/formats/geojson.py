@@ -1,15 +1,12 @@
 """GeoJSON: polygons with holes along the pixels' edges, in pixels or, where the image knows its place, on Earth.
 
 https://www.rfc-editor.org/rfc/rfc7946
-
-Belongs here: the file. Does not: tracing (`polygons`), reading where an image lies.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from clearclip.files.label_maps import save_json
@@ -26,40 +23,27 @@ class GeoJson(Format):
     """
 
     name = "geojson"
-    libraries = ("shapely", "cv2")
-
-    def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
-        """As `Format.files`."""
-        return (folder / "geojson" / f"{stem}.geojson",)
+    image_file = "geojson/{stem}.geojson"
+    libraries = ("shapely", "rasterio.features", "cv2")
 
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`."""
-        (file,) = self.files(sample.run.folder, sample.stem)
-        file.parent.mkdir(exist_ok=True)
         place = sample.georeference
         head: dict[str, Any] = {"type": "FeatureCollection", "name": sample.stem}
         if place is not None and place.crs:
             head["crs"] = {"type": "name", "properties": {"name": _urn(place.crs)}}
-        save_json(file, {**head, "clearclip": sample.provenance}, {"features": self._features(sample, place)})
+        save_json(self.place(sample), {**head, "clearclip": sample.provenance}, {"features": _features(sample)})
         return {}
 
-    @staticmethod
-    def _features(sample: Sample, place: GeoReference | None) -> Iterator[dict[str, Any]]:
-        palette = sample.run.vocabulary.palette.tolist()
-        for number, region in enumerate(sample.regions, start=1):
-            yield {
-                "type": "Feature",
-                "id": number,
-                "properties": {
-                    "label": region.name,
-                    "index": region.label,
-                    "score": region.score,
-                    "area": region.area,
-                    "isthing": region.is_thing,
-                    "color": "#{:02x}{:02x}{:02x}".format(*palette[region.label]),
-                },
-                "geometry": _geometry(region, simplify=sample.run.choices.simplify, place=place),
-            }
+
+def _features(sample: Sample) -> Iterator[dict[str, Any]]:
+    palette = sample.run.vocabulary.palette.tolist()
+    for number, region in enumerate(sample.regions, start=1):
+        properties = {
+            "label": region.name, "index": region.label, "score": region.score, "area": region.area,
+            "isthing": region.is_thing, "color": f"#{bytes(palette[region.label]).hex()}",
+        }  # fmt: skip
+        geometry = _geometry(region, simplify=sample.run.choices.simplify, place=sample.georeference)
+        yield {"type": "Feature", "id": number, "properties": properties, "geometry": geometry}
 
 
 def _geometry(region: Region, *, simplify: float, place: GeoReference | None) -> dict[str, Any]:

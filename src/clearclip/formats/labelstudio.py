@@ -1,8 +1,6 @@
 """Label Studio: tasks with brush masks as predictions, and the labelling interface that shows them.
 
 https://labelstud.io/guide/predictions, https://labelstud.io/tags/brushlabels
-
-Belongs here: the tasks, the interface, the bits of a brush. Does not: finding the regions (`regions`).
 """
 
 from __future__ import annotations
@@ -42,7 +40,6 @@ class LabelStudio(Format):
     libraries = ("cv2",)
 
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`."""
         height, width = sample.size
         if CHANNELS * height * width > MAX_VALUES:
             raise OSError(f"Label Studio's brush holds {MAX_VALUES // CHANNELS:,} pixels, not {height * width:,}")
@@ -55,7 +52,6 @@ class LabelStudio(Format):
         return {"strokes": strokes, "made": sample.texts}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
-        """As `Format.finish`."""
         tasks, interface = (run.folder / name for name in self.run_files)
         with atomic_write(tasks) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
             write_json_array(stream, (_task(record, run.info) for record in records()))
@@ -66,27 +62,19 @@ class LabelStudio(Format):
 
 
 def brush_rle(mask: npt.NDArray[np.uint8]) -> bytes:
-    """The bits of a brush: `@thi.ng/rle-pack` over the mask as an RGBA picture.
+    """The bits of a brush, zeros at the end: `@thi.ng/rle-pack` over a mask `(H, W)` of 0 and 1 as an RGBA picture.
 
     32 bits say how many values follow, 5 how wide one is, four times 4 how long a run's length may be; then, for every
     run, a 1, which of the four widths its length has, the length, and the value.
-
-    Args:
-        mask: `(H, W)` of 0 and 1.
-
-    Returns:
-        The bytes, zeros at the end.
     """
     flat = mask.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     lengths, values = np.diff(starts) * CHANNELS, flat[starts[:-1]].astype(np.int64) * 255
     longest = 2 ** RUN_BITS[-1]
     pieces = -(-lengths // longest)
-    values = np.repeat(values, pieces)
-    rest = lengths - (pieces - 1) * longest
-    last = np.cumsum(pieces) - 1
+    values, rest = np.repeat(values, pieces), lengths - (pieces - 1) * longest
     lengths = np.full(len(values), longest)
-    lengths[last] = rest
+    lengths[np.cumsum(pieces) - 1] = rest
     kind = np.searchsorted([2**bits for bits in RUN_BITS], lengths)
     bits = np.asarray(RUN_BITS)[kind]
     head = [(flat.size * CHANNELS, 32), (VALUE_BITS - 1, 5), *((bits - 1, 4) for bits in RUN_BITS)]
@@ -103,20 +91,14 @@ def _task(record: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
     image = {"original_width": record["width"], "original_height": record["height"], "image_rotation": 0}
     results = [
         {
-            "id": stroke["id"],
-            "from_name": "label",
-            "to_name": "image",
-            "type": "brushlabels",
-            **image,
+            "id": stroke["id"], "from_name": "label", "to_name": "image", "type": "brushlabels", **image,
             **{key: stroke[key] for key in ("score",) if key in stroke},
             "value": {
-                "format": "rle",
-                "rle": list(base64.b64decode(stroke["brush"])),
-                "brushlabels": [stroke["label"]],
+                "format": "rle", "rle": list(base64.b64decode(stroke["brush"])), "brushlabels": [stroke["label"]],
             },
         }
         for stroke in strokes
-    ]
+    ]  # fmt: skip
     version = " / ".join(info[key] for key in ("software", "model", "method") if key in info) or "clearclip"
     prediction: dict[str, Any] = {"model_version": version, "result": results}
     if strokes and all("score" in stroke for stroke in strokes):
@@ -132,12 +114,13 @@ def _address(source: str) -> str:
 
 
 def _interface(run: Run) -> str:
-    palette = run.vocabulary.palette.tolist()
-    lines = ["<View>"]
     made = json.dumps({key: printable(value) for key, value in run.info.items()}, ensure_ascii=False)
-    lines.append(f"  <!-- {xml_safe(made).replace('--', '- -')} -->")
-    lines.append('  <Image name="image" value="$image" zoom="true"/>')
-    lines.append('  <BrushLabels name="label" toName="image">')
-    for name, color in zip(run.vocabulary.names, palette, strict=True):
-        lines.append(f'    <Label value={quoteattr(xml_safe(name))} background="#{bytes(color).hex()}"/>')
-    return "\n".join([*lines, "  </BrushLabels>", "</View>", ""])
+    labels = (
+        f'    <Label value={quoteattr(xml_safe(name))} background="#{bytes(color).hex()}"/>\n'
+        for name, color in zip(run.vocabulary.names, run.vocabulary.palette.tolist(), strict=True)
+    )
+    return (
+        f"<View>\n  <!-- {xml_safe(made).replace('--', '- -')} -->\n"
+        '  <Image name="image" value="$image" zoom="true"/>\n  <BrushLabels name="label" toName="image">\n'
+        f"{''.join(labels)}  </BrushLabels>\n</View>\n"
+    )

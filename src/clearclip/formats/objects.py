@@ -1,7 +1,4 @@
-"""Results as the objects of other libraries: supervision's detections, FiftyOne's labels.
-
-Belongs here: values in memory. Does not: files.
-"""
+"""Results as the objects of other libraries: supervision's detections, FiftyOne's labels."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from clearclip.errors import UsageError
-from clearclip.formats.base import Choices, Result
-from clearclip.formats.regions import Region, find_regions
+from clearclip.formats.regions import Choices, Region, Result, find_regions
 
 WITHIN = 1e-6  # of a pixel: FiftyOne cuts pixels off, and 11 / 83 * 83 is less than 11
 

@@ -1,35 +1,69 @@
-"""Label maps → regions: what is where, how large, how sure; things object by object. NumPy and OpenCV.
-
-Belongs here: what all annotation formats start from. Does not: any file.
-"""
+"""Label maps → regions: what is where, how large, how sure; things object by object. NumPy and OpenCV."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
+from clearclip.errors import UsageError
 from clearclip.files.optional import require
-from clearclip.formats.base import Choices, Result
+from clearclip.vocabulary import Vocabulary
+
+
+class Result(Protocol):
+    """What formats read of a segmentation; see `clearclip.Segmentation`."""
+
+    @property
+    def label_map(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def info(self) -> Mapping[str, str]: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def palette(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def has_scores(self) -> bool: ...
+    @property
+    def scores(self) -> npt.NDArray[np.float32]: ...
+    def probability_maps(self) -> Iterator[npt.NDArray[np.float32]]: ...
+    def overlay(self, *, opacity: float = ..., legend: bool = ...) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What several formats let a user choose; `UsageError` for a negative number."""
+
+    things: tuple[str, ...] = ()
+    """Names of countable labels: each connected region is an object of its own. Of others there is one per image."""
+    min_area: int = 1
+    """Regions of fewer pixels are left out."""
+    simplify: float = 0.0
+    """About how far, in pixels, a polygon may leave the region to need fewer points; 0 keeps it exact."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_area", "simplify"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name}={getattr(self, name)!r}: a number of pixels, at least 0, is needed")
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The pixels of a label in one image (stuff), or one connected region of it (a thing).
-
-    Attributes:
-        label: Index of the label.
-        box: `(x, y, width, height)` in whole pixels, the smallest that holds the region.
-        mask: `(height, width)` bool, the region within its box.
-        is_thing: Whether it is one object of several.
-        result: The segmentation that it is part of.
-    """
+    """The pixels of a label in one image (stuff), or one connected region of it (a thing)."""
 
     label: int
+    """Index of the label."""
     box: tuple[int, int, int, int]
+    """`(x, y, width, height)` in whole pixels, the smallest that holds the region."""
     mask: npt.NDArray[np.bool_]
+    """`(height, width)`, the region within its box."""
     is_thing: bool
     result: Result = field(repr=False)
 
@@ -45,10 +79,7 @@ class Region:
 
     @cached_property
     def score(self) -> float | None:
-        """Mean of the pixels' best probabilities, 0–1; the image's are computed when the first is asked for.
-
-        `None` for a label map from elsewhere, which has none.
-        """
+        """Mean of the pixels' best probabilities, 0–1; `None` for a label map from elsewhere, which has none."""
         if not self.result.has_scores:
             return None
         x, y, width, height = self.box
@@ -72,25 +103,17 @@ class Region:
         counts: bytes = coco_masks.encode(self._in_image("F"))["counts"]
         return counts.decode("ascii")
 
-    def _in_image(self, order: str) -> npt.NDArray[np.uint8]:
+    def _in_image(self, order: Literal["C", "F"]) -> npt.NDArray[np.uint8]:
         x, y, width, height = self.box
-        full = np.zeros(self.result.label_map.shape, dtype=np.uint8, order="F" if order == "F" else "C")
+        full = np.zeros(self.result.label_map.shape, dtype=np.uint8, order=order)
         full[y : y + height, x : x + width] = self.mask
         return full
 
 
 def find_regions(result: Result, choices: Choices) -> list[Region]:
-    """The regions of a segmentation: labels in order, a thing's objects from top to bottom.
+    """The regions of at least `choices.min_area` pixels: labels in order, a thing's objects from top to bottom.
 
-    Args:
-        result: The segmentation.
-        choices: Which labels are things, and how small a region may be.
-
-    Returns:
-        Regions of at least `choices.min_area` pixels; together they hold every pixel if that is at most 1.
-
-    Raises:
-        UsageError: A label is a thing and OpenCV is not installed.
+    `UsageError` if a label is a thing and OpenCV is not installed.
     """
     regions: list[Region] = []
     label_map = result.label_map
@@ -109,17 +132,7 @@ def find_regions(result: Result, choices: Choices) -> list[Region]:
 
 
 def connected(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.bool_], tuple[int, int]]]:
-    """The 8-connected parts of a mask.
-
-    Args:
-        mask: `(H, W)` bool.
-
-    Returns:
-        Each part cut out, with its place `(row, column)`, from top to bottom.
-
-    Raises:
-        UsageError: OpenCV is not installed.
-    """
+    """The 8-connected parts of a mask `(H, W)`, each cut out, with its place `(row, column)`, from top to bottom."""
     cv2 = require("cv2", extra="formats", purpose="telling things apart")
     count, parts, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     found = []

@@ -5,8 +5,6 @@ https://docs.ultralytics.com/datasets/segment
 The form knows neither holes nor objects of several parts nor scores: a hole hangs on its outline by a cut of no
 width, and every connected part of a label is an object of its own. Readers fill the polygons with OpenCV, so points
 are pixels, not edges (`polygons.filled_polygon`).
-
-Belongs here: the files. Does not: tracing (`polygons`).
 """
 
 from __future__ import annotations
@@ -29,17 +27,11 @@ class Yolo(Format):
     """`yolo/labels/<stem>.txt` with `class x y x y …`, as shares of the width and height, and `yolo/data.yaml`."""
 
     name = "yolo"
+    image_file = "yolo/labels/{stem}.txt"
     run_files = ("yolo/data.yaml",)
     libraries = ("cv2",)
 
-    def files(self, folder: Path, stem: str) -> tuple[Path, ...]:
-        """As `Format.files`."""
-        return (folder / "yolo" / "labels" / f"{stem}.txt",)
-
     def write(self, sample: Sample) -> Record:
-        """As `Format.write`."""
-        (file,) = self.files(sample.run.folder, sample.stem)
-        file.parent.mkdir(parents=True, exist_ok=True)
         height, width = sample.size
         lines = []
         for region in sample.regions:
@@ -50,12 +42,11 @@ class Yolo(Format):
                     corner = np.array([left + column, top + row]) + WITHIN
                     points = (ring + corner) / (width, height)
                     lines.append(f"{region.label} " + " ".join(f"{number:.7f}" for number in points.ravel()))
-        with atomic_write(file) as partial:
+        with atomic_write(self.place(sample)) as partial:
             partial.write_text("".join(f"{line}\n" for line in lines), encoding="ascii", newline="\n")
         return {}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
-        """As `Format.finish`."""
         file = run.folder / self.run_files[0]
         file.parent.mkdir(exist_ok=True)
         names = dict(enumerate(run.vocabulary.names))

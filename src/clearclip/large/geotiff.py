@@ -1,7 +1,4 @@
-"""GeoTIFFs that lie where a raster lies, and the regions of a label map as GeoJSON.
-
-Needs the extra `geo`. Belongs here: what is written of a large image, and where. Does not: reading one (`rasters`).
-"""
+"""What is written of a large image: GeoTIFFs that lie where it lies, and its regions as GeoJSON. Needs rasterio."""
 
 from __future__ import annotations
 
@@ -45,18 +42,8 @@ def create_geotiff(
 ) -> Iterator[Any]:
     """A tiled, compressed, sparse GeoTIFF of one band, of the size and at the place of another raster.
 
-    What comes takes `write(block, 1, window=...)`. The file appears only when complete; `OSError` if it cannot be
-    written.
-
-    Args:
-        path: Where to; its folder exists.
-        like: Gives size and coordinates.
-        dtype: Of its values.
-        nodata: Value of the blocks that are not written, and of invalid pixels.
-        block: Side of its blocks in pixels, a multiple of 16.
-        tags: Texts kept in the file.
-        palette: `(n, 3)` uint8, colours of the values.
-        replace: As `atomic_write`.
+    What comes takes `write(values, 1, window=...)`. Blocks of `block` pixels' side, a multiple of 16, that are not
+    written hold `nodata`. The file appears only when complete; `OSError` if it cannot be written.
     """
     import rasterio
     from rasterio.enums import Resampling
@@ -107,8 +94,7 @@ def write_polygons(
 ) -> int:
     """Write the regions of a GeoTIFF of labels as GeoJSON, and say how many there are.
 
-    In longitude and latitude where the map has coordinates, else in pixels. `OSError` if the file cannot be written,
-    `ImageError` if a place has no longitude and latitude.
+    In longitude and latitude where the map has coordinates, else in pixels; `ImageError` if a place has none.
     """
     import rasterio
     from rasterio.features import shapes

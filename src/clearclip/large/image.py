@@ -1,8 +1,4 @@
-"""Rasters of any size through rasterio: rows of uint8 RGB with what of them is valid.
-
-Needs the extra `geo`. Belongs here: bands, value ranges, nodata, coordinates. Does not: what GDAL may open
-(`files.gdal`), writing (`geotiffs`), windows, models.
-"""
+"""Rasters of any size through rasterio: rows of uint8 RGB, which of their pixels are valid, and where they lie."""
 
 from __future__ import annotations
 
@@ -51,27 +47,21 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Raster:
-    """An open raster.
-
-    Attributes:
-        dataset: Rasterio's.
-        name: For messages.
-        bands: One band (grey) or three (red, green, blue), counted from 1.
-        value_range: What becomes 0 and 255; `None`: the values are levels already, or it is not yet `measured`.
-        masked: Whether pixels may be invalid.
-        place: Where it lies.
-        palette: `(n, 4)` uint8, where the values are indices into it.
-        mask: A dataset that says what is valid, beside the raster.
-    """
+    """An open raster."""
 
     dataset: Any
     name: str
     bands: tuple[int, ...]
+    """One band (grey) or three (red, green, blue), counted from 1."""
     value_range: tuple[float, float] | None
+    """What becomes 0 and 255; `None`: the values are levels already, or it is not yet `measured`."""
     masked: bool
+    """Whether pixels may be invalid."""
     place: Place
     palette: npt.NDArray[np.uint8] | None = None
+    """`(n, 4)`, where the values are indices into it."""
     mask: Any = None
+    """A dataset beside the raster that says what is valid."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -101,9 +91,9 @@ class Raster:
         return {"source": self.name, "bands": ",".join(map(str, self.bands)), "range": low_high}
 
     def measured(self) -> Raster:
-        """With the range that its values have where none was given and they are not levels already.
+        """With a value range where none was given and the values are not levels already.
 
-        The 2nd and the 98th percentile of all chosen bands together, in a small version of the raster.
+        It is the 2nd to the 98th percentile of all chosen bands together, in a small version of the raster.
         """
         kinds = {self.dataset.dtypes[band - 1] for band in self.bands}
         if self.value_range is not None or self.palette is not None or kinds == {"uint8"}:
@@ -146,17 +136,12 @@ def open_raster(
     value_range: tuple[float, float] | None = None,
     driver: str | None = None,
 ) -> Iterator[Raster]:
-    """Open a GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF; of it no pixel is read yet.
+    """Open a GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF, or whatever a named GDAL driver takes; no pixel is read yet.
 
-    Of the files beside it only coordinates (world file, `.aux.xml`) and a GeoTIFF as mask (`.msk`) are taken.
-    `ImageError` if it cannot be read, `UsageError` if it is not clear which bands are meant.
-
-    Args:
-        path: A file; with a driver whatever that takes.
-        bands: One or three bands from 1; `None`: those that say that they are red, green and blue, or all but alpha if
-            these are one or three.
-        value_range: What becomes black and white. `None`: 8 bits as they are, others as `Raster.measured` says.
-        driver: The name of a GDAL driver. It may open all that the file names, also in the network.
+    `bands` are one or three from 1; by default those that say that they are red, green and blue, or all but alpha if
+    these are one or three, else `UsageError`. `value_range` becomes black and white; by default 8 bits stay as they
+    are, and others are `Raster.measured`. Of the files beside the image only coordinates (world file, `.aux.xml`) and a
+    GeoTIFF as mask (`.msk`) are taken; but a driver may open all that the file names, also in the network.
     """
     rasterio = require("rasterio", extra="geo", purpose="an image in tiles")
     name = printable(str(path))

@@ -1,7 +1,4 @@
-"""Finished bands of a label map that is not yet complete, in a folder beside it: a run that was stopped goes on.
-
-Belongs here: what of a large image is kept until all of it is done. Does not: how a band is made (`large`).
-"""
+"""Finished bands of a label map that is not yet complete, in a folder beside it: a run that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -35,38 +32,30 @@ def unfinished(output: Path) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """Some rows of the output.
-
-    Attributes:
-        labels: `(rows, W)`, nodata among them.
-        scores: `(rows, W)` float32, or `(rows, 0)` where none were asked for.
-        encoded: `(n, 2)` int64: rows of windows that were encoded for it, and how many windows of each.
-    """
+    """Some rows of the output."""
 
     labels: npt.NDArray[Any]
+    """`(rows, W)`, nodata among them."""
     scores: npt.NDArray[np.float32]
+    """`(rows, W)`, or `(rows, 0)` where none were asked for."""
     encoded: npt.NDArray[np.int64]
+    """`(n, 2)`: rows of windows that were encoded for it, and how many windows of each."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a band of a label map can look like.
-
-    Attributes:
-        width: Of the map.
-        dtype: Of its labels.
-        labels: How many there are.
-        nodata: The label of pixels that have none.
-        scores: Whether these are kept too.
-        windows: `(ny, nx)` of the image.
-    """
+    """What a band of a label map can look like."""
 
     width: int
     dtype: str
     labels: int
+    """How many labels there are."""
     nodata: int
+    """The label of pixels that have none."""
     scores: bool
+    """Whether scores are kept too."""
     windows: tuple[int, int]
+    """`(ny, nx)` of the image."""
 
 
 @dataclass(frozen=True)
@@ -98,29 +87,23 @@ class UnfinishedBands:
         sweep(self.folder)
         if not any(self.folder.iterdir()):
             return
-        found = self._read_settings()
-        if found is None:
+        found = read_settings(self.folder / SETTINGS)
+        if not isinstance(found, dict):
             raise UsageError(
                 f"{name} was not made by clearclip, or is damaged: move or delete it, or name another output"
             )
         if found == self.settings:
             return
         if not overwrite:
+            keys = [key for key in {**self.settings, **found} if self.settings.get(key) != found.get(key)]
+            differences = (
+                f"{key}: {_short(found.get(key))} there, {_short(self.settings.get(key))} here" for key in keys
+            )
             raise UsageError(
-                f"{name} holds what an interrupted run with other settings made ({self._differences(found)}): start "
+                f"{name} holds what an interrupted run with other settings made ({'; '.join(differences)}): start "
                 "with those again, give --overwrite (overwrite=) to begin anew, or delete that folder"
             )
         self.remove()
-
-    def _read_settings(self) -> dict[str, str] | None:
-        found = read_settings(self.folder / SETTINGS)
-        return found if isinstance(found, dict) else None
-
-    def _differences(self, found: dict[str, str]) -> str:
-        names = [name for name in {**self.settings, **found} if self.settings.get(name) != found.get(name)]
-        return "; ".join(
-            f"{name}: {_short(found.get(name))} there, {_short(self.settings.get(name))} here" for name in names
-        )
 
     def read(self, top: int, rows: int) -> Band | None:
         """The band of `rows` rows from `top`; `None` if there is none, or a damaged or foreign one."""

@@ -4,9 +4,6 @@ Stitching windows and bringing them to pixels is linear and local (`windows`): a
 that cover it and no others. So windows are encoded row by row, each once; what stays of them is their cosines with the
 queries, as long as rows of the output need them; and every block of the output is made from all windows that reach into
 it. There is no seam because there is no overlap to blend: the numbers are those of the whole image at once.
-
-Belongs here: which rows of windows a band of the output needs, and the resize in bands. Does not: files (`rasters`),
-what an interrupted run left (`bands`).
 """
 
 from __future__ import annotations
@@ -61,23 +58,18 @@ MAX_MEMORY = 8e9
 
 @dataclass(frozen=True)
 class LargeResult:
-    """What `segment_large` made.
-
-    Attributes:
-        size: `(height, width)` of the label map.
-        windows: How many the image has.
-        encoded: How many of them had a valid pixel.
-        pixels: How many each label has, by name.
-        nodata: How many have none.
-        polygons: How many were written, or `None`.
-    """
+    """What `segment_large` made: counts, and the `(height, width)` of the label map."""
 
     size: tuple[int, int]
     windows: int
     encoded: int
+    """Windows with a valid pixel."""
     pixels: dict[str, int]
+    """How many each label has, by name."""
     nodata: int
+    """Pixels without a label."""
     polygons: int | None = None
+    """How many were written; `None` where none were asked for."""
 
 
 @inference
@@ -107,7 +99,7 @@ def segment_large(
     is in the way, or another run writes it.
 
     Args:
-        segmenter: What encodes; its crop size and stride are the windows'.
+        segmenter: Its crop size and stride are the windows'.
         image: A GeoTIFF, JPEG 2000, JPEG, PNG, WebP or GIF.
         labels: As `Vocabulary.parse`.
         output: A `.tif`: label indices, uint8 with nodata 255, or uint16 with 65535 from 256 labels.
@@ -437,13 +429,5 @@ class _Rows:
 
 
 def scaled(length: int, scale: float) -> int:
-    """Pixels of a side after the resize, as the protocol rounds them: at least one.
-
-    Args:
-        length: Pixels of the side.
-        scale: Factor.
-
-    Returns:
-        Pixels.
-    """
+    """Pixels of a side after the resize, as the protocol rounds them: at least one."""
     return max(1, int(length * scale + 0.5))

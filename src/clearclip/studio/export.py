@@ -1,7 +1,4 @@
-"""What a visitor takes away: files, a state to share, and the lines that give the same result elsewhere.
-
-Belongs here: results and requests → files and texts. Does not: Gradio, models, the page.
-"""
+"""What a visitor takes away: files, a state to share, and the lines that give the same result elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ from clearclip.errors import UsageError
 from clearclip.files.label_maps import save_image
 from clearclip.files.reading import read_bytes
 from clearclip.files.writing import atomic_write
+from clearclip.formats.polygons import outlines
 from clearclip.segmentation import Segmentation
 from clearclip.service.request import Limits, Request, read_image, read_json
 from clearclip.studio.html import hex_color
-from clearclip.studio.polygons import polygons
 from clearclip.vocabulary import Label
 
 STATE_KIND = "clearclip studio example"
@@ -37,17 +34,9 @@ class Lines:
 
 
 def lines(request: Request, *, image: str, source: str, method: str, device: str | None = None) -> Lines:
-    """What to type for the same label map.
+    """What to type, in a POSIX shell or Python, for the same label map of an image file.
 
-    Args:
-        request: How the image was segmented.
-        image: Name of the image's file.
-        source: What `--model` takes.
-        method: Spelling of the method that ran.
-        device: Where it is not the default one.
-
-    Returns:
-        The command, for a POSIX shell, and the Python lines.
+    `source` is what `--model` takes, `method` the spelling that ran, `device` where it is not the default one.
     """
     words = [label_text(label) for label in request.labels]
     thresholded = request.threshold is not None
@@ -61,42 +50,24 @@ def lines(request: Request, *, image: str, source: str, method: str, device: str
         command += ["--template", template]
     if device:
         command += ["--device", device]
-    load = [repr(source), f"method={method!r}"]
-    if request.templates:
-        load.append(f"templates={list(request.templates)!r}")
-    if device:
-        load.append(f"device={device!r}")
-    labels = repr(words)
+    load = f"{source!r}, method={method!r}"
+    load += f", templates={list(request.templates)!r}" if request.templates else ""
+    load += f", device={device!r}" if device else ""
+    labels, threshold = repr(words), ""
     if thresholded:
         labels = f"clearclip.Vocabulary.parse({words!r}, background={request.background!r})"
-    call = [repr(image), "labels"] + ([f"threshold={request.threshold:g}"] if thresholded else [])
+        threshold = f", threshold={request.threshold:g}"
     stem = Path(image).stem
-    python = "\n".join(
-        (
-            "import clearclip",
-            "",
-            f"segmenter = clearclip.load({', '.join(load)})",
-            f"labels = {labels}",
-            f"result = segmenter({', '.join(call)})",
-            f"result.save({f'{stem}.labels.png'!r})",
-            f"result.overlay().save({f'{stem}.overlay.png'!r})",
-        )
+    python = (
+        f"import clearclip\n\nsegmenter = clearclip.load({load})\nlabels = {labels}\n"
+        f"result = segmenter({image!r}, labels{threshold})\nresult.save({f'{stem}.labels.png'!r})\n"
+        f"result.overlay().save({f'{stem}.overlay.png'!r})"
     )
     return Lines(shlex.join([*command, "-o", "results"]), python)
 
 
 def label_text(label: Label) -> str:
-    """A label as the command line and label files write it.
-
-    Args:
-        label: The label.
-
-    Returns:
-        A text that `Label.parse` reads.
-
-    Raises:
-        UsageError: The name holds `=`, `|` or `@#`, which the text form cannot carry.
-    """
+    """A label as `Label.parse` reads it; `UsageError` if its name holds `=`, `|` or `@#`, which no text can carry."""
     text = label.name + (f"={'|'.join(label.synonyms)}" if label.synonyms else "")
     text += f" @{hex_color(label.color)}" if label.color else ""
     if Label.parse(text) != label:
@@ -107,20 +78,7 @@ def label_text(label: Label) -> str:
 
 
 def write_files(result: Segmentation, folder: Path, *, stem: str, opacity: float) -> list[Path]:
-    """The label map, the overlay with its legend, and everything as JSON.
-
-    Args:
-        result: At the image's own size.
-        folder: Where to; it exists.
-        stem: Of the files' names.
-        opacity: Of the overlay's colours.
-
-    Returns:
-        The three files.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write the label map, the overlay with its legend, and everything as JSON into an existing folder."""
     label_map, overlay, record = (folder / f"{stem}.{kind}" for kind in ("labels.png", "overlay.png", "json"))
     result.save(label_map)
     save_image(result.overlay(opacity=opacity), overlay)
@@ -132,33 +90,20 @@ def write_files(result: Segmentation, folder: Path, *, stem: str, opacity: float
 def as_record(result: Segmentation) -> dict[str, Any]:
     """A segmentation as JSON: how it was made, and of every label its words, colour, share and polygons.
 
-    Args:
-        result: Of one image.
-
-    Returns:
-        JSON-able data; a polygon's rings are lists of `[x, y]` corners of pixels, the outer ring first.
+    A polygon's rings are lists of `[x, y]` corners of pixels, the outer ring first, as `outlines` turns them.
     """
     height, width = result.label_map.shape
-    entries = []
-    for index, label in enumerate(result.vocabulary.labels):
-        mask = result.label_map == index
-        entries.append(
-            {
-                "index": index,
-                "name": label.name,
-                "queries": list(label.queries),
-                "color": hex_color(result.palette[index]),
-                "share": round(float(mask.mean()), 6),
-                "polygons": polygons(mask),
-            }
-        )
-    return {
-        "height": height,
-        "width": width,
-        "background": result.vocabulary.background,
-        "made": dict(result.info),
-        "labels": entries,
-    }
+    masks = (result.label_map == index for index in range(len(result.vocabulary.labels)))
+    entries = [
+        {
+            "index": index, "name": label.name, "queries": list(label.queries),
+            "color": hex_color(result.palette[index]), "share": round(float(mask.mean()), 6),
+            "polygons": outlines(mask),
+        }
+        for index, (label, mask) in enumerate(zip(result.vocabulary.labels, masks, strict=True))
+    ]  # fmt: skip
+    head = {"height": height, "width": width, "background": result.vocabulary.background, "made": dict(result.info)}
+    return {**head, "labels": entries}
 
 
 def example(settings: Mapping[str, Any], *, request: Request, image: Path, limits: Limits) -> str:
@@ -168,21 +113,13 @@ def example(settings: Mapping[str, Any], *, request: Request, image: Path, limit
     """
     picture = base64.b64encode(read_image(image, limits=limits)).decode()
     labels = [
-        {
-            "name": label.name,
-            "synonyms": list(label.synonyms),
-            "color": hex_color(label.color) if label.color else None,
-        }
-        for label in request.labels
+        {"name": one.name, "synonyms": list(one.synonyms), "color": hex_color(one.color) if one.color else None}
+        for one in request.labels
     ]
     state = {
-        "kind": STATE_KIND,
-        "version": 1,
-        "software": f"clearclip {__version__}",
-        **settings,
-        "labels": labels,
-        "image": {"name": image.name, "base64": picture},
-    }
+        "kind": STATE_KIND, "version": 1, "software": f"clearclip {__version__}", **settings,
+        "labels": labels, "image": {"name": image.name, "base64": picture},
+    }  # fmt: skip
     return json.dumps(state, ensure_ascii=False, indent=1) + "\n"
 
 

@@ -58,7 +58,8 @@ def build(studio: Studio) -> gr.Blocks:
     """Make the page and the API, for Gradio to launch."""
     blocks = gr.Blocks(title="clearclip studio", analytics_enabled=False, delete_cache=(600, 6 * 3600), fill_width=True)
     with blocks:
-        add_api(studio)  # first, for the names of its endpoints
+        with gr.Column(visible=False):  # Gradio has its parameters drawn on the page as well
+            add_api(studio)  # first, for the names of its endpoints
         layout = Layout(studio)
         _wire(blocks, layout, Actions(studio, layout))
     return blocks
