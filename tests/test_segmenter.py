@@ -1,5 +1,7 @@
 """The Python API: load, call, encode once and classify often, results."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -285,3 +287,28 @@ def test_words_need_a_tokenizer(image):
         segmenter(image, ["sky"])
     logits = segmenter.logits(torch.zeros(1, 3, 40, 40), torch.eye(48)[:3])
     assert logits.shape == (1, 3, 40, 40)
+
+
+def test_prepared_words_give_what_labels_give(segmenter, backbone, image):
+    words = segmenter.prepare(WORDS, threshold=0.3, templates="a drawing of a {}.")
+    other = clearclip.Segmenter(backbone, templates="a drawing of a {}.", cache=False, device="cpu", dtype="float32")
+    same(segmenter(image, words), other(image, WORDS, threshold=0.3))
+    same(segmenter.classify(segmenter.encode(image), words), other(image, WORDS, threshold=0.3))
+    assert segmenter(image, words).info == other(image, WORDS, threshold=0.3).info
+
+
+def test_prepared_words_are_used_only_as_they_were_prepared(segmenter, backbone, image):
+    words = segmenter.prepare(WORDS)
+    for more in ({"threshold": 0.4}, {"threshold": 0.0}):
+        with pytest.raises(UsageError, match="to prepare"):
+            segmenter(image, words, **more)
+        with pytest.raises(UsageError, match="to prepare"):
+            segmenter.classify(segmenter.encode(image), words, **more)
+    protocol = replace(segmenter.protocol, logit_scale=40.0)
+    others = [
+        clearclip.Segmenter(backbone, protocol=protocol, cache=False, device="cpu", dtype="float32"),
+        clearclip.load("tiny", device="cpu"),
+    ]
+    for other in others:
+        with pytest.raises(UsageError, match="another model or protocol"):
+            other(image, words)

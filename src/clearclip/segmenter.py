@@ -215,13 +215,23 @@ class Segmenter:
         return results[rows[0].spelling] if single else results
 
     def prepare(self, labels: Any, *, threshold: float | None = None, templates: TemplatesLike = None) -> Words:
-        """Embed the labels once, to classify many images; arguments as in a call, and prompts instead of its own."""
+        """Embed the labels once, to classify many images; arguments as in a call, and prompts instead of its own.
+
+        What another segmenter prepared, and a threshold or prompts beside prepared words, is a `UsageError`.
+        """
+        model, scale = self.backbone.fingerprint, self.protocol.logit_scale
         if isinstance(labels, Words):
+            if (labels.model, labels.logit_scale) != (model, scale):
+                raise UsageError(
+                    "these words were prepared by a segmenter of another model or protocol: prepare them here"
+                )
+            if threshold is not None or templates is not None:
+                raise UsageError("these words are prepared: give the threshold and the prompts to prepare() instead")
             return labels
         vocabulary, limit = self.vocabulary(labels, threshold)
         prompts = self.templates if templates is None else read_templates(templates)
         text = self.embed(vocabulary, templates=prompts)
-        return Words(vocabulary, text, limit, self.protocol.logit_scale, prompts)
+        return Words(vocabulary, text, limit, scale, prompts, model)
 
     def embed(self, labels: Any, *, templates: TemplatesLike = None) -> Tensor:
         """Text embeddings of a vocabulary's queries, `(Q, E)` float32 of unit length; kept in memory and on disk.
@@ -268,7 +278,7 @@ class Segmenter:
         own = self.encoder
         encoder = Encoder(own.backbone, own.protocol.with_overrides(crop_size=crop_size, stride=stride))
         text = F.normalize(text_embeddings.to(self.backbone.device).float(), dim=-1)
-        words = Words(Vocabulary.parse([f"query {index}" for index in range(len(text))]), text, None, 1.0, ())
+        words = Words(Vocabulary.parse([f"query {index}" for index in range(len(text))]), text, None, 1.0, (), "")
         height, width = images.shape[2:]
         encoded = [Encoded(size or (height, width), encoder.plan((height, width)), image.float()) for image in images]
         return torch.stack([grid.logits() for grid in grids(encoder, encoded, row, words)])

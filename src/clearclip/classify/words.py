@@ -25,6 +25,7 @@ class Words:
         threshold: Pixels whose best probability is below become background; `None`: the words alone decide.
         logit_scale: Factor on the cosines before the softmax over queries.
         templates: The prompts that the queries were put into.
+        model: Fingerprint of the model that embedded them.
     """
 
     vocabulary: Vocabulary
@@ -32,6 +33,7 @@ class Words:
     threshold: float | None
     logit_scale: float
     templates: tuple[str, ...]
+    model: str
 
     @inference
     def label(self, grid: LogitGrid, *, scores: bool = False) -> tuple[npt.NDArray[np.int32], Tensor | None]:
