@@ -32,12 +32,6 @@ def fused_attention(tokens: Tensor) -> Iterator[None]:
     In evaluation mode `torch.nn.MultiheadAttention` otherwise takes a path of its own that writes the whole attention
     matrix; both give the same numbers to rounding. The switch (`torch.backends.mha`) holds for the process, so users
     are counted: the last one out puts it back. Other devices and number formats keep the library's choice.
-
-    Args:
-        tokens: Tells device and number format.
-
-    Yields:
-        Nothing.
     """
     global _users, _before
     if tokens.device.type != "cpu" or tokens.dtype != torch.float32:

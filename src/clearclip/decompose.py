@@ -66,18 +66,10 @@ def dense_features(
 ) -> Tensor | Parts | dict[str, Tensor] | dict[str, Parts]:
     """Features of every patch in the space of the text embeddings, by one or many methods from one pass.
 
-    Args:
-        backbone: What `clearclip.view` or `clearclip.load_backbone` returns.
-        images: `(B, 3, H, W)`, normalised. Any height and width: sides that are no multiple of the patch size are
-            zero-padded on both sides, the smaller half at the top and left.
-        method: A method, its spelling, or a list of them.
-        parts: Whether X_res, X_attn and X_sum are wanted too.
-
-    Returns:
-        `(B, gh, gw, E)` float, projected and not normalised, or `Parts`; for a list a dict by the method's spelling.
-
-    Raises:
-        UsageError: The images have another shape, a method is unknown, or it is deeper than the model.
+    Images are `(B, 3, H, W)`, normalised; sides that are no multiple of the patch size are zero-padded on both sides,
+    the smaller half at the top and left. `(B, gh, gw, E)` float, projected and not normalised, or with `parts` X_res,
+    X_attn and X_sum too; for a list of methods a dict by spelling. `UsageError` if the images have another shape, or a
+    method is unknown or deeper than the model.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(f"images have the shape {tuple(images.shape)}: (B, 3, H, W) is needed")
@@ -134,14 +126,9 @@ def read(
 
 
 def pad_to_patches(images: Tensor, patch_size: int) -> tuple[Tensor, tuple[int, int]]:
-    """Zero-pad to multiples of the patch size (protocol, inference step 3).
+    """Zero-pad `(B, 3, H, W)` to multiples of the patch size (protocol, inference step 3).
 
-    Args:
-        images: `(B, 3, H, W)`.
-        patch_size: Side of a patch in pixels.
-
-    Returns:
-        The padded images and how many pixels were added at the top and at the left.
+    Also how many pixels were added at the top and at the left.
     """
     height, width = -images.shape[2] % patch_size, -images.shape[3] % patch_size
     top, left = height // 2, width // 2
@@ -153,16 +140,7 @@ def pad_to_patches(images: Tensor, patch_size: int) -> tuple[Tensor, tuple[int, 
 def group_by_table(
     backbone: Backbone, methods: Iterable[Method], grid_size: tuple[int, int]
 ) -> dict[str, list[Method]]:
-    """Methods by the position table they read, which decides how often the trunk runs.
-
-    Args:
-        backbone: The model.
-        methods: Rows.
-        grid_size: `(gh, gw)` in patches.
-
-    Returns:
-        For each value of the axis `positions` that is really used, its methods in order.
-    """
+    """Methods by the position table that they really read on this grid, which decides how often the trunk runs."""
     groups: dict[str, list[Method]] = {}
     for method in methods:
         groups.setdefault(backbone.table_kind(grid_size, method.positions), []).append(method)
@@ -170,15 +148,7 @@ def group_by_table(
 
 
 def check_depth(backbone: Backbone, method: Method) -> None:
-    """Refuse a method that rewrites more blocks than the model has.
-
-    Args:
-        backbone: The model.
-        method: A row.
-
-    Raises:
-        UsageError: It does.
-    """
+    """`UsageError` if a method rewrites more blocks than the model has."""
     count = len(backbone.blocks)
     if method.depth > count:
         raise UsageError(
@@ -200,16 +170,9 @@ def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> range:
 
 
 def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Iterable[int]) -> dict[int, Tensor]:
-    """Run the unmodified blocks, as the library runs them, and keep the inputs of the wanted ones.
+    """Run the unmodified blocks, as the library runs them, and keep the inputs of the wanted ones, counted from 0.
 
-    Args:
-        backbone: The model.
-        images: `(B, 3, H, W)`; the sides are multiples of the patch size.
-        positions: As a method's axis.
-        wanted: Blocks, counted from 0; none behind the last of them is run.
-
-    Returns:
-        By block `(B, num_prefix_tokens + gh · gw, C)`.
+    Images are of whole patches; by block `(B, num_prefix_tokens + gh · gw, C)`. None behind the last of them is run.
     """
     kept = set(wanted)
     grid_size = (images.shape[2] // backbone.patch_size, images.shape[3] // backbone.patch_size)
@@ -228,17 +191,7 @@ def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Ite
 def rewrite(
     backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
 ) -> dict[Method, Parts]:
-    """Apply methods to the trunk's streams: the formula of `methods.py`.
-
-    Args:
-        backbone: The model.
-        inputs: What `trunk` returned, at least for the methods' `wanted_blocks`.
-        methods: Rows with the streams' position table.
-        grid_size: `(gh, gw)` in patches.
-
-    Returns:
-        By row, its parts.
-    """
+    """The formula of `methods.py` on the trunk's streams, at least the `wanted_blocks`, for rows of one position table."""
     count, prefix = len(backbone.blocks), backbone.num_prefix_tokens
     sites = {
         index: Site(backbone.blocks[index], tokens, backbone.heads, prefix, grid_size)
@@ -282,16 +235,7 @@ def _attn_out(site: Site, method: Method, attended: dict[object, Tensor]) -> Ten
 
 
 def add_residual(method: Method, residual: Tensor, attn_out: Tensor) -> Tensor:
-    """`ρ(X_res) + alpha · X_attn`.
-
-    Args:
-        method: Decides ρ and alpha.
-        residual: X_res of the patch tokens, `(B, N, C)`.
-        attn_out: X_attn of the patch tokens, `(B, N, C)`.
-
-    Returns:
-        X_sum, `(B, N, C)`.
-    """
+    """X_sum = `ρ(X_res) + alpha · X_attn` of the patch tokens, `(B, N, C)` each."""
     scaled = attn_out if method.alpha == 1 else method.alpha * attn_out
     kind = method.residual_kind
     if kind == "drop":
@@ -309,12 +253,7 @@ def add_residual(method: Method, residual: Tensor, attn_out: Tensor) -> Tensor:
 def rank_channels(residual: Tensor, *, signed: bool) -> Tensor:
     """Channels from the strongest to the weakest, one ranking an encoder input (supplement, table 1).
 
-    Args:
-        residual: X_res of the patch tokens, `(B, N, C)`.
-        signed: Rank by the mean itself instead of the mean magnitude.
-
-    Returns:
-        `(B, C)` indices.
+    `(B, C)` indices from X_res of the patch tokens `(B, N, C)`, by mean magnitude or signed mean.
     """
     values = residual.float() if signed else residual.float().abs()
     return values.mean(dim=1).argsort(dim=-1, descending=True, stable=True)

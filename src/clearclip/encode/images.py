@@ -188,30 +188,13 @@ def _to_rgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def resized_size(height: int, width: int, protocol: Protocol) -> tuple[int, int]:
-    """Size after the protocol's resize: one scale for both sides, `int(side · scale + 0.5)`.
-
-    Args:
-        height: Pixels of the original.
-        width: Pixels of the original.
-        protocol: In pixels.
-
-    Returns:
-        `(height, width)`, each at least 1.
-    """
+    """`(height, width)` after the protocol's resize: one scale for both, `int(side · scale + 0.5)`, at least 1."""
     scale = min(protocol.short_side / min(height, width), protocol.long_side / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Bilinear resize of uint8 RGB without antialiasing, as OpenCV's INTER_LINEAR (within one grey level).
-
-    Args:
-        image: `(H, W, 3)` uint8.
-        size: `(height, width)` wanted.
-
-    Returns:
-        `(height, width, 3)` uint8.
-    """
+    """Bilinear resize of uint8 RGB without antialiasing, as OpenCV's INTER_LINEAR (within one grey level)."""
     if image.shape[:2] == size:
         return image
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
@@ -221,16 +204,7 @@ def resize(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[n
 
 
 def normalize(image: npt.NDArray[np.uint8], *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Scale to 0–1, subtract the mean, divide by the deviation.
-
-    Args:
-        image: `(H, W, 3)` uint8.
-        mean: Per channel, in units of 0–1.
-        std: Per channel, in units of 0–1.
-
-    Returns:
-        `(3, H, W)` float32.
-    """
+    """Pixels `(H, W, 3)` of 0–255, less the mean and divided by the deviation in units of 0–1: `(3, H, W)` float32."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
     offset = torch.tensor(mean).view(3, 1, 1) * 255
     scale = torch.tensor(std).view(3, 1, 1) * 255

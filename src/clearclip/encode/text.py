@@ -34,28 +34,14 @@ TemplatesLike = str | Sequence[str] | None
 
 @cache
 def imagenet_templates() -> tuple[str, ...]:
-    """The 80 ImageNet prompts of CLIP, as open_clip lists them; `{}` is the label's place.
-
-    Returns:
-        80 texts.
-    """
+    """The 80 ImageNet prompts of CLIP, as open_clip lists them; `{}` is the label's place."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
 def read_templates(templates: TemplatesLike) -> tuple[str, ...]:
-    """The prompts to ask with.
-
-    Args:
-        templates: `None` for the 80 of the paper, one template, or a list of them; `{}` is the label's place.
-
-    Returns:
-        At least one template.
-
-    Raises:
-        UsageError: There is none, or one has no place for the label.
-    """
+    """At least one prompt, the paper's 80 for `None`; `UsageError` where one has no place for the label."""
     if templates is None:
         return imagenet_templates()
     listed = (templates,) if isinstance(templates, str) else tuple(templates)
@@ -84,20 +70,9 @@ def embed_queries(
 ) -> Tensor:
     """Text embeddings of queries (protocol, step 5): normalised per prompt, averaged, normalised again.
 
-    Args:
-        backbone: A model with a text tower.
-        queries: Words.
-        templates: As `read_templates`.
-        cache_dir: Where embeddings are kept; `None` keeps none. An entry's key covers the weights, the tokens of
-            the prompts (and so the tokenizer, the query and the templates) and the number format.
-        show_progress: Whether a bar is drawn on standard error; `None`: where that is a terminal.
-
-    Returns:
-        `(Q, E)` float32, unit length, on the backbone's device.
-
-    Raises:
-        UnsupportedModelError: The backbone cannot read words.
-        UsageError: A query does not fit the context; nothing is cut silently.
+    `(Q, E)` float32 on the backbone's device. An entry of the cache is named by the weights, the tokens of the prompts
+    (and so the tokenizer, the query and the templates) and the number format. `UnsupportedModelError` if the model
+    reads no words, `UsageError` if a query does not fit its context: nothing is cut silently.
     """
     encoder = backbone.require_text()
     prompts = read_templates(templates)

@@ -22,16 +22,7 @@ LONGEST = 16
 
 
 def window_starts(length: int, crop_size: int, stride: int) -> tuple[int, ...]:
-    """Where the windows of one axis begin; the last one is shifted back to end at the border.
-
-    Args:
-        length: Pixels of the axis.
-        crop_size: Pixels of a window.
-        stride: Step, at most `crop_size`.
-
-    Returns:
-        Increasing starts, at least one; a window never reaches beyond the axis unless it is longer.
-    """
+    """Where the windows of one axis begin, in pixels; the last one is shifted back to end at the border."""
     last = max(length - crop_size, 0)
     return (*range(0, last, stride), last)
 
@@ -67,25 +58,11 @@ class Axis:
         return bilinear_matrix(self.cells, self.window)
 
     def upsampling(self, out_length: int) -> Upsampling:
-        """The linear map from the cells of all windows to output pixels; made once per axis and length.
-
-        Args:
-            out_length: Pixels of the output.
-
-        Returns:
-            Its matrix and its knots.
-        """
+        """The linear map from the cells of all windows to output pixels; made once per axis and length."""
         return _upsampling(self, out_length)
 
     def matrix(self, out_length: int) -> Tensor:
-        """The matrix of `upsampling`.
-
-        Args:
-            out_length: Pixels of the output.
-
-        Returns:
-            `(out_length, len(starts) · cells)` float32; rows sum to 1.
-        """
+        """`(out_length, len(starts) · cells)` float32, the matrix of `upsampling`; rows sum to 1."""
         return self.upsampling(out_length).matrix
 
 
@@ -106,14 +83,7 @@ class Upsampling:
 
     @classmethod
     def of(cls, matrix: Tensor) -> Upsampling:
-        """Find the knots of a matrix.
-
-        Args:
-            matrix: `(out_length, cells of all windows)` float64.
-
-        Returns:
-            It in float32 with its knots.
-        """
+        """A matrix `(out_length, cells of all windows)` in float32 with its knots."""
         count = len(matrix)
         bends = matrix.diff(n=2, dim=0).abs().amax(dim=1) > LINEAR if count > 2 else torch.zeros(0, dtype=torch.bool)
         knots = [0, *(bends.nonzero()[:, 0] + 1).tolist(), count - 1]
@@ -162,16 +132,7 @@ class Plan:
         return self.y.cells, self.x.cells
 
     def cut(self, image: Tensor, *, start: int = 0, stop: int | None = None) -> Tensor:
-        """The windows as the encoder sees them.
-
-        Args:
-            image: `(3, H, W)`, resized and normalised.
-            start: Leave out the windows before this one.
-            stop: Leave out this window and those after it.
-
-        Returns:
-            `(count, 3, encoded_h, encoded_w)`, row by row.
-        """
+        """Windows of an image `(3, H, W)` as the encoder sees them, `(count, 3, h, w)`, row by row."""
         places = [(y, x) for y in self.y.starts for x in self.x.starts][start:stop]
         windows = torch.stack([image[:, y : y + self.y.window, x : x + self.x.window] for y, x in places])
         encoded = (self.y.encoded, self.x.encoded)
@@ -184,17 +145,10 @@ class Plan:
 
 
 def plan_windows(size: tuple[int, int], *, crop_size: int, stride: int, patch_size: int, fit: str = "pad") -> Plan:
-    """Lay windows over an image.
+    """Lay windows over a resized image of `(height, width)`, so that they cover every pixel.
 
-    Args:
-        size: `(height, width)` of the resized image.
-        crop_size: Side of a window; an image smaller than it gives one smaller window. 0: the whole image is one.
-        stride: Step of the windows.
-        patch_size: Side of a patch.
-        fit: As `Axis`; an axis shorter than one patch is padded instead of dropped.
-
-    Returns:
-        The plan; its windows cover every pixel.
+    An image smaller than the crop size gives one smaller window, 0 makes the whole image one. `fit` as in `Axis`; an
+    axis shorter than one patch is padded instead of dropped.
     """
     side = crop_size or max(size)
 
@@ -217,15 +171,7 @@ def plan_windows(size: tuple[int, int], *, crop_size: int, stride: int, patch_si
 
 
 def bilinear_matrix(length: int, out_length: int) -> Tensor:
-    """Bilinear interpolation (`align_corners=False`, no antialiasing) as a matrix.
-
-    Args:
-        length: Samples given.
-        out_length: Samples wanted.
-
-    Returns:
-        `(out_length, length)` float64; rows sum to 1.
-    """
+    """Bilinear interpolation (`align_corners=False`, no antialiasing), `(out_length, length)` float64."""
     low, high, weight = _taps(length, out_length)
     matrix = torch.zeros(out_length, length, dtype=torch.float64)
     rows = torch.arange(out_length)
@@ -244,17 +190,10 @@ def _taps(length: int, out_length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def resample_band(length: int, out_length: int, start: int, stop: int, *, antialias: bool) -> tuple[int, Tensor]:
-    """Some rows of a bilinear resize as a matrix over the few samples that they depend on.
+    """The samples from `start` to `stop` of a bilinear resize as a matrix over the few samples that they depend on.
 
-    Args:
-        length: Samples given.
-        out_length: Samples wanted in all.
-        start: First wanted sample.
-        stop: The one after the last.
-        antialias: Widen the triangle when shrinking, so that every sample given counts.
-
-    Returns:
-        The first sample given, and `(stop - start, n)` float64 weights of n samples; rows sum to 1.
+    The first sample given, and `(stop - start, n)` float64 weights of n samples, whose rows sum to 1. `antialias`
+    widens the triangle when shrinking, so that every sample given counts.
     """
     step = length / out_length
     reach = max(step, 1.0) if antialias else 1.0
@@ -283,30 +222,13 @@ class Part(Axis):
     way: Upsampling
 
     def upsampling(self, out_length: int) -> Upsampling:
-        """As `Axis.upsampling`, of these pixels alone.
-
-        Args:
-            out_length: How many they are.
-
-        Returns:
-            The way.
-        """
+        """As `Axis.upsampling`, of these pixels alone."""
         assert out_length == len(self.way.matrix)
         return self.way
 
 
 def part_of(axis: Axis, out_length: int, start: int, stop: int) -> Part:
-    """What some output pixels of an axis depend on; equal to those rows of `axis.matrix(out_length)`.
-
-    Args:
-        axis: All windows.
-        out_length: Output pixels in all.
-        start: The first wanted.
-        stop: The one after the last.
-
-    Returns:
-        The part.
-    """
+    """What the output pixels from `start` to `stop` depend on; equal to those rows of `axis.matrix(out_length)`."""
     begin, resample = resample_band(axis.length, out_length, start, stop, antialias=False)
     end = begin + resample.shape[1]
     reaching = [index for index, left in enumerate(axis.starts) if left < end and left + axis.window > begin]

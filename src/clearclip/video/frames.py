@@ -85,18 +85,13 @@ class _Patient:
 class FrameReader:
     """A video's frames in order; what cannot be decoded is left out and noted.
 
+    `ImageError` if there is no such file, it is no video, or it holds none.
+
     Attributes:
         name: For messages.
         stamp: Size and time of the last change of the file that is read, whatever has its name by now.
         expected: How many frames the file says it has; 0: it does not say.
         damage: What could not be read, once all frames were asked for; `None`: nothing.
-
-    Args:
-        path: The video.
-
-    Raises:
-        ImageError: There is no such file, it is no video, or it holds none.
-        UsageError: PyAV is not installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -176,11 +171,7 @@ class FrameReader:
         self._close()
 
     def frames(self) -> Iterator[Frame]:
-        """Decode the video once.
-
-        Yields:
-            Frames of one size, that of the first, with strictly increasing times.
-        """
+        """Decode the video once: frames of one size, that of the first, with strictly increasing times."""
         step, second = (max(1, round(length / self.time_base)) for length in (1 / self.rate, 1))
         index = last = shift = 0
         for stated, image in self._decoded():
@@ -240,13 +231,7 @@ class FrameReader:
 
 
 class FrameWriter:
-    """A video of RGB frames in H.264; its file is made with the first frame.
-
-    Args:
-        path: Where to write.
-        target: What the file will be called: its suffix says the container.
-        info: Texts kept in the file.
-    """
+    """A video of RGB frames in H.264 with texts, made with the first frame; `target` is its later name."""
 
     def __init__(self, path: Path, target: Path, info: Mapping[str, str]) -> None:
         self._path = path
@@ -260,16 +245,7 @@ class FrameWriter:
         return self
 
     def write(self, picture: npt.NDArray[np.uint8], frame: Frame, *, like: FrameReader) -> None:
-        """Append a frame.
-
-        Args:
-            picture: `(H, W, 3)` uint8 of even sides, the same for all frames.
-            frame: When it is shown.
-            like: Gives rate and time base.
-
-        Raises:
-            OSError: The disk is full.
-        """
+        """Append a picture `(H, W, 3)` uint8 of even sides, the same for all; `OSError` if the disk is full."""
         import av
 
         try:
