@@ -191,7 +191,7 @@ def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Ite
 def rewrite(
     backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
 ) -> dict[Method, Parts]:
-    """The formula of `methods.py` on the trunk's streams, at least the `wanted_blocks`, for rows of one position table."""
+    """The formula of `methods.py` on the trunk's streams, for rows of one position table."""
     count, prefix = len(backbone.blocks), backbone.num_prefix_tokens
     sites = {
         index: Site(backbone.blocks[index], tokens, backbone.heads, prefix, grid_size)
