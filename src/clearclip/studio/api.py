@@ -2,12 +2,14 @@
 
 # No `from __future__ import annotations`: gr.api reads a function's types where they stand.
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import gradio as gr
 import numpy as np
+from gradio import component_meta
 from gradio.events import api
 from PIL import Image
 
@@ -27,11 +29,22 @@ METHOD = "clearclip"
 LABELS, TEMPLATES, COMPARED, WORDS = ["sky", "tree"], list[str](), ["vanilla", "clearclip"], ["sky", "tree", "house"]
 
 
+def _import_without_a_trace() -> None:
+    """The component behind `gr.api` writes a type stub among the installed packages when it is first imported."""
+    write = component_meta.create_or_modify_pyi
+    component_meta.create_or_modify_pyi = lambda *_: None
+    try:
+        importlib.import_module("gradio.components.api_component")
+    finally:
+        component_meta.create_or_modify_pyi = write
+
+
 def add_api(studio: Studio) -> None:
     """Add the endpoints to the page that is being built.
 
     Gradio enforces none of the types: what comes is checked by `service.request`, and files by `Files.received`.
     """
+    _import_without_a_trace()
     shared, limits, folder = studio.models, studio.models.limits, studio.files.folder
     first, device_ = next(iter(shared.sources)), shared.devices[0]
 
