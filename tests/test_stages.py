@@ -196,3 +196,18 @@ def test_stages_leave_the_other_rows_alone(load):
     maps_of = [found[row]._grid.cosines for row in rows]
     assert not any(one.shape == other.shape and torch.equal(one, other) for one, other in itertools.pairwise(maps_of))
     assert encoded.encoder_passes == 1
+
+
+def test_prepared_words_tell_their_own_prompts(load, tmp_path):
+    """What a result says of itself decides what an interrupted run goes on from."""
+    rasterio, segmenter = pytest.importorskip("rasterio"), load("clearclip")
+    Image.fromarray(noise(32, 48)).save(tmp_path / "image.png")
+    words = segmenter.prepare(WORDS, templates="a drawing of a {}.")
+    for name, labels in (("own", words), ("usual", WORDS)):
+        clearclip.segment_large(segmenter, tmp_path / "image.png", labels=labels, output=tmp_path / f"{name}.tif")
+    told = {}
+    for name in ("own", "usual"):
+        with rasterio.open(tmp_path / f"{name}.tif") as dataset:
+            told[name] = str(dataset.tags())
+    assert "a drawing of a {}." in told["own"]
+    assert "a drawing" not in told["usual"]

@@ -139,7 +139,7 @@ def segment_large(
         words, encoder = segmenter.prepare(labels, threshold=threshold), segmenter.encoder
         values = len(words.text) if row.stitched == "none" else encoder.backbone.width
         check_size(raster, encoder, values=values, scale=scale, block=block, max_memory=max_memory)
-        told = segmenter.describe(row, words.threshold, vocabulary=words.vocabulary)
+        told = segmenter.describe(row, words.threshold, templates=words.templates, vocabulary=words.vocabulary)
         work = _Work(encoder, row, words, halo, raster.measured(), scale, block, told)
         layout = work.layout(scores="scores" in targets)
         settings = {

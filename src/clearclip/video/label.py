@@ -136,7 +136,7 @@ def segment_video(
         row = segmenter.method if method is None else parse_method(method)
         words = segmenter.prepare(labels, threshold=threshold)
         settings = {
-            **segmenter.describe(row, words.threshold, vocabulary=words.vocabulary),
+            **segmenter.describe(row, words.threshold, templates=words.templates, vocabulary=words.vocabulary),
             "source": printable(str(source)),
             "stamp": reader.stamp,
             "every": f"{every}",
