@@ -23,6 +23,9 @@ from PIL import Image
 
 import clearclip
 import tiny_models
+from clearclip import attention, methods
+from clearclip.classify import maps
+from clearclip.encode import stitch
 
 ROOT = Path(__file__).parents[1]
 settings.register_profile("clearclip", deadline=None)  # no test asserts a time
@@ -37,6 +40,21 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: refuse(None, "a name"))
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """Kinds and stages that a test registers, the docs' examples among them, leave with it."""
+    tables = (attention.KINDS, maps.STAGES, stitch.STAGES)
+    names = (methods.KINDS, methods.WINDOW_STAGES, methods.STITCHED_STAGES)
+    before = [kept.copy() for kept in (*tables, *names)]
+    yield
+    for kept in (*tables, *names):
+        kept.clear()
+    for table in tables:
+        table.update(before.pop(0))
+    for listed in names:
+        listed.extend(before.pop(0))
 
 
 @pytest.fixture(autouse=True)

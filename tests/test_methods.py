@@ -19,7 +19,7 @@ residuals = st.one_of(
 def senseless(*, attention, prior, normalize, residual, alpha, ffn, depth, **_):
     """The combinations that are refused, said in another way than the code does."""
     return (
-        (normalize and not {"qk", "identity", "uniform"}.isdisjoint(attention))
+        (normalize and not {"qq", "kk", "vv"}.issuperset(attention))
         or (prior == "none" and "uniform" in attention)
         or (prior != "none" and (normalize or attention == ("identity",)))
         or (ffn and depth > 1)

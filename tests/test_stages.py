@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 import clearclip
-from clearclip import methods
 from clearclip.classify import maps
 from clearclip.encode import stitch
 from clearclip.errors import UsageError
@@ -23,14 +22,8 @@ BY_PIXELS = "vanilla[window=by-pixels]"
 
 
 @pytest.fixture(autouse=True)
-def stages(monkeypatch):
-    """Registered for one test."""
-    monkeypatch.setattr(maps, "STAGES", dict(maps.STAGES))
-    monkeypatch.setattr(stitch, "STAGES", dict(stitch.STAGES))
-    monkeypatch.setattr(maps, "STITCHED", stitch.STAGES)
-    for names in ("WINDOW_STAGES", "STITCHED_STAGES"):
-        monkeypatch.setattr(methods, names, list(getattr(methods, names)))
-    monkeypatch.setattr(methods, "add_name", lambda axis, name: getattr(methods, f"{axis.upper()}_STAGES").append(name))
+def stages(registered):
+    """Registered for one test: `registered` in conftest takes them back."""
 
     @maps.window("by-pixels")
     def by_pixels(window):
