@@ -15,10 +15,9 @@ from torch import Tensor
 
 from clearclip.backbones import Backbone
 from clearclip.decompose import MethodLike, Parts, pad_to_patches, rewrite, run_trunk
-from clearclip.encode.images import ImageLike, load_image, normalize, resize, resized_size
+from clearclip.encode.images import ImageLike, load_image
 from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_method
-from clearclip.protocol import CLIP_MEAN, CLIP_STD
 from clearclip.segmenter import Segmenter
 
 PARTS = {"residual": "X_res", "attn_out": "X_attn", "sum": "X_sum"}
@@ -108,12 +107,8 @@ def inspect_image(
         )
     backbone = segmenter.backbone
     array = load_image(image, max_pixels=segmenter.max_pixels)
-    numbers = segmenter.protocol.in_pixels(backbone.native_size)
-    resized = resize(array, resized_size(array.shape[0], array.shape[1], numbers))
-    own = numbers.normalization == "model"
-    mean, std = (backbone.mean, backbone.std) if own else (CLIP_MEAN, CLIP_STD)
-    tensor = normalize(resized, mean=mean, std=std)
-    blocks = block_parts(backbone, tensor[None], method=row)
+    resized = segmenter.encoder.resize(array)
+    blocks = block_parts(backbone, segmenter.encoder.normalize(resized)[None], method=row)
     found: list[Statistics] = []
     means: dict[tuple[int, str], Maps] = {}
     for block, parts in enumerate(blocks, start=1):
