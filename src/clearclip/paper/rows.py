@@ -81,8 +81,13 @@ def find_targets(name: str) -> list[Target]:
     return [TARGETS[name]]
 
 
+def with_clearclip(base: str) -> str:
+    """The method that ClearCLIP makes of another one."""
+    return "clearclip" if base == "vanilla" else f"{base}+clearclip"
+
+
 def canonical(method: str | Method) -> Method:
-    """The same row under its shortest spelling, so that two targets that need it share one measurement.
+    """The same row as the shortest change of one of the paper's methods, so that targets share its measurement.
 
     β = 0 is the whole residual and β = 100 none of it, so they become `keep` and `drop`. Of equally short spellings the
     one whose name stands first in `METHODS` is taken.
@@ -90,7 +95,8 @@ def canonical(method: str | Method) -> Method:
     row = parse_method(method)
     if row.residual_kind.endswith("beta") and row.beta in (0, 100):
         row = replace(row, residual="keep" if row.beta == 0 else "drop")
-    return min((replace(row, name=name) for name in METHODS), key=lambda same: len(same.spelling))
+    known = {name for base in BASE_METHODS for name in (base, with_clearclip(base))}
+    return min((replace(row, name=name) for name in METHODS if name in known), key=lambda same: len(same.spelling))
 
 
 def beta_method(beta: float) -> Method:
@@ -132,11 +138,6 @@ def table2_bases(model: str) -> tuple[str, ...]:
     A model that the paper does not have gets all four.
     """
     return ("vanilla",) if model in PAPER_MODELS and not model.startswith("clip-") else tuple(BASE_METHODS)
-
-
-def with_clearclip(base: str) -> str:
-    """The method that ClearCLIP makes of another one."""
-    return "clearclip" if base == "vanilla" else f"{base}+clearclip"
 
 
 def table2_methods(model: str) -> list[Method]:
