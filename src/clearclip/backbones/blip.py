@@ -16,7 +16,7 @@ from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder, check_vocabulary, packed_qkv
 from clearclip.backbones.folder import first_line, load_tokenizer, read_weights
-from clearclip.backbones.hf_clip import load_hf, load_words, tensor_of
+from clearclip.backbones.hf_clip import block_hf, load_hf, load_words, view_hf
 from clearclip.backbones.network import offline_if_unreachable
 from clearclip.errors import CheckpointError
 
@@ -37,14 +37,7 @@ _RENAMED = (
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     """Load a Hugging Face BLIP retrieval model (hub id or folder) with the paper's vision LayerNorm ε of 1e-6."""
-    folder, model, files = load_hf(BlipForImageTextRetrieval, name, _original_eps)
-    backbone = view(model, load_words(tokenizer, folder))
-    backbone.name, backbone.weights_files = name, files
-    return backbone
-
-
-def _original_eps(config: BlipConfig) -> None:
-    config.vision_config.layer_norm_eps = LAYER_NORM_EPS
+    return load_hf(BlipForImageTextRetrieval, name, view, tokenizer, eps=LAYER_NORM_EPS)
 
 
 def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
@@ -167,9 +160,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
     transformers' default LayerNorm ε for BLIP is 1e-5, the original's 1e-6: a model of your own keeps what it has.
     """
-    model.eval()
     vision, embeddings = model.vision_model, model.vision_model.embeddings
-    grid = embeddings.image_size // embeddings.patch_size
     text = None
     if tokenizer is not None:
         check_vocabulary(len(tokenizer), model.text_encoder.embeddings.word_embeddings.num_embeddings)
@@ -183,16 +174,10 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
             tokenizer=tokenizer,
             modules=(model.text_encoder, model.text_proj),
         )
-    return Backbone(
-        name=type(model).__name__,
-        model=model,
-        blocks=[_block(layer) for layer in vision.encoder.layers],
-        heads=vision.encoder.layers[0].self_attn.num_heads,
-        width=embeddings.embed_dim,
+    return view_hf(
+        model,
+        _block,
         embed_dim=model.vision_proj.out_features,
-        patch_size=embeddings.patch_size,
-        native_grid=(grid, grid),
-        embed_patches=embeddings.patch_embedding,
         prefix_tokens=lambda: embeddings.class_embedding[0],
         position_table=lambda: embeddings.position_embedding[0],
         ln_pre=lambda tokens: tokens,
@@ -207,11 +192,5 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
 def _block(layer: Any) -> Block:
     qkv = layer.self_attn.qkv
-    return Block(
-        forward=lambda tokens, grid_size: tensor_of(layer(tokens)),
-        ln_1=layer.layer_norm1,
-        qkv=packed_qkv(lambda: (qkv.weight, qkv.bias)),
-        out_proj=layer.self_attn.projection,
-        ln_2=layer.layer_norm2,
-        mlp=layer.mlp,
-    )
+    packed = packed_qkv(lambda: (qkv.weight, qkv.bias))
+    return block_hf(layer, qkv=packed, out_proj=layer.self_attn.projection)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
 from clearclip.engine.pipeline import Container, Group, Job, Labeller, Outcome, groups_of
-from clearclip.engine.ray_pool import Pool
 from clearclip.engine.ray_worker import Answer, Load, Worker
 from clearclip.errors import ClearclipError
 from clearclip.formats import Writer
@@ -128,18 +127,3 @@ def _label(labeller: Labeller, jobs: Sequence[tuple[int, Images]]) -> Iterator[l
         yield answers
         raise
     yield answers + ends
-
-
-@dataclass(frozen=True)
-class RayEngine:
-    """As `run.Engine`, on a pool."""
-
-    pool: Pool
-    described: Described
-    info: Mapping[str, str]
-    overwrite: bool = False
-
-    def __call__(self, jobs: Iterator[Job], writer: Writer, mark: str) -> Generator[Sequence[Outcome], None, None]:
-        """Do the jobs; yields outcomes in any order."""
-        labelling = Labelling(self.described, self.info, writer, mark, self.overwrite)
-        yield from self.pool.run(labelling, map(Images, jobs), at_once=GROUPS_AT_ONCE)

@@ -151,7 +151,7 @@ def segment_on_ray(
     there.
     """
     from clearclip.engine.ray_pool import connect
-    from clearclip.engine.ray_run import Described, RayEngine
+    from clearclip.engine.ray_run import GROUPS_AT_ONCE, Described, Images, Labelling
 
     get_formats(formats)
     described = Described(load, labels, threshold)
@@ -161,7 +161,12 @@ def segment_on_ray(
             vocabulary, info, output, formats=formats, choices=choices or Choices(),
             batch_size=batch_size, overwrite=overwrite, show_progress=show_progress,
         )  # fmt: skip
-        return carry_out(order, paths, RayEngine(pool, described, info, overwrite))
+
+        def on_workers(jobs: Iterator[Job], writer: Writer, mark: str) -> Generator[Sequence[Outcome], None, None]:
+            labelling = Labelling(described, info, writer, mark, overwrite)
+            return pool.run(labelling, map(Images, jobs), at_once=GROUPS_AT_ONCE)
+
+        return carry_out(order, paths, on_workers)
 
 
 def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report:
