@@ -47,7 +47,7 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     """
     if not file.is_file():
         raise CheckpointError(f"{file}: there is no such file")
-    state, metadata = _read(file)
+    state, metadata = read_weights([file]), _metadata(file)
     if "visual_encoder.patch_embed.proj.weight" not in state:
         known = ", ".join(sorted(state)[:3])
         raise CheckpointError(f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})")
@@ -79,20 +79,17 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
         raise CheckpointError(f"{file}: {len(missing)} weights are missing (first: {missing[0]})")
     words, no_text = _bert(tokenizer) if has_text else (None, "its file holds the vision tower only")
     backbone = view(model, words)
-    backbone.name, backbone.weights_files = str(file), (file,)
-    if words is None:
-        backbone.no_text = no_text
+    backbone.name, backbone.weights_files, backbone.no_text = str(file), (file,), no_text
     return backbone
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state = read_weights([file])
+def _metadata(file: Path) -> dict[str, Any]:
     if file.suffix != ".safetensors":
-        return state, {}
+        return {}
     with safe_open(str(file), "pt") as opened:
         metadata = opened.metadata() or {}
     try:
-        return state, dict(json.loads(metadata.get("config", "{}")))
+        return dict(json.loads(metadata.get("config", "{}")))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: its configuration cannot be read ({error})") from error
 

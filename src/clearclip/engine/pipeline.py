@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.encode.images import load_image
-from clearclip.engine.containers import read_members
+from clearclip.engine.containers import Member, read_members
 from clearclip.engine.results import Staged, stage
 from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes
 from clearclip.errors import ClearclipError
@@ -84,10 +84,11 @@ class Container:
             for known in self.known.values()
         )
 
-    def task(self, source: str, stem: str, *, data: bytes | None = None, reason: str | None = None) -> Task:
+    def task(self, member: Member) -> Task:
         """One of its members as a task."""
-        whole = identity(self.source) + source[len(str(self.source)) :]
-        return Task(source, whole, stem, self.stamp, known=self.known.get(stem), data=data, reason=reason)
+        whole = identity(self.source) + member.source[len(str(self.source)) :]
+        known = self.known.get(member.stem)
+        return Task(member.source, whole, member.stem, self.stamp, known, member.data, member.reason)
 
 
 Job = Group | Container
@@ -111,7 +112,7 @@ def groups_of(job: Job) -> Iterator[Group]:
         return
     members = read_members(job.source)
     while chunk := list(islice(members, job.group_size)):
-        group = tuple(job.task(member.source, member.stem, data=member.data, reason=member.reason) for member in chunk)
+        group = tuple(map(job.task, chunk))
         if any(task.wanted for task in group):
             yield group
 

@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -79,21 +80,16 @@ class Labelling:
         segmenter = self.described.load()
         vocabulary, limit = segmenter.vocabulary(self.described.labels, self.described.threshold)
         info = segmenter.describe(segmenter.method, limit)
-        differing = [
-            f"{key} {info.get(key)!r}, not {value!r}" for key, value in self.info.items() if info.get(key) != value
-        ]
+        differing = [key for key, value in self.info.items() if info.get(key) != value]
         if differing:
-            raise ClearclipError(f"machine {machine} has {'; '.join(differing)}: all must make the same results")
+            texts = (f"{key} {info.get(key)!r}, not {self.info[key]!r}" for key in differing)
+            raise ClearclipError(f"machine {machine} has {'; '.join(texts)}: all must make the same results")
         if not (self.writer.run.folder / "labels.json").is_file():
             raise ClearclipError(f"machine {machine} does not see {self.writer.run.folder}: put it in a shared folder")
         labeller = Labeller(
             segmenter, vocabulary, self.described.threshold, self.writer, self.mark, overwrite=self.overwrite
         )
-
-        def work(jobs: list[tuple[int, Images]]) -> Iterator[list[Answer]]:
-            return _label(labeller, jobs)
-
-        return work
+        return partial(_label, labeller)
 
 
 def _label(labeller: Labeller, jobs: Sequence[tuple[int, Images]]) -> Iterator[list[Answer]]:

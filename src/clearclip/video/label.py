@@ -376,8 +376,7 @@ class _Layout:
         height, width = (length + length % 2 for length in size)
         self._canvas = np.full((height, width, 3), 255, dtype=np.uint8)
         if vocabulary is not None:
-            colors = [(int(red), int(green), int(blue)) for red, green, blue in vocabulary.palette]
-            entries = list(zip(vocabulary.names, colors, strict=True))
+            entries = zip(vocabulary.names, vocabulary.palette.tolist(), strict=True)
             strip = np.asarray(draw_legend(entries, width=max(width, LEAST_LEGEND)))
             self._canvas = np.full((height + len(strip) + len(strip) % 2, strip.shape[1], 3), 255, dtype=np.uint8)
             self._canvas[height : height + len(strip)] = strip
