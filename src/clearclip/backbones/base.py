@@ -46,7 +46,7 @@ class Block:
 
     forward: Callable[[Tensor, tuple[int, int]], Tensor]
     ln_1: Map
-    qkv: dict[str, Callable[[], Linear]]
+    qkv: Mapping[str, Callable[[], Linear]]
     out_proj: Map
     ln_2: Map
     mlp: Map

@@ -16,7 +16,7 @@ from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder, check_vocabulary, packed_qkv
 from clearclip.backbones.folder import first_line, load_tokenizer, read_weights
-from clearclip.backbones.hf_clip import load_hf, load_words, tensor_of
+from clearclip.backbones.hf_clip import block_hf, load_hf, load_words, view_hf
 from clearclip.backbones.network import offline_if_unreachable
 from clearclip.errors import CheckpointError
 
@@ -37,14 +37,7 @@ _RENAMED = (
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     """Load a Hugging Face BLIP retrieval model (hub id or folder) with the paper's vision LayerNorm ε of 1e-6."""
-    folder, model, files = load_hf(BlipForImageTextRetrieval, name, _original_eps)
-    backbone = view(model, load_words(tokenizer, folder))
-    backbone.name, backbone.weights_files = name, files
-    return backbone
-
-
-def _original_eps(config: BlipConfig) -> None:
-    config.vision_config.layer_norm_eps = LAYER_NORM_EPS
+    return load_hf(BlipForImageTextRetrieval, name, view, tokenizer, eps=LAYER_NORM_EPS)
 
 
 def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
@@ -54,7 +47,7 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     """
     if not file.is_file():
         raise CheckpointError(f"{file}: there is no such file")
-    state, metadata = _read(file)
+    state, metadata = read_weights([file]), _metadata(file)
     if "visual_encoder.patch_embed.proj.weight" not in state:
         known = ", ".join(sorted(state)[:3])
         raise CheckpointError(f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})")
@@ -86,20 +79,17 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
         raise CheckpointError(f"{file}: {len(missing)} weights are missing (first: {missing[0]})")
     words, no_text = _bert(tokenizer) if has_text else (None, "its file holds the vision tower only")
     backbone = view(model, words)
-    backbone.name, backbone.weights_files = str(file), (file,)
-    if words is None:
-        backbone.no_text = no_text
+    backbone.name, backbone.weights_files, backbone.no_text = str(file), (file,), no_text
     return backbone
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state = read_weights([file])
+def _metadata(file: Path) -> dict[str, Any]:
     if file.suffix != ".safetensors":
-        return state, {}
+        return {}
     with safe_open(str(file), "pt") as opened:
         metadata = opened.metadata() or {}
     try:
-        return state, dict(json.loads(metadata.get("config", "{}")))
+        return dict(json.loads(metadata.get("config", "{}")))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: its configuration cannot be read ({error})") from error
 
@@ -167,9 +157,7 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
     transformers' default LayerNorm ε for BLIP is 1e-5, the original's 1e-6: a model of your own keeps what it has.
     """
-    model.eval()
     vision, embeddings = model.vision_model, model.vision_model.embeddings
-    grid = embeddings.image_size // embeddings.patch_size
     text = None
     if tokenizer is not None:
         check_vocabulary(len(tokenizer), model.text_encoder.embeddings.word_embeddings.num_embeddings)
@@ -183,16 +171,10 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
             tokenizer=tokenizer,
             modules=(model.text_encoder, model.text_proj),
         )
-    return Backbone(
-        name=type(model).__name__,
-        model=model,
-        blocks=[_block(layer) for layer in vision.encoder.layers],
-        heads=vision.encoder.layers[0].self_attn.num_heads,
-        width=embeddings.embed_dim,
+    return view_hf(
+        model,
+        _block,
         embed_dim=model.vision_proj.out_features,
-        patch_size=embeddings.patch_size,
-        native_grid=(grid, grid),
-        embed_patches=embeddings.patch_embedding,
         prefix_tokens=lambda: embeddings.class_embedding[0],
         position_table=lambda: embeddings.position_embedding[0],
         ln_pre=lambda tokens: tokens,
@@ -207,11 +189,5 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
 
 def _block(layer: Any) -> Block:
     qkv = layer.self_attn.qkv
-    return Block(
-        forward=lambda tokens, grid_size: tensor_of(layer(tokens)),
-        ln_1=layer.layer_norm1,
-        qkv=packed_qkv(lambda: (qkv.weight, qkv.bias)),
-        out_proj=layer.self_attn.projection,
-        ln_2=layer.layer_norm2,
-        mlp=layer.mlp,
-    )
+    packed = packed_qkv(lambda: (qkv.weight, qkv.bias))
+    return block_hf(layer, qkv=packed, out_proj=layer.self_attn.projection)

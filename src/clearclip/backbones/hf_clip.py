@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
 
-from clearclip.backbones.base import CLIP_VOCABULARY, Backbone, Block, TextEncoder, check_vocabulary
+from clearclip.backbones.base import CLIP_VOCABULARY, Backbone, Block, Linear, Map, TextEncoder, check_vocabulary
 from clearclip.backbones.folder import (
     TOKENIZER_FILES,
     TOKENIZER_PATTERNS,
@@ -40,22 +40,21 @@ MODEL_SETTINGS = (
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     """Load a `CLIPModel` by hub id or folder; tokenizer is a folder or id to use instead of the model's own."""
-    folder, model, files = load_hf(CLIPModel, name)
-    backbone = view(model, load_words(tokenizer, folder))
-    backbone.name, backbone.weights_files = name, files
-    if (folder / "preprocessor_config.json").is_file():
-        preprocess = read_config(folder / "preprocessor_config.json")
+    backbone = load_hf(CLIPModel, name, view, tokenizer)
+    settings = Path(name, "preprocessor_config.json")
+    if settings.is_file():
+        preprocess = read_config(settings)
         backbone.mean = three_numbers(preprocess, "image_mean", CLIP_MEAN)
         backbone.std = three_numbers(preprocess, "image_std", CLIP_STD)
     return backbone
 
 
 def load_hf(
-    kind: Any, name: str, change: Callable[[Any], None] = lambda config: None
-) -> tuple[Path, Any, tuple[Path, ...]]:
-    """A folder, its transformers model in float32, and the files of the weights, which must hold every one.
+    kind: Any, name: str, view: Callable[[Any, Any], Backbone], tokenizer: str | None, *, eps: float | None = None
+) -> Backbone:
+    """A folder's transformers model in float32 as a backbone; its files must hold every weight.
 
-    `change` may edit the configuration; of the file's own only the listed settings are used.
+    `eps` replaces the vision tower's LayerNorm ε; of the configuration only the listed settings are used.
     """
     folder = Path(name)
     files = _weights_files(folder)
@@ -65,7 +64,8 @@ def load_hf(
     transformers_logging.disable_progress_bar()
     try:
         config = kind.config_class(**settings)
-        change(config)
+        if eps is not None:
+            config.vision_config.layer_norm_eps = eps
         check_shape(partial(kind, config), settings, files)
         model, report = kind.from_pretrained(
             None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
@@ -82,7 +82,9 @@ def load_hf(
         raise CheckpointError(
             f"{name}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); it is no {kind.__name__}"
         )
-    return folder, model, files
+    backbone = view(model, load_words(tokenizer, folder))
+    backbone.name, backbone.weights_files = name, files
+    return backbone
 
 
 def fetch_model(name: str) -> Path:
@@ -141,21 +143,13 @@ def load_words(given: str | None, folder: Path) -> Any:
 
 def view(model: Any, tokenizer: Any = None) -> Backbone:
     """See a `CLIPModel` as a backbone; without a tokenizer CLIP's own is taken if the vocabulary has its 49,408."""
-    model.eval()
     vision = model.vision_model
     embeddings = vision.embeddings
-    grid = embeddings.image_size // embeddings.patch_size
     text, no_text = _text(model, tokenizer)
-    return Backbone(
-        name=type(model).__name__,
-        model=model,
-        blocks=[_block(layer) for layer in vision.encoder.layers],
-        heads=vision.encoder.layers[0].self_attn.num_heads,
-        width=embeddings.embed_dim,
+    return view_hf(
+        model,
+        _block,
         embed_dim=model.projection_dim,
-        patch_size=embeddings.patch_size,
-        native_grid=(grid, grid),
-        embed_patches=embeddings.patch_embedding,
         prefix_tokens=lambda: embeddings.class_embedding[None],
         position_table=lambda: embeddings.position_embedding.weight,
         ln_pre=vision.pre_layrnorm,
@@ -165,25 +159,43 @@ def view(model: Any, tokenizer: Any = None) -> Backbone:
     )
 
 
-def _block(layer: Any) -> Block:
-    attention = layer.self_attn
-    return Block(
-        forward=lambda tokens, grid_size: tensor_of(layer(tokens, attention_mask=None)),
-        ln_1=layer.layer_norm1,
-        qkv={
-            "q": lambda: (attention.q_proj.weight, attention.q_proj.bias),
-            "k": lambda: (attention.k_proj.weight, attention.k_proj.bias),
-            "v": lambda: (attention.v_proj.weight, attention.v_proj.bias),
-        },
-        out_proj=attention.out_proj,
-        ln_2=layer.layer_norm2,
-        mlp=layer.mlp,
+def view_hf(model: Any, block: Callable[[Any], Block], **own: Any) -> Backbone:
+    """A model of transformers as a backbone: what its kinds have in common, and what is its `own`."""
+    model.eval()
+    vision, embeddings = model.vision_model, model.vision_model.embeddings
+    grid = embeddings.image_size // embeddings.patch_size
+    return Backbone(
+        name=type(model).__name__,
+        model=model,
+        blocks=[block(layer) for layer in vision.encoder.layers],
+        heads=vision.encoder.layers[0].self_attn.num_heads,
+        width=embeddings.embed_dim,
+        patch_size=embeddings.patch_size,
+        native_grid=(grid, grid),
+        embed_patches=embeddings.patch_embedding,
+        **own,
     )
 
 
-def tensor_of(output: Any) -> Tensor:
-    """What a layer of transformers returns: the tensor, in some versions the first of a tuple."""
-    return output if isinstance(output, Tensor) else output[0]
+def block_hf(layer: Any, *, qkv: Mapping[str, Callable[[], Linear]], out_proj: Map, **options: Any) -> Block:
+    """A layer of transformers as a block; in some versions it returns a tuple, whose first is the tensor."""
+
+    def forward(tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        output = layer(tokens, **options)
+        return output if isinstance(output, Tensor) else output[0]
+
+    return Block(forward, layer.layer_norm1, qkv, out_proj, layer.layer_norm2, layer.mlp)
+
+
+def _block(layer: Any) -> Block:
+    attention = layer.self_attn
+    projections = {"q": attention.q_proj, "k": attention.k_proj, "v": attention.v_proj}
+    qkv = {name: partial(_weight_and_bias, projection) for name, projection in projections.items()}
+    return block_hf(layer, qkv=qkv, out_proj=attention.out_proj, attention_mask=None)
+
+
+def _weight_and_bias(linear: Any) -> Linear:
+    return linear.weight, linear.bias
 
 
 def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:

@@ -39,6 +39,8 @@ MODEL_SETTINGS = (
     "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias",
     "nonscalar_logit_scale",
 )  # fmt: skip
+TEXT_PARTS = ("token_embedding", "transformer", "ln_final", "text_projection", "positional_embedding")
+"""What a plain text tower encodes with, of a model that may be the whole CLIP."""
 TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
 
 
@@ -50,7 +52,11 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     own. `CheckpointError` also where the architecture has another activation than the weights were trained with.
     """
     if name.startswith("hf-hub:"):
-        folder = _fetch(name)
+        try:
+            repository = name.removeprefix("hf-hub:")
+            folder = fetch(repository, (CONFIG, "open_clip_*model.*", KNOWN_WORDS, *TOKENIZER_PATTERNS))
+        except Exception as error:
+            raise CheckpointError(_loading_failed(name, name, None, error)) from error
     elif name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
     else:
@@ -152,7 +158,7 @@ def _words(name: str, given: str | None, own: str | None, text: dict[str, Any], 
             f"{name}: its configuration gives the tokenizer {', '.join(map(repr, unknown))}; only "
             f"{' and '.join(TOKENIZER_OPTIONS)} may be given"
         )
-    context = _tower(model).context_length
+    context = getattr(model, "text", model).context_length
     try:
         with _quiet():
             if given is not None:
@@ -163,14 +169,6 @@ def _words(name: str, given: str | None, own: str | None, text: dict[str, Any], 
             return open_clip.SimpleTokenizer(context_length=context)
     except Exception as error:
         raise CheckpointError(f"{given or name}: its tokenizer cannot be loaded ({first_line(error)})") from error
-
-
-def _fetch(name: str) -> Path:
-    repository = name.removeprefix("hf-hub:")
-    try:
-        return fetch(repository, (CONFIG, "open_clip_*model.*", KNOWN_WORDS, *TOKENIZER_PATTERNS))
-    except Exception as error:
-        raise CheckpointError(_loading_failed(name, name, None, error)) from error
 
 
 @contextmanager
@@ -198,14 +196,15 @@ def _check_tag(architecture: str, tag: str) -> None:
     row = open_clip.get_pretrained_cfg(architecture, tag)
     if not row:
         raise UsageError(f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}")
-    quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
-    trained_quick = bool(row.get("quick_gelu", False))
-    if quick != trained_quick:
-        names = {True: "QuickGELU", False: "GELU"}
-        other = f"{architecture}-quickgelu" if trained_quick else architecture.removesuffix("-quickgelu")
+    built, trained = (
+        "QuickGELU" if settings.get("quick_gelu") else "GELU"
+        for settings in (open_clip.get_model_config(architecture), row)
+    )
+    if built != trained:
+        other = architecture.removesuffix("-quickgelu") if trained == "GELU" else f"{architecture}-quickgelu"
         raise CheckpointError(
-            f"{architecture}/{tag}: the weights were trained with {names[trained_quick]}, the architecture has "
-            f"{names[quick]}; it would run and be wrong. Use {other}/{tag}"
+            f"{architecture}/{tag}: the weights were trained with {trained}, the architecture has {built}; it would "
+            f"run and be wrong. Use {other}/{tag}"
         )
 
 
@@ -311,12 +310,8 @@ def _block(block: Any) -> Block:
     )
 
 
-def _tower(model: Any) -> Any:
-    return getattr(model, "text", model)
-
-
 def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
-    tower = _tower(model)
+    tower = getattr(model, "text", model)
     if tokenizer is None:
         vocabulary = getattr(tower, "vocab_size", None)
         if vocabulary != CLIP_VOCABULARY:
@@ -345,15 +340,7 @@ def _text(model: Any, tokenizer: Any) -> tuple[TextEncoder | None, str]:
             context_length=context,
             pad_id=pad_id,
             tokenizer=tokenizer,
-            modules=(
-                tower.token_embedding,
-                tower.transformer,
-                tower.ln_final,
-                tower.text_projection,
-                tower.positional_embedding,
-            )
-            if plain
-            else (tower,),
+            modules=tuple(getattr(tower, part) for part in TEXT_PARTS) if plain else (tower,),
         ),
         "",
     )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.encode.images import load_image
-from clearclip.engine.containers import read_members
+from clearclip.engine.containers import Member, read_members
 from clearclip.engine.results import Staged, stage
 from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes
 from clearclip.errors import ClearclipError
@@ -84,10 +84,11 @@ class Container:
             for known in self.known.values()
         )
 
-    def task(self, source: str, stem: str, *, data: bytes | None = None, reason: str | None = None) -> Task:
+    def task(self, member: Member) -> Task:
         """One of its members as a task."""
-        whole = identity(self.source) + source[len(str(self.source)) :]
-        return Task(source, whole, stem, self.stamp, known=self.known.get(stem), data=data, reason=reason)
+        whole = identity(self.source) + member.source[len(str(self.source)) :]
+        known = self.known.get(member.stem)
+        return Task(member.source, whole, member.stem, self.stamp, known, member.data, member.reason)
 
 
 Job = Group | Container
@@ -111,7 +112,7 @@ def groups_of(job: Job) -> Iterator[Group]:
         return
     members = read_members(job.source)
     while chunk := list(islice(members, job.group_size)):
-        group = tuple(job.task(member.source, member.stem, data=member.data, reason=member.reason) for member in chunk)
+        group = tuple(map(job.task, chunk))
         if any(task.wanted for task in group):
             yield group
 
@@ -127,20 +128,19 @@ class Labeller:
     settings: str
     overwrite: bool = False
 
-    def run(self, groups: Iterable[Group], *, overlap: bool = True) -> Generator[list[Outcome], None, None]:
+    def run(self, groups: Iterable[Group]) -> Generator[list[Outcome], None, None]:
         """Label groups, reading ahead and writing behind; yields the outcomes of each group's wanted tasks, in order.
 
         `OSError` if the disk is full or the folder cannot be written; the outcomes before have been yielded.
         """
-        ahead, behind = (GROUPS_AHEAD, GROUPS_BEHIND) if overlap else (0, 0)
         readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
         try:
             writing: deque[list[Future[Outcome]]] = deque()
-            for reads in self._read_ahead(readers, groups, ahead=ahead):
-                clear = [_finished(read.outcome(reason=read.reason)) for read in reads if read.pixels is None]
+            for reads in self._read_ahead(readers, groups):
+                clear = [writers.submit(read.outcome, reason=read.reason) for read in reads if read.pixels is None]
                 labelled = self._label([read for read in reads if read.pixels is not None])
                 writing.append(clear + [writers.submit(self._write, read, result) for read, result in labelled])
-                while len(writing) > behind:
+                while len(writing) > GROUPS_BEHIND:
                     yield from _collect(writing.popleft())
             while writing:
                 yield from _collect(writing.popleft())
@@ -148,11 +148,11 @@ class Labeller:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
 
-    def _read_ahead(self, pool: ThreadPoolExecutor, groups: Iterable[Group], *, ahead: int) -> Iterator[list[_Read]]:
+    def _read_ahead(self, pool: ThreadPoolExecutor, groups: Iterable[Group]) -> Iterator[list[_Read]]:
         started: deque[list[tuple[Task, Future[_Read] | None]]] = deque()
         for group in groups:
             started.append([(task, pool.submit(self._read, task) if task.wanted else None) for task in group])
-            if len(started) > ahead:
+            if len(started) > GROUPS_AHEAD:
                 yield self._with_company(started.popleft())
         while started:
             yield self._with_company(started.popleft())
@@ -169,32 +169,27 @@ class Labeller:
         """Read an image and its digest, and decode it unless there is a reason not to."""
         if task.reason is not None:
             return _Read(task, reason=task.reason)
+        data, known = task.data, task.known
         try:
-            data = task.data
             if data is None and is_address(task.source):
                 data = read_bytes(task.source)
             found = digest(Path(task.source) if data is None else data)
-            if task.wanted and task.known is not None and task.known.finished and task.known.digest == found:
+            if task.wanted and known is not None and known.finished and known.digest == found:
                 return _Read(task, digest=found)
             pixels = load_image(task.source if data is None else data, max_pixels=self.segmenter.max_pixels)
         except ClearclipError as error:
             return _Read(task, reason=str(error))
         except Exception as error:  # decoders fail in many ways, and no image may stop the others
             return _Read(task, reason=f"{task.source}: the image cannot be read ({type(error).__name__}: {error})")
-        if task.wanted and not self.overwrite and self._is_of_another(task, found):
-            files = self.writer.files(task.stem) or (task.stem,)
-            return _Read(
-                task,
-                digest=found,
-                reason=f"{files[0]} exists and was made from another image than {task.source}: use another folder or "
-                "--overwrite",
+        # An earlier version of this image may have the name, another image may not.
+        is_another = known is not None and known.digest != found and known.source != task.identity
+        if task.wanted and not self.overwrite and is_another:
+            file = next(iter(self.writer.files(task.stem)), task.stem)
+            reason = (
+                f"{file} exists and was made from another image than {task.source}: use another folder or --overwrite"
             )
+            return _Read(task, digest=found, reason=reason)
         return _Read(task, digest=found, pixels=pixels)
-
-    def _is_of_another(self, task: Task, found: str) -> bool:
-        """Whether the name belongs to another image, not to an earlier version of this one."""
-        known = task.known
-        return known is not None and known.digest != found and known.source != task.identity
 
     def _label(self, reads: Sequence[_Read]) -> list[tuple[_Read, Segmentation | str]]:
         """The results of wanted images, or why there is none."""
@@ -251,12 +246,6 @@ def _reraise_unless_of_an_image(error: Exception) -> None:
     """A model or device that fails for every image stops the run."""
     if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("memory", "allocate")):
         raise error
-
-
-def _finished(outcome: Outcome) -> Future[Outcome]:
-    future: Future[Outcome] = Future()
-    future.set_result(outcome)
-    return future
 
 
 def _collect(group: Iterable[Future[Outcome]]) -> Iterator[list[Outcome]]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
 from clearclip.engine.pipeline import Container, Group, Job, Labeller, Outcome, groups_of
-from clearclip.engine.ray_pool import Pool
 from clearclip.engine.ray_worker import Answer, Load, Worker
 from clearclip.errors import ClearclipError
 from clearclip.formats import Writer
@@ -80,21 +80,16 @@ class Labelling:
         segmenter = self.described.load()
         vocabulary, limit = segmenter.vocabulary(self.described.labels, self.described.threshold)
         info = segmenter.describe(segmenter.method, limit)
-        differing = [
-            f"{key} {info.get(key)!r}, not {value!r}" for key, value in self.info.items() if info.get(key) != value
-        ]
+        differing = [key for key, value in self.info.items() if info.get(key) != value]
         if differing:
-            raise ClearclipError(f"machine {machine} has {'; '.join(differing)}: all must make the same results")
+            texts = (f"{key} {info.get(key)!r}, not {self.info[key]!r}" for key in differing)
+            raise ClearclipError(f"machine {machine} has {'; '.join(texts)}: all must make the same results")
         if not (self.writer.run.folder / "labels.json").is_file():
             raise ClearclipError(f"machine {machine} does not see {self.writer.run.folder}: put it in a shared folder")
         labeller = Labeller(
             segmenter, vocabulary, self.described.threshold, self.writer, self.mark, overwrite=self.overwrite
         )
-
-        def work(jobs: list[tuple[int, Images]]) -> Iterator[list[Answer]]:
-            return _label(labeller, jobs)
-
-        return work
+        return partial(_label, labeller)
 
 
 def _label(labeller: Labeller, jobs: Sequence[tuple[int, Images]]) -> Iterator[list[Answer]]:
@@ -128,18 +123,3 @@ def _label(labeller: Labeller, jobs: Sequence[tuple[int, Images]]) -> Iterator[l
         yield answers
         raise
     yield answers + ends
-
-
-@dataclass(frozen=True)
-class RayEngine:
-    """As `run.Engine`, on a pool."""
-
-    pool: Pool
-    described: Described
-    info: Mapping[str, str]
-    overwrite: bool = False
-
-    def __call__(self, jobs: Iterator[Job], writer: Writer, mark: str) -> Generator[Sequence[Outcome], None, None]:
-        """Do the jobs; yields outcomes in any order."""
-        labelling = Labelling(self.described, self.info, writer, mark, self.overwrite)
-        yield from self.pool.run(labelling, map(Images, jobs), at_once=GROUPS_AT_ONCE)

@@ -71,9 +71,7 @@ class Results:
         for file in () if waiting.is_symlink() else waiting.glob("*/**/*"):
             path = file.relative_to(waiting).as_posix().partition("/")[2]
             known, target = self.ledger.owned(path), self.folder / path
-            if known is None or not known.written.stands(file):
-                continue
-            if not (self._is_inside(file) and self._is_inside(target)):
+            if known is None or not (known.written.stands(file) and self._is_inside(file) and self._is_inside(target)):
                 continue
             if os.path.lexists(target) and not stat.S_ISREG(target.lstat().st_mode):
                 continue
@@ -128,8 +126,7 @@ class Results:
         gone: list[str] = []
         refused: dict[str, str] = {}
         for entry, record, staged in made:
-            reason = self._taken(entry.stem, staged, files)
-            if reason is not None:
+            if reason := self._taken(entry.stem, staged, files):
                 refused[entry.stem] = reason
                 staged.discard()
                 continue
@@ -141,20 +138,18 @@ class Results:
             moves.append((entry.stem, staged))
         self.ledger.add(entries, files, gone)
         for stem, staged in moves:
-            reason = self._move(staged, files)
-            if reason is not None:
+            if reason := self._move(staged, files):
                 self.ledger.forget(stem)
                 refused[stem] = reason
         return refused
 
     def publish(self, staged: Staged) -> None:
         """Give the files of the whole run their names; `UsageError` if one is taken."""
-        reason = self._taken("", staged, {})
-        if reason is None:
-            files = self._rows("", staged)
-            self.ledger.add((), files)
-            reason = self._move(staged, files)
-        if reason is not None:
+        if reason := self._taken("", staged, {}):
+            raise UsageError(reason)
+        files = self._rows("", staged)
+        self.ledger.add((), files)
+        if reason := self._move(staged, files):
             raise UsageError(reason)
 
     def set_aside(self, entries: Iterable[Entry], settings: str) -> Path:
@@ -191,27 +186,23 @@ class Results:
         return gone
 
     def _taken(self, stem: str, staged: Staged, others: Mapping[str, Owned]) -> str | None:
-        both = next((path for path in staged.files if path in others), None)
-        if both is not None:
-            return f"{self.folder / both} is the name of two results: rename one image, or use two folders"
+        if both := [path for path in staged.files if path in others]:
+            return f"{self.folder / both[0]} is the name of two results: rename one image, or use two folders"
         reason = self.obstacle(staged.files, stem=stem)
         if reason is not None or self.overwrite:
             return reason
         for path in staged.files:
             file, known = self.folder / path, self.ledger.owned(path)
-            if known is None or known.written.stands(file) or not os.path.lexists(file):
-                continue
-            if not _begins(staged.folder / path, file):
+            stands = known is None or known.written.stands(file) or not os.path.lexists(file)
+            if not (stands or _begins(staged.folder / path, file)):
                 return f"{file} was changed since it was written: keep it elsewhere, or give --overwrite"
         return None
 
     def _rows(self, stem: str, staged: Staged) -> dict[str, Owned]:
-        rows = {}
-        for path, written in staged.files.items():
-            target = self.folder / path
-            before = Written.of(target).digest if os.path.lexists(target) else ""
-            rows[path] = Owned(stem, written, before)
-        return rows
+        def before(target: Path) -> str:
+            return Written.of(target).digest if os.path.lexists(target) else ""
+
+        return {path: Owned(stem, written, before(self.folder / path)) for path, written in staged.files.items()}
 
     def _move(self, staged: Staged, rows: Mapping[str, Owned]) -> str | None:
         try:

@@ -88,8 +88,7 @@ def find_images(sources: Sequence[str]) -> list[Path]:
 
     A file that does not exist is among them, so that a run can list it as failed.
     """
-    remote = [source for source in sources if is_address(source)]
-    if remote:
+    if remote := [source for source in sources if is_address(source)]:
         raise UsageError(f"{remote[0]} is not on this machine: name files, folders or globs")
     return [Path(found) for found in find_sources(sources) if not is_container(found)]
 
@@ -151,7 +150,7 @@ def segment_on_ray(
     there.
     """
     from clearclip.engine.ray_pool import connect
-    from clearclip.engine.ray_run import Described, RayEngine
+    from clearclip.engine.ray_run import GROUPS_AT_ONCE, Described, Images, Labelling
 
     get_formats(formats)
     described = Described(load, labels, threshold)
@@ -161,7 +160,12 @@ def segment_on_ray(
             vocabulary, info, output, formats=formats, choices=choices or Choices(),
             batch_size=batch_size, overwrite=overwrite, show_progress=show_progress,
         )  # fmt: skip
-        return carry_out(order, paths, RayEngine(pool, described, info, overwrite))
+
+        def on_workers(jobs: Iterator[Job], writer: Writer, mark: str) -> Generator[Sequence[Outcome], None, None]:
+            labelling = Labelling(described, info, writer, mark, overwrite)
+            return pool.run(labelling, map(Images, jobs), at_once=GROUPS_AT_ONCE)
+
+        return carry_out(order, paths, on_workers)
 
 
 def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report:
@@ -211,22 +215,18 @@ def _settle(order: Order, sources: Sequence[Source], results: Results, writer: W
     What this run does not make again is set aside: no old label map is ever read with new names.
     """
     output, settings, ledger = order.output, order.settings, results.ledger
-    known = ledger.settings
-    differing = (
-        [] if known is None else sorted(key for key in compared(settings, known) if settings.get(key) != known.get(key))
-    )
+    known = settings if ledger.settings is None else ledger.settings
+    differing = sorted(key for key in compared(settings, known) if settings.get(key) != known.get(key))
     if differing and not order.overwrite:
         raise UsageError(
             f"{output} holds results with other settings ({', '.join(differing)}): choose another folder, or make "
             "everything again with --overwrite"
         )
-    obstacle = results.obstacle(_run_files(writer), stem="")
-    if obstacle is not None:
+    if obstacle := results.obstacle(_run_files(writer), stem=""):
         raise UsageError(obstacle)
     if differing:
         others = ledger.made_otherwise(order.mark)
-        left = _left_out(others, sources)
-        if left:
+        if left := _left_out(others, sources):
             report.aside = results.set_aside(left, json.dumps(known, indent=2, ensure_ascii=False))
         for entry in others:
             results.remove(ledger.files(entry.stem))
@@ -242,12 +242,8 @@ def _settle(order: Order, sources: Sequence[Source], results: Results, writer: W
 def _left_out(entries: Sequence[Entry], sources: Sequence[Source]) -> list[Entry]:
     """The entries whose names no image of these sources will take."""
     stems = {stem_of(source) for source in sources if not is_container(source)}
-    containers = {f"{identity(source)}#" for source in sources if is_container(source)}
-    return [
-        entry
-        for entry in entries
-        if entry.stem not in stems and f"{entry.source.rpartition('#')[0]}#" not in containers
-    ]
+    others = {identity(source) for source in sources if is_container(source)}
+    return [entry for entry in entries if entry.stem not in stems and entry.source.rpartition("#")[0] not in others]
 
 
 def _work(
@@ -307,15 +303,13 @@ def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Wri
         if is_container(source):
             return None
         files = [file for file in writer.files(stem) if not is_folder(file)]
-        mine = [file for file in files if inputs and same(str(resolved(file))) in inputs]
-        if mine:
+        if mine := [file for file in files if inputs and same(str(resolved(file))) in inputs]:
             return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"
         return results.obstacle((file.relative_to(order.output).as_posix() for file in files), stem=stem)
 
     for source in sources:
         stem = stem_of(source)
-        reason = obstacle(source, stem)
-        if reason is not None:
+        if reason := obstacle(source, stem):
             report.failed.append((source, reason))
         elif is_container(source):
             entries = {entry.stem: known(entry) for entry in ledger.below(f"{stem}-")}

@@ -15,7 +15,7 @@ from clearclip.engine.ledger import results_below
 from clearclip.errors import ImageError, UsageError
 from clearclip.files.label_maps import read_comment, read_info
 from clearclip.files.names import safe_stem
-from clearclip.files.reading import open_regular
+from clearclip.files.reading import open_regular, sha256_of
 
 PREVIEW_SUFFIX = ".overlay.jpg"
 CONTAINER_SUFFIXES = (".tar", ".parquet")
@@ -171,14 +171,11 @@ def digest(source: Source | bytes) -> str:
     """SHA-256 of an image's file or bytes, its first 32 hexadecimal digits; "none" if the file cannot be read."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()[:32]
-    hashed = hashlib.sha256()
     try:
         with open_regular(source) as file:
-            while chunk := file.read(1 << 20):
-                hashed.update(chunk)
+            return sha256_of(file)[:32]
     except OSError:
         return "none"
-    return hashed.hexdigest()[:32]
 
 
 def stamp(source: Source) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,11 @@ def draw_overlay(
         return picture
     shares = np.bincount(label_map[known].ravel(), minlength=len(palette)) / max(1, label_map.size)
     present = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
-    entries = [(f"{names[index]}  {shares[index]:.1%}", _rgb(palette[index])) for index in present]
+    entries = [(f"{names[index]}  {shares[index]:.1%}", palette[index].tolist()) for index in present]
     return stack([picture, draw_legend(entries, width=max(picture.width, 160))])
 
 
-def draw_legend(entries: Sequence[tuple[str, tuple[int, int, int]]], *, width: int, size: int = 14) -> Image.Image:
+def draw_legend(entries: Iterable[tuple[str, Sequence[int]]], *, width: int, size: int = 14) -> Image.Image:
     """A white strip of coloured squares with texts, wrapped to a width; `size` is the letters' height in pixels."""
     font = ImageFont.load_default(size)
     pad, line = size // 2, size + 10
@@ -57,7 +57,7 @@ def draw_legend(entries: Sequence[tuple[str, tuple[int, int, int]]], *, width: i
     strip = Image.new("RGB", (width, y + line), BACKGROUND)
     pen = ImageDraw.Draw(strip)
     for x, y, text, color in places:
-        pen.rectangle((x, y, x + size, y + size), fill=color, outline=INK)
+        pen.rectangle((x, y, x + size, y + size), fill=tuple(color), outline=INK)
         pen.text((x + size + pad, y - 1), text, fill=INK, font=font)
     return strip
 
@@ -78,7 +78,3 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     while len(text) > 1 and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-def _rgb(color: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
-    return int(color[0]), int(color[1]), int(color[2])

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from clearclip.files.reading import open_regular, read_bytes
+from clearclip.files.reading import open_regular, read_bytes, sha256_of
 from clearclip.files.writing import atomic_write
 
 SETTLED_NS = 3_000_000_000
@@ -36,16 +36,14 @@ def file_hash(path: Path) -> str:
         known = _remembered(entry, identity)
         if known is not None:
             return known
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        digest = sha256_of(file)
         settled = identity == _identity(file.fileno()) and time.time_ns() - max(identity[1:3]) > SETTLED_NS
     if settled:
         with suppress(OSError):  # it is read again next time
             entry.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(entry) as partial:
-                partial.write_text(json.dumps([*identity, digest.hexdigest()]), encoding="ascii")
-    return digest.hexdigest()
+                partial.write_text(json.dumps([*identity, digest]), encoding="ascii")
+    return digest
 
 
 def _identity(handle: int) -> tuple[int, int, int, int, int]:

@@ -6,6 +6,7 @@ file that is missing, so that callers name both in the same way.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -74,6 +75,14 @@ def read_text(path: str | os.PathLike[str], *, limit: int) -> str:
         return read_bytes(path, limit=limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RefusedError(f"its byte {error.start:,} is not UTF-8: save it as UTF-8 text") from error
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256 of what is left of an open file, 64 hexadecimal digits; it is read in pieces."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 class ExhaustedError(Exception):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clearclip.errors import UsageError
-from clearclip.files.reading import open_regular
+from clearclip.files.reading import open_regular, sha256_of
 
 PREFIX = ".clearclip-"
 ATTEMPTS = 1000  # others may remove the lock or its folder; but in /proc no file can ever be made
@@ -168,10 +168,7 @@ class Written(NamedTuple):
         """Size in bytes, time of the last change in ns, and SHA-256 of a file; it reads all of it."""
         with open_regular(file) as opened:
             status = os.fstat(opened.fileno())
-            hashed = hashlib.sha256()
-            while chunk := opened.read(1 << 20):
-                hashed.update(chunk)
-        return cls(status.st_size, status.st_mtime_ns, hashed.hexdigest())
+            return cls(status.st_size, status.st_mtime_ns, sha256_of(opened))
 
     def stands(self, file: Path) -> bool:
         """Whether a file still has these bytes; it is read only where its time differs."""

@@ -5,6 +5,7 @@ https://cocodataset.org/#format-data, https://cocodataset.org/#panoptic-2019
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,12 @@ class Coco(Format):
     libraries = ("pycocotools.mask", "cv2")
 
     def write(self, sample: Sample) -> Record:
-        height, width = sample.size
-        annotations = [
-            {
-                "category_id": region.label + 1,
-                "segmentation": {"size": [height, width], "counts": region.rle},
-                **_measures(region),
-            }
-            for region in sample.regions
-        ]
-        return {"annotations": annotations}
+        size = list(sample.size)
+        shapes = ((region, {"size": size, "counts": region.rle}) for region in sample.regions)
+        return {"annotations": [_annotation(region, segmentation=shape) for region, shape in shapes]}
 
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
-        file = run.folder / self.run_files[0]
-        save_json(file, _head(run), {"images": _images(records), "annotations": _annotations(records)})
-        return (file,)
+        return _save(run.folder / self.run_files[0], run, records, _annotations(records))
 
 
 class Panoptic(Format):
@@ -59,7 +51,7 @@ class Panoptic(Format):
             x, y, width, height = region.box
             color = (number % 256, number // 256 % 256, number // 65536)
             picture[y : y + height, x : x + width][region.mask] = color
-            segments.append({"id": number, "category_id": region.label + 1, **_measures(region)})
+            segments.append({"id": number, **_annotation(region)})
         save_image(Image.fromarray(picture), self.place(sample), info=sample.all_texts)
         return {"segments_info": segments}
 
@@ -68,9 +60,7 @@ class Panoptic(Format):
             {"image_id": number, "file_name": f"{record['stem']}.png", "segments_info": record["segments_info"]}
             for number, record in enumerate(records(), start=1)
         )
-        file = run.folder / self.run_files[0]
-        save_json(file, _head(run), {"images": _images(records), "annotations": annotations})
-        return (file,)
+        return _save(run.folder / self.run_files[0], run, records, annotations)
 
 
 def segment_ids(regions: Iterable[Region], palette: npt.NDArray[np.uint8]) -> Iterator[int]:
@@ -85,13 +75,14 @@ def segment_ids(regions: Iterable[Region], palette: npt.NDArray[np.uint8]) -> It
         yield number
 
 
-def _measures(region: Region) -> dict[str, Any]:
-    return {"area": region.area, "bbox": list(region.box), "iscrowd": 0, **region.scored}
+def _annotation(region: Region, **shape: Any) -> dict[str, Any]:
+    measures = {"area": region.area, "bbox": list(region.box), "iscrowd": 0}
+    return {"category_id": region.label + 1, **shape, **measures, **region.scored}
 
 
-def _head(run: Run) -> dict[str, Any]:
+def _save(file: Path, run: Run, records: Records, annotations: Iterable[Any]) -> tuple[Path]:
     things, palette = run.choices.things, run.vocabulary.palette.tolist()
-    return {
+    head = {
         "info": {"description": "Segmentations by clearclip", "version": "1.0", **run.provenance},
         "licenses": [],
         "categories": [
@@ -105,6 +96,8 @@ def _head(run: Run) -> dict[str, Any]:
             for index, name in enumerate(run.vocabulary.names)
         ],
     }
+    save_json(file, head, {"images": _images(records), "annotations": annotations})
+    return (file,)
 
 
 def _images(records: Records) -> Iterator[dict[str, Any]]:
@@ -114,8 +107,7 @@ def _images(records: Records) -> Iterator[dict[str, Any]]:
 
 
 def _annotations(records: Records) -> Iterator[dict[str, Any]]:
-    number = 0
+    numbers = itertools.count(1)
     for image_id, record in enumerate(records(), start=1):
         for annotation in record["annotations"]:
-            number += 1
-            yield {"id": number, "image_id": image_id, **annotation}
+            yield {"id": next(numbers), "image_id": image_id, **annotation}

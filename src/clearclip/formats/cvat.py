@@ -35,11 +35,7 @@ class Cvat(Format):
     def finish(self, run: Run, records: Records) -> tuple[Path, ...]:
         file = run.folder / self.run_files[0]
         with atomic_write(file) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
-            count = sum(1 for _ in records())
-            stream.writelines(f"{line}\n" for line in _head(run, count))
-            for number, record in enumerate(records()):
-                stream.writelines(f"{line}\n" for line in _image(number, record))
-            stream.write("</annotations>\n")
+            stream.writelines(f"{line}\n" for line in _lines(run, records))
         return (file,)
 
 
@@ -51,12 +47,12 @@ def box_rle(mask: npt.NDArray[np.bool_]) -> str:
     return ", ".join(map(str, [0, *lengths] if flat[0] else lengths))
 
 
-def _head(run: Run, count: int) -> Iterator[str]:
+def _lines(run: Run, records: Records) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta>\n    <provenance>'
     for key, value in run.info.items():
         yield f"      <entry key={_quoted(key)}>{_text(value)}</entry>"
     yield "    </provenance>\n    <task>"
-    yield f"      <name>clearclip</name><size>{count}</size><mode>annotation</mode>"
+    yield f"      <name>clearclip</name><size>{sum(1 for _ in records())}</size><mode>annotation</mode>"
     yield "      <labels>"
     for name, color in zip(run.vocabulary.names, run.vocabulary.palette.tolist(), strict=True):
         yield f"        <label><name>{_text(name)}</name><color>#{bytes(color).hex()}</color><type>mask</type>"
@@ -64,6 +60,9 @@ def _head(run: Run, count: int) -> Iterator[str]:
         yield "            <default_value></default_value><values></values></attribute></attributes>"
         yield "        </label>"
     yield "      </labels>\n    </task>\n  </meta>"
+    for number, record in enumerate(records()):
+        yield from _image(number, record)
+    yield "</annotations>"
 
 
 def _image(number: int, record: Mapping[str, Any]) -> Iterator[str]:

@@ -92,7 +92,7 @@ def _task(record: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
     results = [
         {
             "id": stroke["id"], "from_name": "label", "to_name": "image", "type": "brushlabels", **image,
-            **{key: stroke[key] for key in ("score",) if key in stroke},
+            **({"score": stroke["score"]} if "score" in stroke else {}),
             "value": {
                 "format": "rle", "rle": list(base64.b64decode(stroke["brush"])), "brushlabels": [stroke["label"]],
             },

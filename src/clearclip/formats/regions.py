@@ -122,12 +122,10 @@ def find_regions(result: Result, choices: Choices) -> list[Region]:
         y, x = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
         top, left, bottom, right = int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1
         mask = whole[top:bottom, left:right]
-        if result.labels[label] in choices.things:
-            for part, (row, column) in connected(mask):
-                box = (left + column, top + row, part.shape[1], part.shape[0])
-                regions.append(Region(label, box, part, True, result))
-        else:
-            regions.append(Region(label, (left, top, right - left, bottom - top), mask, False, result))
+        is_thing = result.labels[label] in choices.things
+        for part, (row, column) in connected(mask) if is_thing else [(mask, (0, 0))]:
+            box = (left + column, top + row, part.shape[1], part.shape[0])
+            regions.append(Region(label, box, part, is_thing, result))
     return [region for region in regions if region.area >= choices.min_area]
 
 
@@ -136,7 +134,6 @@ def connected(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.bool_], 
     cv2 = require("cv2", extra="formats", purpose="telling things apart")
     count, parts, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     found = []
-    for index in range(1, count):
-        x, y, width, height = (int(number) for number in boxes[index, :4])
+    for index, (x, y, width, height) in enumerate(boxes[1:count, :4].tolist(), start=1):
         found.append((parts[y : y + height, x : x + width] == index, (y, x)))
     return sorted(found, key=lambda part: part[1])

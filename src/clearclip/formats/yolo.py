@@ -50,13 +50,8 @@ class Yolo(Format):
         file = run.folder / self.run_files[0]
         file.parent.mkdir(exist_ok=True)
         names = dict(enumerate(run.vocabulary.names))
-        content = {
-            "train": "images",
-            "val": "images",
-            "nc": len(names),
-            "names": names,
-            "clearclip": {key: printable(value) for key, value in run.info.items()},
-        }
+        info = {key: printable(value) for key, value in run.info.items()}
+        content = {"train": "images", "val": "images", "nc": len(names), "names": names, "clearclip": info}
         with atomic_write(file) as partial:
             partial.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
         return (file,)

@@ -12,7 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,8 @@ def segment_large(
         told = segmenter.describe(row, words.threshold, templates=words.templates, vocabulary=words.vocabulary)
         work = _Work(encoder, row, words, halo, raster.measured(), scale, block, told)
         layout = work.layout(scores="scores" in targets)
-        settings = {
-            **work.settings,
-            "image": printable(os.path.realpath(image)),
-            "stamp": stamps(image),
-            "driver": f"{driver}",
-        }
-        kept = UnfinishedBands.open(targets["output"], settings, layout, overwrite=overwrite)
+        where = {"image": printable(os.path.realpath(image)), "stamp": stamps(image), "driver": f"{driver}"}
+        kept = UnfinishedBands.open(targets["output"], {**work.settings, **where}, layout, overwrite=overwrite)
         advance = stack.enter_context(progress_bar("rows", show=segmenter.show_progress))
         result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=overwrite, advance=advance)
         if polygons_file := targets.get("polygons"):
@@ -201,38 +196,33 @@ def check_size(raster: Raster, encoder: Encoder, *, values: int, scale: float, b
         )
 
 
+@dataclass
 class _Work:
     """One image on its way through the model."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        row: Method,
-        words: Words,
-        halo: int,
-        raster: Raster,
-        scale: float,
-        block: int,
-        told: dict[str, str],
-    ) -> None:
-        self.encoder, self.row, self.words, self.halo = encoder, row, words, halo
-        self.raster = raster
-        self.block = block
-        self.scale = scale
-        self.size = raster.size
-        self.plan = encoder.plan((scaled(self.size[0], scale), scaled(self.size[1], scale)))
-        count = len(words.vocabulary.labels)
+    encoder: Encoder
+    row: Method
+    words: Words
+    halo: int
+    raster: Raster
+    scale: float
+    block: int
+    told: dict[str, str]
+
+    def __post_init__(self) -> None:
+        height, width = self.size = self.raster.size
+        self.plan = self.encoder.plan((scaled(height, self.scale), scaled(width, self.scale)))
+        count = len(self.words.vocabulary.labels)
         if count > 65535:
             raise UsageError(f"{count:,} labels: a GeoTIFF of labels holds 65,535")
         self.dtype, self.nodata = ("uint8", 255) if count <= 255 else ("uint16", 65535)
-        self.info = {**told, **raster.info, "scale": f"{scale:g}"}
+        self.info = {**self.told, **self.raster.info, "scale": f"{self.scale:g}"}
         self._encoded: dict[int, int] = {}
         self._windows: dict[int, Tensor] = {}
-        width = self.size[1]
-        axis = self.plan.x if row.stitched == "none" else stitch.stitched_plan(self.plan).x
-        self._columns = [part_of(axis, width, left, min(left + block, width)) for left in range(0, width, block)]
-        mean, _ = encoder.mean_and_deviation
-        self._rows = _Rows(raster, (self.plan.y.length, self.plan.x.length), fill=mean)
+        axis = self.plan.x if self.row.stitched == "none" else stitch.stitched_plan(self.plan).x
+        lefts = range(0, width, self.block)
+        self._columns = [part_of(axis, width, left, min(left + self.block, width)) for left in lefts]
+        self._rows = _Rows(self.raster, (self.plan.y.length, self.plan.x.length), self.encoder.mean_and_deviation[0])
 
     @property
     def settings(self) -> dict[str, str]:
@@ -264,9 +254,8 @@ class _Work:
             target = stack.enter_context(
                 create_geotiff(output, dtype=self.dtype, nodata=self.nodata, palette=vocabulary.palette, **options)
             )
-            certainty = None
-            if scores is not None:
-                certainty = stack.enter_context(create_geotiff(scores, dtype="float32", nodata=np.nan, **options))
+            certain = create_geotiff(scores, dtype="float32", nodata=np.nan, **options) if scores else nullcontext()
+            certainty = stack.enter_context(certain)
             for top in range(0, height, self.block):
                 band = kept.read(top, min(self.block, height - top))
                 if band is None:
@@ -274,12 +263,12 @@ class _Work:
                     kept.write(top, band)
                 self._encoded |= dict(band.encoded.tolist())
                 for left in range(0, width, self.block):
-                    window = ((top, top + len(band.labels)), (left, min(left + self.block, width)))
-                    known = band.labels[:, slice(*window[1])] != self.nodata
-                    if known.any():
-                        target.write(band.labels[:, slice(*window[1])], 1, window=window)
-                    if known.any() and certainty is not None:
-                        certainty.write(band.scores[:, slice(*window[1])], 1, window=window)
+                    columns = slice(left, min(left + self.block, width))
+                    window = ((top, top + len(band.labels)), (left, columns.stop))
+                    if (band.labels[:, columns] != self.nodata).any():
+                        target.write(band.labels[:, columns], 1, window=window)
+                        if certainty is not None:
+                            certainty.write(band.scores[:, columns], 1, window=window)
                 found = np.bincount(band.labels[band.labels != self.nodata], minlength=len(vocabulary.labels))
                 pixels.update({index: int(number) for index, number in enumerate(found) if number})
                 if advance is not None:
@@ -335,10 +324,9 @@ class _Work:
         return replace(y, cells=last - first, way=replace(y.way, matrix=y.way.matrix[:, first:last])), needed, maps
 
     def _rows_of_windows(self, needed: Sequence[int]) -> list[Tensor]:
-        self._windows = {
-            index: self._windows[index] if index in self._windows else self._encode(index) for index in needed
-        }
-        return [self._windows[index] for index in needed]
+        kept = self._windows
+        self._windows = {index: kept[index] if index in kept else self._encode(index) for index in needed}
+        return list(self._windows.values())
 
     @inference
     def _encode(self, index: int) -> Tensor:
@@ -350,9 +338,8 @@ class _Work:
         stitches, text = self.row.stitched != "none", self.words.text
         values = self.encoder.backbone.width if stitches else len(text)
         found = torch.zeros(y.cells, len(x.starts), x.cells, values, device=text.device)
-        at_once = self.encoder.at_once
-        for begin in range(0, len(wanted), at_once):
-            chosen = wanted[begin : begin + at_once]
+        for begin in range(0, len(wanted), self.encoder.at_once):
+            chosen = wanted[begin : begin + self.encoder.at_once]
             left, right = x.starts[chosen[0]], x.starts[chosen[-1]] + x.window
             strip = Plan(
                 replace(y, length=y.window, starts=(0,)),
@@ -372,20 +359,23 @@ class _Work:
         return found
 
 
+@dataclass
 class _Rows:
     """The image as the model shall see it, row by row from the top, each read once."""
 
-    def __init__(self, raster: Raster, size: tuple[int, int], *, fill: tuple[float, ...]) -> None:
-        self.raster = raster
-        self.size = size
-        self._fill = np.rint(np.array(fill) * 255).astype(np.uint8)
+    raster: Raster
+    size: tuple[int, int]
+    fill: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        self._fill = np.rint(np.array(self.fill) * 255).astype(np.uint8)
         self._first = 0
-        self._pixels = np.empty((0, size[1], 3), dtype=np.uint8)
-        self._valid = np.empty((0, size[1]), dtype=bool)
-        width = raster.size[1]
+        source, width = self.raster.size[1], self.size[1]
+        self._pixels = np.empty((0, width, 3), dtype=np.uint8)
+        self._valid = np.empty((0, width), dtype=bool)
         self._columns = [
-            (left, *resample_band(width, size[1], left, min(left + COLUMNS_AT_ONCE, size[1]), antialias=True))
-            for left in range(0, size[1], COLUMNS_AT_ONCE)
+            (left, *resample_band(source, width, left, min(left + COLUMNS_AT_ONCE, width), antialias=True))
+            for left in range(0, width, COLUMNS_AT_ONCE)
         ]
 
     def take(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
@@ -393,15 +383,13 @@ class _Rows:
 
         A resized pixel is valid if a valid pixel has a share in it; what invalid ones add is the model's mean colour.
         """
-        drop = min(start - self._first, len(self._pixels))
-        end = self._first + len(self._pixels)
+        drop, end = min(start - self._first, len(self._pixels)), self._first + len(self._pixels)
         parts = [(self._pixels[drop:], self._valid[drop:])]
         shrink = self.raster.size[0] / self.size[0]
         step = max(1, int(PIXELS_AT_ONCE / self.raster.size[1] / shrink))
         parts += [self._resized(row, min(row + step, stop)) for row in range(max(start, end), stop, step)]
         self._first = start
-        self._pixels = np.concatenate([pixels for pixels, _ in parts])
-        self._valid = np.concatenate([valid for _, valid in parts])
+        self._pixels, self._valid = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return self._pixels, self._valid
 
     def _resized(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

@@ -230,16 +230,16 @@ class FrameReader:
         return f"{self.name}: {', '.join(said)}" if said else None
 
 
+@dataclass
 class FrameWriter:
     """A video of RGB frames in H.264 with texts, made with the first frame; `target` is its later name."""
 
-    def __init__(self, path: Path, target: Path, info: Mapping[str, str]) -> None:
-        self._path = path
-        self._target = target
-        self._info = info
-        self._container: Any = None
-        self._stream: Any = None
-        self._first = 0
+    path: Path
+    target: Path
+    info: Mapping[str, str]
+    _container: Any = None
+    _stream: Any = None
+    _first: int = 0
 
     def __enter__(self) -> FrameWriter:
         return self
@@ -256,14 +256,14 @@ class FrameWriter:
             shown.pts, shown.time_base = frame.pts - self._first, like.time_base
             self._container.mux(self._stream.encode(shown))
         except av.FFmpegError as error:
-            raise OSError(f"{self._target}: the video cannot be written ({_reason(error)})") from error
+            raise OSError(f"{self.target}: the video cannot be written ({_reason(error)})") from error
 
     def _open(self, picture: npt.NDArray[np.uint8], frame: Frame, like: FrameReader) -> None:
         import av
 
-        options = {"movflags": "faststart"} if self._target.suffix.lower() != ".mkv" else {}
-        self._container = av.open(str(self._path), "w", options=options)
-        self._container.metadata["comment"] = json.dumps(dict(self._info), ensure_ascii=False)
+        options = {"movflags": "faststart"} if self.target.suffix.lower() != ".mkv" else {}
+        self._container = av.open(str(self.path), "w", options=options)
+        self._container.metadata["comment"] = json.dumps(dict(self.info), ensure_ascii=False)
         self._stream = self._container.add_stream("libx264", rate=like.rate, options=QUALITY)
         self._stream.height, self._stream.width = picture.shape[:2]
         self._stream.pix_fmt = "yuv420p"
@@ -286,7 +286,7 @@ class FrameWriter:
             self._container.close()
         except av.FFmpegError as failure:
             if kind is None:
-                raise OSError(f"{self._target}: the video cannot be written ({_reason(failure)})") from failure
+                raise OSError(f"{self.target}: the video cannot be written ({_reason(failure)})") from failure
 
 
 def _upright(frame: Any, *, like: Any) -> npt.NDArray[np.uint8]:

@@ -144,7 +144,7 @@ def segment_video(
             "cut": f"{cut:g}",
         }
         kept = MaskFolder.open(folder, settings, words.vocabulary, overwrite=overwrite) if masks else None
-        labelled = _Labelled(segmenter.encoder, row, words, every=every, smooth=smooth, cut=cut, kept=kept)
+        labelled = _Labelled(segmenter.encoder, row, words, every, smooth, cut, kept)
         size = (0, 0)
         with ExitStack() as stack:
             advance = stack.enter_context(progress_bar("frames", show=segmenter.show_progress))
@@ -195,33 +195,28 @@ def _check_target(target: Path, source: Path, *, overwrite: bool) -> bool:
     return True
 
 
+@dataclass
 class _Labelled:
     """Frames with their label maps, in order."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        row: Method,
-        words: Words,
-        *,
-        every: int,
-        smooth: float,
-        cut: float,
-        kept: MaskFolder | None,
-    ) -> None:
-        self.encoder, self.row, self.words = encoder, row, words
-        self.every = every
-        self.smooth = smooth
-        self.cut = cut
-        self.kept = kept
-        self.count = self.segmented = self.reused = self.cuts = 0
-        self._average: Tensor | None = None
+    encoder: Encoder
+    row: Method
+    words: Words
+    every: int
+    smooth: float
+    cut: float
+    kept: MaskFolder | None
+    count: int = 0
+    segmented: int = 0
+    reused: int = 0
+    cuts: int = 0
+    _average: Tensor | None = None
 
     def frames(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, npt.NDArray[Any]]]:
         last: npt.NDArray[Any] | None = None
         batch: list[tuple[Frame, bool, bool]] = []
-        for frame, is_cut in self._cuts(frames):
-            batch.append((frame, is_cut, is_cut or frame.index % self.every == 0))
+        for entry in self._cuts(frames):
+            batch.append(entry)
             if len(batch) == FRAMES_AT_ONCE:
                 for done in self._batch(batch, last):
                     last = done[1]
@@ -229,7 +224,8 @@ class _Labelled:
                 batch = []
         yield from self._batch(batch, last)
 
-    def _cuts(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
+    def _cuts(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool, bool]]:
+        """Frames, whether the scene changes there, and whether the model shall see them."""
         before = None
         for frame in frames:
             now = _thumbnail(frame.image)
@@ -237,7 +233,7 @@ class _Labelled:
             before = now
             self.count += 1
             self.cuts += is_cut
-            yield frame, is_cut
+            yield frame, is_cut, is_cut or frame.index % self.every == 0
 
     def _batch(
         self, batch: list[tuple[Frame, bool, bool]], last: npt.NDArray[Any] | None
@@ -380,10 +376,9 @@ class _Layout:
         height, width = (length + length % 2 for length in size)
         self._canvas = np.full((height, width, 3), 255, dtype=np.uint8)
         if vocabulary is not None:
-            colors = [(int(red), int(green), int(blue)) for red, green, blue in vocabulary.palette]
-            width = max(width, LEAST_LEGEND)
-            strip = np.asarray(draw_legend(list(zip(vocabulary.names, colors, strict=True)), width=width))
-            self._canvas = np.full((height + len(strip) + len(strip) % 2, width, 3), 255, dtype=np.uint8)
+            entries = zip(vocabulary.names, vocabulary.palette.tolist(), strict=True)
+            strip = np.asarray(draw_legend(entries, width=max(width, LEAST_LEGEND)))
+            self._canvas = np.full((height + len(strip) + len(strip) % 2, strip.shape[1], 3), 255, dtype=np.uint8)
             self._canvas[height : height + len(strip)] = strip
         self._even = (height, size[1] + size[1] % 2)
 
