@@ -41,14 +41,13 @@ def image(on: Setting) -> list[Row]:
     other = lambda: segment.classify(encoded, labels(20, first=20))  # noqa: E731
     *found, again = on.alternate(on.bare, *runs, *scored, other)
     shares = {count: share_that_wins(segment(picture, words[count]).label_map, count) for count in words}
-    cases = [
-        (f"1 image, {count:,} queries, {what}", goals[count], shares[count])
-        for what, goals in (("label map alone", {20: "≤ 1.00 ×", 171: "≤ 1.10 ×", 1000: "≤ 1.20 ×"}),
-                            ("scores and a threshold", {20: "", 171: "", 1000: "≤ 1.80 ×"}))
-        for count in words
-    ]  # fmt: skip
+    whats = ["label map alone"] * len(words) + ["scores and a threshold"] * len(words)
+    goals = ["≤ 1.00 ×", "≤ 1.10 ×", "≤ 1.20 ×", "", "", "≤ 1.80 ×"]
     return [
-        *(Row(case, goal, *times(one), winning=share) for (case, goal, share), one in zip(cases, found, strict=True)),
+        *(
+            Row(f"1 image, {count:,} queries, {what}", goal, *times(one), winning=shares[count])
+            for count, what, goal, one in zip([*words, *words], whats, goals, found, strict=True)
+        ),
         Row("other words on an encoded image, 20 queries", "≤ 0.05 ×", *times(again)),
     ]
 
@@ -58,21 +57,18 @@ def winners(on: Setting) -> list[Row]:
     for count in (20, 171, 1000):
         words = segment.prepare(labels(count))
         (grid,) = grids(segment.encoder, [segment.encode(on.image)], segment.method, words)
-        for what, scale in (("label map", None), ("scores", words.logit_scale)):
-            plain = partial(upsampled_best, grid, logit_scale=scale)
-            ours = partial(grid.best, logit_scale=words.logit_scale, scores=scale is not None)
+        for what, with_scores in (("label map", False), ("scores", True)):
+            plain = partial(upsampled_best, grid, logit_scale=words.logit_scale, scores=with_scores)
+            ours = partial(grid.best, logit_scale=words.logit_scale, scores=with_scores)
             (ratios,) = on.alternate(plain, ours)
             same = float((plain()[0] == ours()[0]).float().mean())
-            remark = (
-                f"the loop: {1000 * seconds(plain, on.clock):.0f} ms; the same label at {100 * same:.2f} % of pixels"
-            )
-            rows.append(
-                Row(f"winners of {count:,} queries, {what}", "", *times(ratios), remark=f"× a plain loop; {remark}")
-            )
+            loop = f"a plain loop: {1000 * seconds(plain, on.clock):,.0f} ms"
+            remark = f"{loop}; the same label at {100 * same:.2f} % of the pixels"
+            rows.append(Row(f"winners of {count:,} queries, {what}", "", *times(ratios), remark=remark))
     return rows
 
 
-def upsampled_best(grid: LogitGrid, *, logit_scale: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+def upsampled_best(grid: LogitGrid, *, logit_scale: float, scores: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What `LogitGrid.best` answers, by upsampling every query, some rows of the image at a time."""
     rows, columns = (axis.matrix(length) for axis, length in zip((grid.plan.y, grid.plan.x), grid.size, strict=True))
     across = grid.cosines @ columns.T
@@ -81,7 +77,7 @@ def upsampled_best(grid: LogitGrid, *, logit_scale: float | None) -> tuple[torch
         logits = part @ across
         value, index = logits.max(dim=0)
         winners.append(index)
-        if logit_scale is not None:
+        if scores:
             found.append((logits.sub_(value) * logit_scale).exp_().sum(dim=0).reciprocal_())
     return torch.cat(winners), torch.cat(found) if found else None
 

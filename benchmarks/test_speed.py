@@ -17,14 +17,18 @@ def speed(*arguments):
 
 @pytest.fixture(scope="module")
 def measured():
-    done = speed("--cases", "image,text,gpu,profile", "--json")
+    done = speed("--cases", "image,winners,text,gpu,profile", "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_ratios_with_their_goals(measured):
     rows = {row["case"]: row for row in measured["rows"]}
-    for case in ("1 image, 20 queries", "1 image, 1,000 queries, label map alone", "text: 171 labels × 80 templates"):
+    for case in (
+        "1 image, 20 queries, label map alone",
+        "1 image, 1,000 queries, scores and a threshold",
+        "text: 171 labels × 80 templates",
+    ):
         assert rows[case]["measured"].endswith("×")
         assert float(rows[case]["measured"].removesuffix("×")) > 0
         assert rows[case]["goal"].startswith("≤")
@@ -36,8 +40,14 @@ def test_ratios_with_their_goals(measured):
 
 def test_at_least_half_of_the_queries_win(measured):
     shares = [row["winning"] for row in measured["rows"] if row["winning"] is not None]
-    assert len(shares) == 4
+    assert len(shares) == 6
     assert min(shares) >= 0.5
+
+
+def test_winners_are_those_of_a_plain_loop(measured):
+    remarks = [row["remark"] for row in measured["rows"] if row["case"].startswith("winners")]
+    assert len(remarks) == 6
+    assert all(float(remark.rpartition("label at ")[2].split()[0]) > 99.8 for remark in remarks)
 
 
 def test_trimmed_texts_give_the_same_embeddings(measured):

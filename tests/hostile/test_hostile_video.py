@@ -164,20 +164,25 @@ def test_other_words_replace_all_maps_or_none(segmenter, clip, tmp_path):
     assert all(after[name] != before[name] for name in before)
 
 
+def frames_of(video):
+    """Times and pixels: on a busy machine x264 ends a slice with other bytes, of which nothing is seen."""
+    with FrameReader(video) as reader:
+        return [(frame.pts, frame.image.tobytes()) for frame in reader.frames()]
+
+
 @pytest.mark.parametrize("damage", ["emptied", "cut", "another frame's", "gone"])
 def test_only_a_map_that_is_whole_and_of_that_frame_is_used_again(segmenter, clip, tmp_path, damage):
     out, folder = tmp_path / "out.mp4", tmp_path / "out-masks"
     segment_video(segmenter, clip, labels=LABELS, output=out, masks=True)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    one = folder / "000003.png"
+    pictures, one = frames_of(out), folder / "000003.png"
     out.unlink()
     data = {"emptied": b"", "cut": one.read_bytes()[:60], "another frame's": (folder / "000005.png").read_bytes()}
     one.unlink() if damage == "gone" else one.write_bytes(data[damage])
     result = segment_video(segmenter, clip, labels=LABELS, output=out, masks=True)
     assert (result.reused, result.segmented) == (7, 1)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    with FrameReader(out) as reader:
-        assert len(list(reader.frames())) == 8  # x264's threads may write other bytes for the same pictures
+    assert frames_of(out) == pictures
     assert not list(tmp_path.rglob(f"{PREFIX}*"))
 
 

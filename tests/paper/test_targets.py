@@ -32,6 +32,11 @@ def test_the_ends_of_beta_are_the_named_methods():
     assert set(BETAS) <= set(CURVE_BETAS)
 
 
+def test_the_papers_rows_are_spelled_by_the_papers_methods():
+    assert "naclip" not in {row.name for row in figure1_methods().values()}
+    assert canonical("naclip[prior=none]").spelling == "clearclip[attention=kk]"
+
+
 def test_features_at_the_ends_of_beta(backbone):
     images = torch.randn(2, 3, 40, 48, generator=torch.Generator().manual_seed(1))
     found = clearclip.dense_features(

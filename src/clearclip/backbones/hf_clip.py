@@ -50,7 +50,7 @@ def load(name: str, *, tokenizer: str | None = None) -> Backbone:
 
 
 def load_hf(
-    kind: Any, name: str, view: Callable[[Any, Any], Backbone], tokenizer: str | None, *, eps: float | None = None
+    kind: Any, name: str, see: Callable[[Any, Any], Backbone], tokenizer: str | None, *, eps: float | None = None
 ) -> Backbone:
     """A folder's transformers model in float32 as a backbone; its files must hold every weight.
 
@@ -82,7 +82,7 @@ def load_hf(
         raise CheckpointError(
             f"{name}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); it is no {kind.__name__}"
         )
-    backbone = view(model, load_words(tokenizer, folder))
+    backbone = see(model, load_words(tokenizer, folder))
     backbone.name, backbone.weights_files = name, files
     return backbone
 

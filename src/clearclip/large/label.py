@@ -196,7 +196,7 @@ def check_size(raster: Raster, encoder: Encoder, *, values: int, scale: float, b
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Work:
     """One image on its way through the model."""
 
@@ -359,7 +359,7 @@ class _Work:
         return found
 
 
-@dataclass
+@dataclass(eq=False)
 class _Rows:
     """The image as the model shall see it, row by row from the top, each read once."""
 

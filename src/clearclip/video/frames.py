@@ -230,7 +230,7 @@ class FrameReader:
         return f"{self.name}: {', '.join(said)}" if said else None
 
 
-@dataclass
+@dataclass(eq=False)
 class FrameWriter:
     """A video of RGB frames in H.264 with texts, made with the first frame; `target` is its later name."""
 

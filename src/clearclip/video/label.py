@@ -195,7 +195,7 @@ def _check_target(target: Path, source: Path, *, overwrite: bool) -> bool:
     return True
 
 
-@dataclass
+@dataclass(eq=False)
 class _Labelled:
     """Frames with their label maps, in order."""
 
