@@ -12,6 +12,7 @@ from benchmark_cases import break_image, break_labels, break_size, break_text, w
 from clearclip.benchmarks import check_dataset, open_benchmark, open_folders
 from clearclip.benchmarks.readers import READ_AHEAD, read_ahead
 from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.scenes import make_scene
 
 REAL = {
     "voc21": ("voc2012", 31, 1449),
@@ -294,3 +295,16 @@ def test_scenes_need_no_folder():
     sample = dataset.items[7].read()
     assert sample.image.shape == (256, 320, 3)
     assert sample.truth.max() < 30
+
+
+def test_splits_of_scenes_are_benchmarks_of_their_own():
+    test, val = open_benchmark("scenes"), open_benchmark("scenes", split="val")
+    assert open_benchmark("scenes", split="test").benchmark == test.benchmark
+    assert (test.benchmark.name, val.benchmark.name) == ("scenes", "scenes-val")
+    assert (test.items[7].id, val.items[7].id) == ("000007", "val-000007")
+    np.testing.assert_array_equal(val.items[7].read().image, make_scene(7, split="val").image)
+    assert (val.items[7].read().image != test.items[7].read().image).any()
+    with pytest.raises(UsageError, match="did you mean 'val'"):
+        open_benchmark("scenes", split="vall")
+    with pytest.raises(UsageError, match="--split goes with scenes"):
+        open_benchmark("voc20", split="val")

@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import torch
 
-from clearclip.scenes import HELD_OUT
+from clearclip.scenes import HELD_OUT, PARTS
 from tools.tiny.crops import Album, draw_batch, render_album
 from tools.tiny.recipe import Recipe
 from tools.tiny.train import (
@@ -122,7 +122,8 @@ def test_pairs_are_balanced_over_words():
     instances = np.zeros((10, 40, 48), dtype=np.uint8)
     instances[:, :, 24:] = 1
     phrases = [("grass", "tree")] * 9 + [("grass", "red ball")]
-    album = Album(np.zeros((10, 40, 48, 3), np.uint8), instances, phrases, ["day"] * 10)
+    parts = np.zeros_like(instances)
+    album = Album(np.zeros((10, 40, 48, 3), np.uint8), instances, parts, phrases, ["day"] * 10)
     options = {"side": 4, "grid": 5, "patch_size": 8, "zoom": 2.0, "named": 3, "share": 0.1, "ground_share": 1.0}
     captions = draw_batch(album, np.random.default_rng(0), batch_size=600, **options).captions
     trees, balls, grass = (sum(word in text for text in captions) for word in ("tree", "ball", "grass"))
@@ -131,6 +132,20 @@ def test_pairs_are_balanced_over_words():
     assert 0.1 < grass / 600 < 0.35
     named = draw_batch(album, np.random.default_rng(0), batch_size=600, **{**options, "ground_share": 0.0}).captions
     assert sum("grass" in text for text in named) > 2 * grass
+
+
+def test_captions_know_parts_and_other_words():
+    instances = np.zeros((1, 40, 48), dtype=np.uint8)
+    parts = np.zeros_like(instances)
+    parts[:, :20], parts[:, 20:] = PARTS.index("wall") + 1, PARTS.index("door") + 1
+    album = Album(np.zeros((1, 40, 48, 3), np.uint8), instances, parts, [("red house",)], ["day"])
+    assert list(album.pictures_by_word) == ["door", "house", "wall"]
+    options = {"batch_size": 200, "side": 4, "grid": 4, "patch_size": 8, "zoom": 1.0, "named": 3, "share": 0.1}
+    texts = draw_batch(album, np.random.default_rng(0), **options, other=0.5).captions
+    counts = {word: sum(word in text for text in texts) for word in ("door", "wall", "red house", "red building")}
+    assert min(counts["door"], counts["wall"]) > 60
+    assert min(counts["red house"], counts["red building"]) > 10
+    assert not any("building" in text for text in draw_batch(album, np.random.default_rng(0), **options).captions)
 
 
 def test_a_whole_view_is_what_open_clip_encodes(tmp_path, album):

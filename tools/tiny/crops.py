@@ -1,7 +1,7 @@
 """Training pairs: pictures rendered once into a file, then random zoomed blocks with captions of what is in view.
 
-Only pictures and captions leave this module, never labels: the instance maps decide what a caption may name, and which
-of a few blocks is taken for a word.
+Only pictures and captions leave this module, never labels: the instance and part maps decide what a caption may name,
+and which of a few blocks is taken for a word.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,23 +20,24 @@ from PIL import Image
 
 from clearclip.files.outputs import hold
 from clearclip.scenes.captions import caption
-from clearclip.scenes.classes import STUFF
+from clearclip.scenes.classes import OTHER_WORDS, PARTS, STUFF
 from clearclip.scenes.generate import make_scene, visible_phrases
 
-FILES = (IMAGES_NAME, INSTANCES_NAME, INDEX_NAME) = ("images.u8", "instances.u8", "album.json")
+FILES = (IMAGES_NAME, INSTANCES_NAME, PARTS_NAME, INDEX_NAME) = ("images.u8", "instances.u8", "parts.u8", "album.json")
 TRIES = 6
 _CHUNK = 250
 
 
 @dataclass(frozen=True, eq=False)
 class Album:
-    """Rendered training pictures on disk, memory-mapped: images (N, H, W, 3) and instance maps (N, H, W), uint8.
+    """Rendered training pictures on disk, memory-mapped: images (N, H, W, 3), instance and part maps (N, H, W), uint8.
 
     Each picture has the phrases of its objects, by number in the instance map, and its time of day.
     """
 
     images: NDArray[np.uint8]
     instance_maps: NDArray[np.uint8]
+    part_maps: NDArray[np.uint8]
     phrases: list[tuple[str, ...]]
     times: list[str]
 
@@ -44,21 +46,23 @@ class Album:
 
     @cached_property
     def pictures_by_word(self) -> dict[str, list[int]]:
-        """For every word for a thing, colours left out, the pictures that have one; words in alphabetical order."""
+        """The pictures that have a thing, its colour left out, or a part, by its word, in alphabetical order."""
         found: dict[str, list[int]] = {}
         for index, phrases in enumerate(self.phrases):
-            for word in {_thing(phrase) for phrase in phrases}:
+            parts = set(visible_phrases(self.part_maps[index], ("", *PARTS), share=0.0))
+            for word in parts | {_thing(phrase) for phrase in phrases}:
                 found.setdefault(word, []).append(index)
         return dict(sorted(found.items()))
 
 
-def _render(indices: range, *, size: tuple[int, int], portraits: float) -> list[tuple[bytes, bytes, list[str], str]]:
+def _render(indices: range, *, size: tuple[int, int], portraits: float) -> list[tuple[list[bytes], list[str], str]]:
     rows = []
     for index in indices:
         single = (index * 0.6180339887) % 1.0 < portraits
         scene = make_scene(index, split="train", size=size, layout="portrait" if single else None, captions=0)
         phrases = [thing.phrase for thing in scene.objects]
-        rows.append((scene.image.tobytes(), scene.instance_map.tobytes(), phrases, scene.time))
+        arrays = [part.tobytes() for part in (scene.image, scene.instance_map, scene.part_map)]
+        rows.append((arrays, phrases, scene.time))
     return rows
 
 
@@ -73,7 +77,7 @@ def render_album(
 ) -> Album:
     """Render pictures of the `train` split, or take them from the folder if they are complete there.
 
-    `size` is (height, width), `portraits` the share of pictures of a single thing; a pixel takes about 4 bytes.
+    `size` is (height, width), `portraits` the share of pictures of a single thing; a pixel takes 5 bytes.
     """
     wanted = {"pictures": pictures, "size": list(size), "portraits": portraits}
     shape = (pictures, *size)
@@ -87,14 +91,15 @@ def render_album(
             with (
                 outputs.write(IMAGES_NAME) as image_file,
                 outputs.write(INSTANCES_NAME) as instance_file,
+                outputs.write(PARTS_NAME) as part_file,
                 ProcessPoolExecutor(workers) as pool,
-                image_file.open("wb") as images,
-                instance_file.open("wb") as maps,
+                ExitStack() as stack,
             ):
+                files = [stack.enter_context(file.open("wb")) for file in (image_file, instance_file, part_file)]
                 for chunk in pool.map(render, chunks) if workers > 1 else map(render, chunks):
-                    for image, instances, phrases, time in chunk:
-                        images.write(image)
-                        maps.write(instances)
+                    for arrays, phrases, time in chunk:
+                        for file, array in zip(files, arrays, strict=True):
+                            file.write(array)
                         rows.append((phrases, time))
                     if progress is not None:
                         progress(len(rows))
@@ -104,6 +109,7 @@ def render_album(
     return Album(
         np.memmap(folder / IMAGES_NAME, np.uint8, "r", shape=(*shape, 3)),
         np.memmap(folder / INSTANCES_NAME, np.uint8, "r", shape=shape),
+        np.memmap(folder / PARTS_NAME, np.uint8, "r", shape=shape),
         [tuple(phrases) for phrases, _ in stored],
         [time for _, time in stored],
     )
@@ -131,6 +137,7 @@ def draw_batch(
     share: float,
     ground_share: float = 0.0,
     bare: float = 0.0,
+    other: float = 0.0,
 ) -> Batch:
     """Draw blocks of patches from random zoomed views and write a caption of what is in each.
 
@@ -148,11 +155,12 @@ def draw_batch(
         wanted = known[word]
         pictures = album.pictures_by_word[wanted]
         index = pictures[int(rng.integers(len(pictures)))]
-        instances, phrases = album.instance_maps[index], album.phrases[index]
+        instances, parts, phrases = album.instance_maps[index], album.part_maps[index], album.phrases[index]
         for _ in range(TRIES):
             box, corners[place] = _draw_block(rng, instances.shape, side=side, grid=grid, zoom=zoom)
             left, top, right, bottom = box
             seen = _worth_naming(instances[top:bottom, left:right], phrases, share=share, ground_share=ground_share)
+            seen += visible_phrases(parts[top:bottom, left:right], ("", *PARTS), share=share)
             if wanted in map(_thing, seen):
                 break
         block = Image.fromarray(album.images[index, top:bottom, left:right])
@@ -161,6 +169,7 @@ def draw_batch(
         words = [seen[position] for position in rng.permutation(len(seen))[:named]]
         if bare > 0:
             words = list(dict.fromkeys(_thing(word) if rng.random() < bare else word for word in words))
+        words = list(dict.fromkeys(_in_other_words(word, rng) if rng.random() < other else word for word in words))
         captions.append(caption(words, rng, time=album.times[index]))
     return Batch(images, corners, captions)
 
@@ -168,6 +177,13 @@ def draw_batch(
 def _thing(phrase: str) -> str:
     """The word for the thing alone: "car" of "red car"."""
     return phrase.split()[-1]
+
+
+def _in_other_words(phrase: str, rng: np.random.Generator) -> str:
+    """The phrase with another word for its thing, if there is one: "red automobile" for "red car"."""
+    *colour, thing = phrase.split()
+    words = OTHER_WORDS.get(thing, (thing,))
+    return " ".join([*colour, words[rng.integers(len(words))]])
 
 
 def _worth_naming(

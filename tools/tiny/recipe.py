@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clearclip.files.outputs import Outputs
-from clearclip.scenes.classes import CLASSES, COLOURS
+from clearclip.scenes.classes import CLASSES, COLOURS, OTHER_WORDS, PARTS
 from tools.tiny.words import CONTEXT_LENGTH, save_tokenizer
 
 CONFIG_NAME = "open_clip_config.json"
@@ -36,6 +36,7 @@ class Recipe:
             shows has to come to it from the patches' last values.
         ffn_skipped: Share of the pairs whose class token skips the last block's FFN.
         bare: Share of the colour words that captions leave out ("house" for "red house").
+        other: Share of the words for things that captions replace by another one ("building" for "house").
         fine_share: Share of the steps whose views are twice the native grid, as the windows of inference are; the
             model is shown a random part of such a view, as large as its native grid.
         fine_zoom: Largest magnification of such a view.
@@ -65,6 +66,7 @@ class Recipe:
     late: float = 0.5
     ffn_skipped: float = 0.5
     bare: float = 0.4
+    other: float = 0.2
     fine_share: float = 0.7
     fine_zoom: float = 2.5
     pictures: int = 20000
@@ -122,7 +124,8 @@ def write_model_folder(outputs: Outputs, recipe: Recipe) -> None:
         is_there = (outputs.folder / TOKENIZER_NAME).is_file()
         vocabulary = save_tokenizer(outputs.folder if is_there else Path(name))
         texts = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(name).iterdir())}
-    texts[WORDS_NAME] = "\n".join(sorted({*CLASSES, *COLOURS})) + "\n"
+    others = {word for words in OTHER_WORDS.values() for word in words}
+    texts[WORDS_NAME] = "".join(f"{word}\n" for word in sorted({*CLASSES, *COLOURS, *PARTS, *others}))
     texts[CONFIG_NAME] = json.dumps(recipe.model_config(vocabulary), indent=2) + "\n"
     outputs.check(texts)
     for file, text in texts.items():

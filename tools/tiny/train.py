@@ -19,18 +19,20 @@ import torch
 import torch.nn.functional as F
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.outputs import Outputs
+from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim
 from tools.tiny.crops import Album, draw_batch, render_album
 from tools.tiny.recipe import CLIP_MEAN, CLIP_STD, WEIGHTS_NAME, Recipe, write_model_folder
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
+LINE_EVERY = 100
+"""Steps between two lines where standard error is no terminal."""
 console = Console(stderr=True)
 
 
@@ -160,6 +162,7 @@ class Trainer:
             share=recipe.share,
             ground_share=recipe.ground_share,
             bare=recipe.bare,
+            other=recipe.other,
         )
         images = torch.from_numpy(batch.images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
@@ -240,7 +243,7 @@ def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: fl
     tokens = visual.ln_pre(visual.patch_dropout(torch.cat([first, tokens], dim=1)))
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
-        tokens = block(tokens)
+        tokens = run_block(block, tokens)
     class_tokens = tokens[:, :1]
     if late > 0:
         class_tokens = torch.where(_drawn(late, tokens), visual.ln_pre(first).to(tokens.dtype), class_tokens)
@@ -253,6 +256,19 @@ def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: fl
     return features
 
 
+def run_block(block: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One residual block of open_clip on tokens (B, N, D), its attention spelled out.
+
+    `need_weights` takes torch's plain softmax: at 60 tokens in bfloat16 on a CPU, forward and backward, four times as
+    fast as its fused kernel.
+    """
+    normed = block.ln_1(tokens)
+    attended, _ = block.attn(normed, normed, normed, need_weights=True, attn_mask=mask, average_attn_weights=False)
+    tokens = tokens + attended
+    mixed: Tensor = tokens + block.mlp(block.ln_2(tokens))
+    return mixed
+
+
 def _drawn(share: float, tokens: Tensor) -> Tensor:
     return torch.rand(len(tokens), 1, 1, device=tokens.device) < share
 
@@ -262,15 +278,12 @@ def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
     length = int((tokens != 0).sum(dim=1).max())
     ids = tokens[:, :length]
     x = model.token_embedding(ids) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    for block in model.transformer.resblocks:
+        x = run_block(block, x, model.attn_mask[:length, :length])
+    x = model.ln_final(x)
     pooled: Tensor = x[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
     projected: Tensor = pooled @ model.text_projection
     return projected
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def train(
@@ -298,20 +311,22 @@ def train(
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE of the recipe: {recipe}")
         recipe = dataclasses.replace(recipe, **{name: type(getattr(recipe, name))(json.loads(value))})
     try:
-        with claim(output), _bar() as bar:
-            drawing = bar.add_task("Rendering scenes", total=recipe.pictures)
-            album = render_album(
-                output / "album",
-                pictures=recipe.pictures,
-                size=recipe.picture_size,
-                portraits=recipe.portraits,
-                progress=lambda done: bar.update(drawing, completed=done),
-            )
-            bar.update(drawing, completed=recipe.pictures)
+        with claim(output):
+            with progress_bar("Rendering scenes") as advance:
+                album = render_album(
+                    output / "album",
+                    pictures=recipe.pictures,
+                    size=recipe.picture_size,
+                    portraits=recipe.portraits,
+                    progress=advance and (lambda done: advance(done, recipe.pictures, "")),
+                )
             trainer = Trainer(output, recipe, album=album, device=device)
-            task = bar.add_task("Training", total=recipe.steps, completed=trainer.step)
-            for step, loss in trainer.run(save_every=save_every):
-                bar.update(task, completed=step, description=f"Training, loss {loss:.3f}")
+            with progress_bar("Training") as advance:
+                for step, loss in trainer.run(save_every=save_every):
+                    if advance is not None:
+                        advance(step, recipe.steps, f"loss {loss:.3f}")
+                    elif step % LINE_EVERY == 0:
+                        console.print(f"step {step}, loss {loss:.3f}, {trainer.seconds / 60:.1f} minutes")
     except ClearclipError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from clearclip.scenes.classes import CLASSES, COLOURED
+from clearclip.scenes.classes import CLASSES, COLOURED, OTHER_WORDS, PARTS
 from clearclip.scenes.generate import make_scene
 
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
@@ -21,7 +21,8 @@ def caption_corpus(pictures: int = 1500) -> list[str]:
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     texts = [text for index in range(pictures) for text in make_scene(index, split="train", size=(32, 40)).captions]
-    texts += [f" {name}" for name in CLASSES] * 10
+    others = {word for words in OTHER_WORDS.values() for word in words}
+    texts += [f" {name}" for name in sorted({*CLASSES, *PARTS, *others})] * 10
     texts += [f" {colour} {name}" for name, colours in COLOURED.items() for colour in colours if colour] * 2
     texts += [template("car") for template in OPENAI_IMAGENET_TEMPLATES] * 2
     return texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +14,10 @@ from PIL import Image, UnidentifiedImageError
 
 from clearclip.benchmarks.decoding import LabelForm, indices
 from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
-from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.errors import ClearclipError, ImageError, UsageError, nearest
 from clearclip.files.label_maps import verify
 from clearclip.files.reading import open_regular, read_text
+from clearclip.scenes import SPLITS, Split, make_scene
 from clearclip.vocabulary import Vocabulary
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -70,20 +71,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class SceneItem:
-    """A procedural scene of the test split."""
+    """A procedural scene."""
 
     index: int
+    split: Split
 
     @property
     def id(self) -> str:
-        """Its number, as in the scenes' own files."""
-        return f"{self.index:06d}"
+        """Its number, as in the scenes' own files; outside the test split after the split's name."""
+        return f"{self.index:06d}" if self.split == "test" else f"{self.split}-{self.index:06d}"
 
     def read(self) -> Sample:
         """Make the scene."""
-        from clearclip.scenes import make_scene
-
-        scene = make_scene(self.index, split="test")
+        scene = make_scene(self.index, split=self.split)
         return Sample(scene.image, scene.label_map)
 
 
@@ -124,15 +124,24 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
-def open_benchmark(name: str, *, data: Path | None = None) -> Dataset:
+def open_benchmark(name: str, *, data: Path | None = None, split: str | None = None) -> Dataset:
     """Find a benchmark's files in the folder data, in the original download's layout or in mmsegmentation's.
 
-    `scenes` needs no folder. `ClearclipError` says what was looked for where the folder does not hold this benchmark.
+    `scenes` needs no folder and has the splits test (default), val and train; results of the last two are those of
+    another benchmark, `scenes-val` or `scenes-train`, so that no table mixes them. `ClearclipError` says what was
+    looked for where the folder does not hold this benchmark.
     """
     row = get_benchmark(name)
     if row.layout is None:
-        items = tuple(SceneItem(index) for index in range(row.size or 0))
+        chosen = next((known for known in SPLITS if known == (split or "test")), None)
+        if chosen is None:
+            raise UsageError(f"split {split!r} of {name}: {nearest(str(split), SPLITS)}")
+        items = tuple(SceneItem(index, chosen) for index in range(row.size or 0))
+        if chosen != "test":
+            row = replace(row, name=f"{name}-{chosen}", title=f"clearclip's own procedural cartoons, {chosen} split")
         return Dataset(row, vocabulary_of(name), items, source="made on the spot")
+    if split is not None:
+        raise UsageError(f"{name} is measured on the split that the paper uses: --split goes with scenes")
     if data is None:
         raise UsageError(f"{name} needs its folder: give --data DIR ({row.get})")
     if not data.is_dir():

@@ -230,7 +230,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "scenes",
-            "clearclip's own procedural cartoons, test split",
+            "clearclip's own procedural cartoons, test split (val: evaluate scenes --split val)",
             classes=30,
             size=500,
             protocol="native",

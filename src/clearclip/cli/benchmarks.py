@@ -84,6 +84,7 @@ def choose_dataset(
     annotations: Path | None,
     labels: Path | None,
     background: str | None = None,
+    split: str | None = None,
 ) -> Dataset:
     """The data set that the options name: a benchmark, or folders of one's own; `UsageError` if neither or both."""
     from clearclip.benchmarks import BENCHMARKS, open_benchmark, open_folders
@@ -96,9 +97,11 @@ def choose_dataset(
             )
         if background is not None:
             raise UsageError(f"{name} has its own labels: --background goes with --images, --annotations and --labels")
-        return open_benchmark(name, data=data)
-    if name is not None or data is not None:
-        raise UsageError("name either a benchmark with --data, or --images, --annotations and --labels of your own")
+        return open_benchmark(name, data=data, split=split)
+    if name is not None or data is not None or split is not None:
+        raise UsageError(
+            "name either a benchmark with --data or --split, or --images, --annotations and --labels of your own"
+        )
     if images is None or annotations is None or labels is None:
         lacking = ", ".join(option for option, value in own.items() if value is None)
         raise UsageError(f"a data set of your own needs --images, --annotations and --labels: {lacking} is missing")

@@ -27,6 +27,9 @@ Target = Annotated[
     list[str] | None,
     typer.Argument(metavar="[BENCHMARK]", help="As `clearclip benchmarks` lists them; with --merge, output folders."),
 ]
+SplitName = Annotated[
+    str | None, typer.Option(help="Of scenes: test (default), or val to choose on; train pictures were trained on.")
+]
 MethodNames = Annotated[
     str, typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30].")
 ]
@@ -64,6 +67,7 @@ def evaluate(
     *,
     target: Target = None,
     data: b.Data = None,
+    split: SplitName = None,
     images: b.Images = None,
     annotations: b.Annotations = None,
     labels: o.LabelFile = None,
@@ -111,7 +115,13 @@ def evaluate(
             seed=seed,
         )
         dataset = b.choose_dataset(
-            _only(target), data=data, images=images, annotations=annotations, labels=labels, background=background
+            _only(target),
+            data=data,
+            split=split,
+            images=images,
+            annotations=annotations,
+            labels=labels,
+            background=background,
         )
         rows = parse_methods(method)
         thresholds = _thresholds(threshold, rows, dataset)

@@ -1,7 +1,7 @@
 """A procedural world: pictures with pixel-exact labels and captions, made from a seed with numpy and Pillow alone."""
 
 from .canvas import Object
-from .classes import CLASSES, COLOURED, COLOURS, HELD_OUT, PALETTE, STUFF, THINGS
+from .classes import CLASSES, COLOURED, COLOURS, HELD_OUT, OTHER_WORDS, PALETTE, PARTS, STUFF, THINGS
 from .generate import SPLITS, Scene, Split, make_scene, visible_phrases
 
 __all__ = [
@@ -9,7 +9,9 @@ __all__ = [
     "COLOURED",
     "COLOURS",
     "HELD_OUT",
+    "OTHER_WORDS",
     "PALETTE",
+    "PARTS",
     "SPLITS",
     "STUFF",
     "THINGS",

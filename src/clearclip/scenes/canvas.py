@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .classes import CLASSES, INDEX, RGB
+from .classes import CLASSES, INDEX, PARTS, RGB
 
 Point = tuple[float, float]
 _SUPERSAMPLING = 2
@@ -77,7 +77,7 @@ class Object:
 
 
 class Canvas:
-    """Colour and instance number of every pixel, drawn back to front; `light` multiplies red, green and blue."""
+    """Colour, instance number and part of every pixel, drawn back to front; `light` multiplies red, green and blue."""
 
     def __init__(self, size: tuple[int, int], light: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
         self.height, self.width = size
@@ -88,14 +88,27 @@ class Canvas:
         big = (self.width * _SUPERSAMPLING, self.height * _SUPERSAMPLING)
         self._colours = Image.new("RGB", big)
         self._numbers = Image.new("L", big)
+        self._parts = Image.new("L", big)
+        self._part = 0
         self._colour_pen = ImageDraw.Draw(self._colours, "RGBA")
         self._number_pen = ImageDraw.Draw(self._numbers)
+        self._part_pen = ImageDraw.Draw(self._parts)
 
     def begin(self, name: str, colour: str | None = None) -> Object:
         """Start a new object; shapes drawn from now on are its pixels."""
         thing = Object(name, colour, len(self.objects))
         self.objects.append(thing)
+        self._part = 0
         return thing
+
+    def part(self, name: str | None) -> None:
+        """Shapes drawn from now on are this part of the current object; `None`: no part that has a name."""
+        self._part = PARTS.index(name) + 1 if name else 0
+
+    def _marks(self, mark: bool) -> list[tuple[ImageDraw.ImageDraw, int]]:
+        """Pens that draw a shape's pixels in the maps, with its value there."""
+        numbers = [(self._number_pen, len(self.objects) - 1)] if mark else []
+        return [*numbers, (self._part_pen, self._part)] if mark or self._part else numbers
 
     def sky(self, stops: Sequence[tuple[float, RGB]]) -> None:
         """Fill everything with a vertical gradient through (y, colour) stops; unaffected by `light`."""
@@ -120,8 +133,8 @@ class Canvas:
         """Fill a polygon; `mark` makes its pixels the current object's, `glow` ignores the light."""
         pixels = [(x * self.scale, y * self.scale) for x, y in points]
         self._colour_pen.polygon(pixels, self._seen(colour, glow, alpha))
-        if mark:
-            self._number_pen.polygon(pixels, len(self.objects) - 1)
+        for pen, value in self._marks(mark):
+            pen.polygon(pixels, value)
 
     def ellipse(
         self, centre: Point, radii: Point, colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255
@@ -130,8 +143,8 @@ class Canvas:
         (x, y), (rx, ry), scale = centre, radii, self.scale
         box = ((x - rx) * scale, (y - ry) * scale, (x + rx) * scale, (y + ry) * scale)
         self._colour_pen.ellipse(box, self._seen(colour, glow, alpha))
-        if mark:
-            self._number_pen.ellipse(box, len(self.objects) - 1)
+        for pen, value in self._marks(mark):
+            pen.ellipse(box, value)
 
     def line(
         self,
@@ -149,8 +162,8 @@ class Canvas:
         self._colour_pen.line(
             pixels, self._seen(colour, glow, alpha), thickness, joint="curve" if thickness > 4 else None
         )
-        if mark:
-            self._number_pen.line(pixels, len(self.objects) - 1, thickness)
+        for pen, value in self._marks(mark):
+            pen.line(pixels, value, thickness)
 
     def ground_at(self, point: Point) -> str:
         """Name of the object whose pixel is at a point of the picture."""
@@ -159,14 +172,17 @@ class Canvas:
         number = self._numbers.getpixel((x, y))
         return self.objects[int(number)].name  # type: ignore[arg-type]
 
-    def finish(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Downsample and add the textures: image (H, W, 3), label map and instance map (H, W), uint8."""
-        numbers = np.ascontiguousarray(np.asarray(self._numbers)[::_SUPERSAMPLING, ::_SUPERSAMPLING])
+    def finish(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], ...]:
+        """Downsample and add the textures: image (H, W, 3), label map, instance map and part map (H, W), uint8."""
+        numbers, parts = (
+            np.ascontiguousarray(np.asarray(drawn)[::_SUPERSAMPLING, ::_SUPERSAMPLING])
+            for drawn in (self._numbers, self._parts)
+        )
         classes = np.array([INDEX[thing.name] for thing in self.objects], dtype=np.uint8)
         label_map = classes[numbers]
         image = np.asarray(self._colours.reduce(_SUPERSAMPLING), dtype=np.float32)
         relief = _relief(rng, (self.height, self.width), label_map) * (sum(self.light) / 3)
-        return np.clip(image + relief[..., None], 0, 255).astype(np.uint8), label_map, numbers
+        return np.clip(image + relief[..., None], 0, 255).astype(np.uint8), label_map, numbers, parts
 
 
 def _relief(rng: np.random.Generator, size: tuple[int, int], label_map: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -206,6 +222,10 @@ class Pen:
     def at(self, x: float, y: float) -> Point:
         """Map a point of the thing's frame to the canvas."""
         return (self.foot[0] + self.sign * x * self.size, self.foot[1] - y * self.size)
+
+    def part(self, name: str | None) -> None:
+        """Shapes drawn from now on are this part of the thing; `None`: no part that has a name."""
+        self.canvas.part(name)
 
     def polygon(
         self, points: Sequence[Point], colour: RGB, *, mark: bool = True, glow: bool = False, alpha: int = 255

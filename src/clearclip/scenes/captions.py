@@ -46,7 +46,9 @@ _TIMES: dict[str, tuple[str, ...]] = {
     "dusk": ("at dusk", "at sunset", "in the evening"),
     "night": ("at night", "in the dark", "on a dark night"),
 }
-_UNCOUNTED = frozenset({"sky", "grass", "sand", "water", "snow", "dirt"})
+_UNCOUNTED = frozenset(
+    {"sky", "grass", "sand", "water", "snow", "dirt", "soil", "earth", "mud", "ground", "leaves", "petals", "trousers"}
+)
 _VOWELS = "aeiou"
 
 

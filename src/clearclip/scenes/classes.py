@@ -74,6 +74,50 @@ COLOURED: dict[str, tuple[str, ...]] = {
 }
 """Colours that a thing comes in. Things not named here have no colour of their own in captions."""
 
+PARTS: tuple[str, ...] = (
+    "wall",
+    "roof",
+    "door",
+    "window",
+    "wheel",
+    "sail",
+    "wing",
+    "trunk",
+    "leaves",
+    "petals",
+    "head",
+    "shirt",
+    "trousers",
+)
+"""Visible parts of things that captions name beside them; a part's value in part maps is its place here plus 1."""
+
+OTHER_WORDS: dict[str, tuple[str, ...]] = {
+    "grass": ("lawn", "meadow", "field", "ground"),
+    "sand": ("ground",),
+    "water": ("sea", "lake", "river"),
+    "snow": ("ground",),
+    "road": ("street", "pavement", "ground"),
+    "dirt": ("soil", "earth", "mud", "ground"),
+    "mountain": ("hill", "peak"),
+    "tree": ("plant",),
+    "pine": ("fir", "plant"),
+    "cactus": ("plant",),
+    "bush": ("shrub", "hedge", "plant"),
+    "flower": ("blossom", "plant"),
+    "house": ("building", "home", "cottage"),
+    "lighthouse": ("building", "tower"),
+    "car": ("automobile", "vehicle"),
+    "bus": ("coach", "vehicle"),
+    "boat": ("sailboat", "ship", "vehicle"),
+    "airplane": ("plane", "aircraft"),
+    "bird": ("animal",),
+    "sheep": ("lamb", "animal"),
+    "person": ("human", "pedestrian"),
+    "umbrella": ("parasol",),
+    "rock": ("stone", "boulder"),
+}
+"""Words that captions use for a class now and then: synonyms, and names of the kind it belongs to."""
+
 HELD_OUT: frozenset[tuple[str, str]] = frozenset(
     {
         ("blue", "car"),

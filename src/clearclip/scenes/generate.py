@@ -23,14 +23,16 @@ VISIBLE_SHARE = 0.006
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A generated picture: image (H, W, 3), label map of `CLASSES` and instance map of `objects` (H, W), all uint8.
+    """A generated picture: image (H, W, 3) and maps (H, W), all uint8.
 
-    Objects are listed back to front; `time` is "day", "dusk" or "night".
+    The label map is of `CLASSES`, the instance map of `objects` and the part map of `PARTS`: there 0 is what has no
+    part's name, i + 1 part i. Objects are listed back to front; `time` is "day", "dusk" or "night".
     """
 
     image: NDArray[np.uint8]
     label_map: NDArray[np.uint8]
     instance_map: NDArray[np.uint8]
+    part_map: NDArray[np.uint8]
     objects: tuple[Object, ...]
     captions: tuple[str, ...]
     time: str
@@ -42,13 +44,13 @@ class Scene:
 def visible_phrases(
     instance_map: NDArray[np.uint8], phrases: tuple[str, ...], *, share: float = VISIBLE_SHARE
 ) -> list[str]:
-    """Phrases of what covers at least `share` of a (crop of an) instance map, each once, largest first."""
+    """Phrases of what covers at least `share` of a (crop of an) instance map, each once, largest first; "" is none."""
     counts = np.bincount(instance_map.ravel(), minlength=len(phrases))
     totals: dict[str, int] = {}
     for phrase, count in zip(phrases, counts.tolist(), strict=True):
         totals[phrase] = totals.get(phrase, 0) + count
     least = share * instance_map.size
-    found = sorted((-total, phrase) for phrase, total in totals.items() if total >= max(least, 1))
+    found = sorted((-total, phrase) for phrase, total in totals.items() if phrase and total >= max(least, 1))
     return [phrase for _, phrase in found]
 
 
@@ -73,8 +75,8 @@ def make_scene(
         raise ValueError(f"index must be 0 or more and both sides 8 pixels or more; got index {index}, size {size}")
     rng = np.random.default_rng(np.random.SeedSequence((_WORLD, SPLITS.index(split), index)))
     canvas, chosen, time = compose(size, rng, layout=layout, hold_out=split == "train")
-    image, label_map, instance_map = canvas.finish(rng)
+    image, label_map, instance_map, part_map = canvas.finish(rng)
     objects = tuple(canvas.objects)
     phrases = visible_phrases(instance_map, tuple(thing.phrase for thing in objects))
     texts = tuple(caption(phrases, rng, time=time) for _ in range(captions))
-    return Scene(image, label_map, instance_map, objects, texts, time, chosen, split, index)
+    return Scene(image, label_map, instance_map, part_map, objects, texts, time, chosen, split, index)

@@ -21,6 +21,7 @@ def _glass(pen: Pen) -> tuple[RGB, bool]:
 
 
 def _wheel(pen: Pen, x: float, radius: float) -> None:
+    pen.part("wheel")
     pen.ellipse((x, radius), (radius, radius), _TYRE)
     pen.ellipse((x, radius), (radius * 0.5, radius * 0.5), (185, 188, 194), mark=False)
 
@@ -31,10 +32,12 @@ def house(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     pen.shadow(half * 1.15)
     roof: RGB = jitter(rng, ((108, 60, 50), (78, 84, 98), (120, 84, 60))[rng.integers(3)])
     pen.box((half * 0.4, 0.68), (half * 0.62, 1.02), (142, 92, 78))
+    pen.part("wall")
     pen.box((-half, 0), (half, 0.6), colour)
     pen.polygon([(half * 0.55, 0), (half, 0), (half, 0.6), (half * 0.55, 0.6)], shade(colour, 0.85), mark=False)
     for row in np.arange(0.08, 0.6, 0.085):
         pen.line([(-half, float(row)), (half, float(row))], 0.008, shade(colour, 0.82), mark=False)
+    pen.part("roof")
     pen.polygon([(-half * 1.16, 0.56), (half * 1.16, 0.56), (half * 0.72, 0.95), (-half * 0.72, 0.95)], roof)
     pen.polygon(
         [(half * 0.5, 0.56), (half * 1.16, 0.56), (half * 0.72, 0.95), (half * 0.4, 0.95)],
@@ -44,8 +47,10 @@ def house(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     for row in (0.66, 0.76, 0.86):
         reach = half * (1.14 - 1.13 * (row - 0.56))
         pen.line([(-reach, row), (reach, row)], 0.008, shade(roof, 0.75), mark=False)
+    pen.part("door")
     pen.box((-0.09, 0), (0.09, 0.34), (96, 62, 42), mark=False)
     pen.ellipse((0.055, 0.16), (0.015, 0.015), (235, 205, 110), mark=False)
+    pen.part("window")
     glass, lit = _glass(pen)
     for x in (-half * 0.62, half * 0.62):
         pen.box((x - 0.105, 0.2), (x + 0.105, 0.45), (245, 242, 232), mark=False)
@@ -92,9 +97,11 @@ def car(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     del rng
     pen.shadow(1.1)
     pen.polygon([(-0.62, 0.5), (-0.4, 0.95), (0.32, 0.95), (0.66, 0.5)], shade(colour, 0.92))
+    pen.part("window")
     glass, lit = _glass(pen)
     pen.polygon([(-0.5, 0.54), (-0.34, 0.87), (-0.06, 0.87), (-0.06, 0.54)], glass, mark=False, glow=lit)
     pen.polygon([(0.02, 0.54), (0.02, 0.87), (0.27, 0.87), (0.5, 0.54)], glass, mark=False, glow=lit)
+    pen.part(None)
     pen.polygon([(-1.0, 0.2), (-1.0, 0.5), (-0.9, 0.58), (0.85, 0.58), (1.02, 0.48), (1.05, 0.2)], colour)
     pen.polygon([(-1.0, 0.2), (-1.0, 0.34), (1.04, 0.34), (1.05, 0.2)], shade(colour, 0.76), mark=False)
     pen.line([(-0.02, 0.24), (-0.02, 0.56)], 0.025, shade(colour, 0.65), mark=False)
@@ -111,6 +118,7 @@ def bus(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     pen.polygon([(-1.25, 0.14), (-1.25, 0.94), (-1.18, 1.0), (1.16, 1.0), (1.25, 0.9), (1.25, 0.14)], colour)
     pen.box((-1.25, 0.14), (1.25, 0.28), shade(colour, 0.74), mark=False)
     pen.box((-1.25, 0.42), (1.25, 0.47), shade(colour, 1.45), mark=False)
+    pen.part("window")
     glass, lit = _glass(pen)
     for x in np.linspace(-1.12, 0.6, 6):
         pen.box((float(x), 0.55), (float(x) + 0.27, 0.86), glass, mark=False, glow=lit)
@@ -124,10 +132,12 @@ def boat(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     """A sailing boat: a coloured hull and two pale sails."""
     pen.canvas.ellipse(pen.foot, (0.62 * pen.size, 0.05 * pen.size), (255, 255, 255), mark=False, alpha=80)
     pen.line([(0, 0.2), (0, 1.0)], 0.03, (110, 84, 60))
+    pen.part("sail")
     sail = jitter(rng, (242, 238, 226), 8)
     pen.polygon([(0.03, 0.28), (0.5, 0.3), (0.03, 0.98)], sail)
     pen.polygon([(0.03, 0.28), (0.2, 0.29), (0.03, 0.98)], shade(sail, 0.86), mark=False)
     pen.polygon([(-0.03, 0.3), (-0.38, 0.32), (-0.03, 0.86)], shade(sail, 0.93))
+    pen.part(None)
     pen.polygon([(-0.6, 0.27), (0.64, 0.27), (0.46, 0.0), (-0.42, 0.0)], colour)
     pen.polygon([(-0.6, 0.27), (0.64, 0.27), (0.6, 0.21), (-0.55, 0.21)], shade(colour, 1.35), mark=False)
     pen.polygon([(-0.47, 0.08), (0.51, 0.08), (0.46, 0.0), (-0.42, 0.0)], shade(colour, 0.68), mark=False)
@@ -139,13 +149,16 @@ def airplane(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     body = jitter(rng, (226, 230, 236), 8)
     trim: RGB = ((60, 90, 170), (200, 70, 60), (60, 140, 120))[rng.integers(3)]
     pen.polygon([(-1.02, 0.52), (-1.28, 1.0), (-1.02, 1.0), (-0.62, 0.6)], trim)
+    pen.part("wing")
     pen.polygon([(-0.05, 0.5), (-0.4, 0.86), (-0.2, 0.86), (0.35, 0.52)], shade(body, 0.72))
+    pen.part(None)
     pen.ellipse((0.0, 0.46), (1.15, 0.19), body)
     pen.polygon([(-1.2, 0.56), (-0.5, 0.64), (-0.4, 0.35), (-0.9, 0.42)], body)
     pen.arc((0.0, 0.46), (1.13, 0.18), (np.pi, 2 * np.pi), shade(body, 0.82), mark=False)
     for x in np.linspace(-0.6, 0.7, 8):
         pen.ellipse((float(x), 0.52), (0.035, 0.04), (70, 100, 140), mark=False)
     pen.polygon([(0.88, 0.56), (1.06, 0.52), (0.92, 0.5)], (50, 70, 100), mark=False)
+    pen.part("wing")
     pen.polygon([(0.25, 0.42), (-0.5, 0.02), (-0.25, 0.02), (0.5, 0.4)], shade(body, 0.66))
 
 

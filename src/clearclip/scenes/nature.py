@@ -24,8 +24,10 @@ def tree(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     del colour
     pen.shadow(0.35)
     bark = jitter(rng, _BARK)
+    pen.part("trunk")
     pen.polygon([(-0.06, 0), (0.07, 0), (0.045, 0.5), (-0.04, 0.5)], bark)
     pen.polygon([(0.02, 0), (0.07, 0), (0.045, 0.5), (0.02, 0.5)], shade(bark, 0.75), mark=False)
+    pen.part("leaves")
     leaves = jitter(rng, (58, 140, 52), 22)
     puffs: list[tuple[Point, float]] = [((0.0, 0.72), 0.27)]
     for turn in np.linspace(0, 2 * np.pi, 6, endpoint=False) + rng.uniform(0, 1):
@@ -77,6 +79,7 @@ def bush(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     """A low round shrub, sometimes with berries."""
     del colour
     pen.shadow(0.6)
+    pen.part("leaves")
     leaves = jitter(rng, (92, 128, 46), 16)
     puffs = [
         (float(x), float(rng.uniform(0.36, 0.62)), float(rng.uniform(0.24, 0.34))) for x in np.linspace(-0.5, 0.5, 5)
@@ -97,6 +100,7 @@ def flower(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     pen.line([(0, 0), (0.03, 0.35), (0, 0.68)], 0.07, stem)
     for side in (-1.0, 1.0):
         pen.polygon([(0.02, 0.18), (side * 0.14, 0.2), (side * 0.27, 0.36), (side * 0.1, 0.33)], shade(stem, 1.08))
+    pen.part("petals")
     petals = int(rng.integers(5, 9))
     for turn in np.arange(petals) * (2 * np.pi / petals) + rng.uniform(0, 1):
         x, y = 0.19 * float(np.cos(turn)), 0.72 + 0.19 * float(np.sin(turn))
@@ -150,13 +154,17 @@ def person(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     trousers = jitter(rng, ((52, 62, 100), (80, 70, 62), (44, 44, 50))[rng.integers(3)])
     hair: RGB = ((60, 40, 26), (30, 26, 26), (205, 165, 90), (150, 80, 40))[rng.integers(4)]
     for side in (-1.0, 1.0):
+        pen.part("trousers")
         pen.polygon([(side * 0.01, 0.46), (side * 0.13, 0.46), (side * 0.15, 0.03), (side * 0.05, 0.03)], trousers)
+        pen.part(None)
         pen.ellipse((side * 0.11, 0.02), (0.065, 0.03), (50, 40, 36))
         swing = float(rng.uniform(0.2, 0.32))
         pen.line([(side * 0.11, 0.74), (side * swing, 0.5)], 0.08, shade(shirt, 0.85))
         pen.ellipse((side * swing, 0.48), (0.04, 0.045), skin)
+    pen.part("shirt")
     pen.polygon([(-0.15, 0.76), (0.15, 0.76), (0.13, 0.43), (-0.13, 0.43)], shirt)
     pen.box((-0.035, 0.75), (0.035, 0.82), shade(skin, 0.9))
+    pen.part("head")
     pen.ellipse((0, 0.9), (0.115, 0.12), hair)
     pen.ellipse((0.01, 0.88), (0.09, 0.1), skin, mark=False)
 
@@ -167,11 +175,15 @@ def bird(pen: Pen, rng: np.random.Generator, colour: RGB) -> None:
     plumage: RGB = ((60, 70, 95), (46, 46, 52), (196, 84, 66), (84, 120, 170))[rng.integers(4)]
     lift = float(rng.uniform(0.45, 0.75))
     pen.polygon([(-0.75, 0.42), (-0.4, 0.46), (-0.42, 0.3), (-0.8, 0.26)], shade(plumage, 0.8))
+    pen.part("wing")
     pen.polygon([(-0.18, 0.42), (-0.5, 0.42 + lift), (-0.2, 0.3 + lift), (0.22, 0.45)], shade(plumage, 0.8))
+    pen.part(None)
     pen.ellipse((0.0, 0.38), (0.46, 0.17), plumage)
     pen.ellipse((0.42, 0.46), (0.16, 0.15), plumage)
     pen.polygon([(0.55, 0.49), (0.76, 0.44), (0.55, 0.4)], (240, 170, 50))
+    pen.part("wing")
     pen.polygon([(-0.1, 0.4), (-0.22, 0.5 + lift), (0.08, 0.38 + lift), (0.28, 0.42)], shade(plumage, 1.15))
+    pen.part(None)
     pen.ellipse((0.04, 0.32), (0.32, 0.09), shade(plumage, 1.45), mark=False)
     pen.ellipse((0.46, 0.5), (0.03, 0.03), (255, 255, 255), mark=False)
 
