@@ -29,12 +29,12 @@ class Recipe:
         seed: Of the weights, the crops and the patch dropout.
         batch_size: Pairs a step.
         learning_rate: Peak, after `warmup` steps.
+        muon: Factor on it for the blocks' matrices, which Muon trains.
         weight_decay: On matrices; biases, norms and embeddings have none.
         kept: Share of a view's patches that a step shows the vision tower (patch dropout).
         full_share: Share of the steps, the last ones, that see all patches.
-        late: Share of the pairs whose class token enters at the last block (stochastic depth), so that what a picture
-            shows has to come to it from the patches' last values.
-        ffn_skipped: Share of the pairs whose class token skips the last block's FFN.
+        late: Share of the pairs whose class token enters at a block drawn at random (stochastic depth), so that what a
+            picture shows has to come to it from the patches' values of any block, the last one too.
         bare: Share of the colour words that captions leave out ("house" for "red house").
         other: Share of the words for things that captions replace by another one ("building" for "house").
         fine_share: Share of the steps whose views are twice the native grid, as the windows of inference are; the
@@ -55,16 +55,16 @@ class Recipe:
         bfloat16: Autocast the towers.
     """
 
-    steps: int = 4200
+    steps: int = 4000
     seed: int = 0
     batch_size: int = 256
     learning_rate: float = 1.5e-3
+    muon: float = 2.5
     warmup: int = 100
     weight_decay: float = 0.05
     kept: float = 0.3
     full_share: float = 0.01
-    late: float = 0.5
-    ffn_skipped: float = 0.5
+    late: float = 0.75
     bare: float = 0.4
     other: float = 0.2
     fine_share: float = 0.7
@@ -78,15 +78,15 @@ class Recipe:
     ground_share: float = 0.3
     image_size: int = 112
     patch_size: int = 8
-    width: int = 128
-    layers: int = 4
+    width: int = 96
+    layers: int = 12
     head_width: int = 32
     mlp_ratio: float = 4.0
     query_gain: float = 0.8
     query_scale: float = 2.5
     text_width: int = 128
-    text_layers: int = 2
-    text_heads: int = 2
+    text_layers: int = 3
+    text_heads: int = 4
     embed_dim: int = 128
     bfloat16: bool = True
 

@@ -51,15 +51,25 @@ def build_model(folder: Path, recipe: Recipe) -> nn.Module:
     return model.train()
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
+def make_optimizers(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the blocks' matrices, AdamW for all else; weight decay on matrices only."""
+    hidden: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        matrix = parameter.ndim >= 2 and "embedding" not in name
-        (matrices if matrix else others).append(parameter)
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+        if parameter.ndim < 2 or "embedding" in name:
+            others.append(parameter)
+        else:
+            (hidden if "resblocks" in name else matrices).append(parameter)
+    decay = recipe.weight_decay
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    # match_rms_adamw makes its steps as long as AdamW's of the same learning rate (Liu et al., arXiv:2502.16982).
+    return (
+        torch.optim.Muon(
+            [{"params": hidden, "factor": recipe.muon}], weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6),
+    )
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -104,7 +114,7 @@ class Trainer:
         write_model_folder(self.outputs, recipe)
         self.model = build_model(folder, recipe).to(self.device)
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        self.optimizer = make_optimizer(self.model, recipe)
+        self.optimizers = make_optimizers(self.model, recipe)
         self.step = 0
         self.seconds = 0.0
         self.log: list[str] = []
@@ -120,7 +130,8 @@ class Trainer:
         if changed:
             raise UsageError(f"{file} was made with other values of {', '.join(changed)}: use them, or another folder")
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.step, self.seconds = saved["step"], saved["seconds"]
         if self.outputs.stands(LOG_NAME):
             lines = (self.folder / LOG_NAME).read_text(encoding="utf-8").splitlines()
@@ -129,7 +140,8 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint and the log; the old ones stay until the new ones are complete."""
         recipe = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "recipe": recipe}
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = {"model": self.model.state_dict(), "optimizers": optimizers, "recipe": recipe}
         with self.outputs.write(LOG_NAME, again=True) as partial:
             partial.write_text("".join(f"{line}\n" for line in self.log), encoding="utf-8")
         with self.outputs.write(CHECKPOINT_NAME, again=True) as partial:
@@ -176,17 +188,18 @@ class Trainer:
         views, tokens = self._batch()
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
         model: Any = self.model
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, recipe)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = learning_rate(self.step, recipe) * group.get("factor", 1.0)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            image_features = encode_views(model, views, late=recipe.late, ffn_skipped=recipe.ffn_skipped)
+            image_features = encode_views(model, views, late=recipe.late)
             text_features = encode_text_trimmed(model, tokens)
         images, texts = F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
         loss = contrastive_loss(images, texts, model.logit_scale.exp())
-        self.optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         self.step += 1
@@ -222,12 +235,12 @@ def scale_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str,
     return scaled
 
 
-def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: float = 0.0) -> Tensor:
+def encode_views(model: Any, views: Views, *, late: float = 0.0) -> Tensor:
     """Image features (B, E), not normalised, of parts of views, their patches in the places they have in the view.
 
-    `late` and `ffn_skipped` are stochastic depth (Huang et al., ECCV 2016) of the class token alone: shares of the
-    views whose class token enters at the last block, or skips its FFN. Patch tokens go through all blocks but the last,
-    of which only the class token's row is run. With both 0 and the native grid this is `encode_image`.
+    `late` is stochastic depth (Huang et al., ECCV 2016) of the class token alone: the share of the views whose class
+    token enters at a block drawn at random. Patch tokens go through all blocks but the last, of which only the class
+    token's row is run. With 0 and the native grid this is `encode_image`.
     """
     visual = model.visual
     patches = visual.conv1(views.images)
@@ -241,18 +254,20 @@ def encode_views(model: Any, views: Views, *, late: float = 0.0, ffn_skipped: fl
     tokens = patches.flatten(2).transpose(1, 2) + table[places]
     first = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
     tokens = visual.ln_pre(visual.patch_dropout(torch.cat([first, tokens], dim=1)))
+    entering = visual.ln_pre(first)
     *blocks, last = visual.transformer.resblocks
-    for block in blocks:
-        tokens = run_block(block, tokens)
-    class_tokens = tokens[:, :1]
-    if late > 0:
-        class_tokens = torch.where(_drawn(late, tokens), visual.ln_pre(first).to(tokens.dtype), class_tokens)
-    normed = last.ln_1(torch.cat([class_tokens, tokens[:, 1:]], dim=1))
-    stream = class_tokens + last.attn(normed[:, :1], normed, normed, need_weights=False)[0]
-    ffn = last.mlp(last.ln_2(stream))
-    if ffn_skipped > 0:
-        ffn = ffn.masked_fill(_drawn(ffn_skipped, tokens), 0.0)
-    features: Tensor = visual.ln_post((stream + ffn)[:, 0]) @ visual.proj
+    each = torch.rand(2, len(tokens), 1, 1, device=tokens.device)
+    entries = torch.where(each[0] < late, (each[1] * (len(blocks) + 1)).long(), 0)
+    for number, block in enumerate([*blocks, last]):
+        if late > 0:
+            first_tokens = torch.where(entries == number, entering.to(tokens.dtype), tokens[:, :1])
+            tokens = torch.cat([first_tokens, tokens[:, 1:]], dim=1)
+        if block is not last:
+            tokens = run_block(block, tokens)
+    normed = last.ln_1(tokens)
+    stream = tokens[:, :1] + last.attn(normed[:, :1], normed, normed, need_weights=False)[0]
+    stream = stream + last.mlp(last.ln_2(stream))
+    features: Tensor = visual.ln_post(stream[:, 0]) @ visual.proj
     return features
 
 
@@ -267,10 +282,6 @@ def run_block(block: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     tokens = tokens + attended
     mixed: Tensor = tokens + block.mlp(block.ln_2(tokens))
     return mixed
-
-
-def _drawn(share: float, tokens: Tensor) -> Tensor:
-    return torch.rand(len(tokens), 1, 1, device=tokens.device) < share
 
 
 def encode_text_trimmed(model: Any, tokens: Tensor) -> Tensor:
