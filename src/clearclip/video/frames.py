@@ -312,8 +312,12 @@ class _Turn:
     @classmethod
     def of(cls, frame: Any) -> _Turn:
         """By a frame's display matrix, `(x, y) → (ax + cy, bx + dy)`; of other angles the nearest right one."""
-        matrix = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), bytes(36))
-        a, b, _, c, d = struct.unpack_from("=5i", matrix.ljust(36, b"\0"))
+        try:
+            matrices = [bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"]
+        except ValueError:  # PyAV, about a kind of side data that is newer than it: of the matrix it tells the angle
+            quarters = round(frame.rotation / 90) % 4  # against the clock
+            return cls(quarters in (1, 3), quarters in (1, 2), quarters in (2, 3))
+        a, b, _, c, d = struct.unpack_from("=5i", matrices[0]) if matrices else (0, 0, 0, 0, 0)
         lying = abs(b) + abs(c) > abs(a) + abs(d)
         return cls(lying, (b if lying else d) < 0, (c if lying else a) < 0)
 
