@@ -27,7 +27,8 @@ from torch import Tensor, nn
 import clearclip
 from clearclip import Segmenter
 from clearclip.backbones.base import TextEncoder
-from clearclip.encode.images import IMAGE_SUFFIXES, normalize, resize
+from clearclip.encode.images import normalize, resize
+from clearclip.files.kinds import IMAGE_SUFFIXES
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, Protocol
 from clearclip.scenes import make_scene
 from clearclip.segmenter import BACKGROUND

@@ -13,7 +13,8 @@ from PIL import Image
 
 from bombs import bomb
 from clearclip import ImageError, Protocol, load_image
-from clearclip.encode.images import IMAGE_SUFFIXES, normalize, resize, resized_size
+from clearclip.encode.images import normalize, resize, resized_size
+from clearclip.files.kinds import IMAGE_SUFFIXES
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, PROTOCOLS
 
 

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from rasterio.enums import ColorInterp
 
 import clearclip
@@ -324,6 +325,17 @@ def test_pictures_without_coordinates(segmenter, scene, write, tmp_path, driver)
     with rasterio.open(out) as dataset:
         assert dataset.crs is None
         assert dataset.transform.is_identity
+
+
+def test_pages_that_are_not_labelled_are_named_and_overviews_are_none(segmenter, scene, write, tmp_path):
+    page = Image.fromarray(scene())
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page, page])
+    with pytest.warns(UserWarning, match=r"pages\.tif has 3 pages, the first is labelled"):
+        segment_large(segmenter, tmp_path / "pages.tif", labels=WORDS, output=tmp_path / "out.tif")
+    path = write(scene(300, 400), "overviews.tif")
+    with rasterio.open(path, "r+") as target:
+        target.build_overviews([2, 4])
+    segment_large(segmenter, path, labels=WORDS, output=tmp_path / "more.tif")
 
 
 def test_photographs_stored_lying_down_are_named(segmenter, scene, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from benchmark_cases import break_image, break_labels, break_size, break_text, write_pair
 from clearclip.benchmarks import check_dataset, open_benchmark, open_folders
-from clearclip.benchmarks.readers import READ_AHEAD, read_ahead
+from clearclip.benchmarks.readers import READ_AHEAD, read_ahead, read_index_map
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.scenes import make_scene
 
@@ -308,3 +309,29 @@ def test_splits_of_scenes_are_benchmarks_of_their_own():
         open_benchmark("scenes", split="vall")
     with pytest.raises(UsageError, match="--split goes with scenes"):
         open_benchmark("voc20", split="val")
+
+
+def test_own_data_take_every_image_type_and_no_copies(tmp_path):
+    pixels = Image.new("RGB", (8, 6))
+    for name in ("a.jfif", "b.TGA", "c.jpg"):
+        for folder in ("", ".ipynb_checkpoints", "@eaDir/c.jpg"):
+            (tmp_path / "images" / folder).mkdir(parents=True, exist_ok=True)
+            pixels.save(tmp_path / "images" / folder / name)
+            (tmp_path / "labels" / folder).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 6)).save(tmp_path / "labels" / folder / f"{name.partition('.')[0]}.png")
+    (tmp_path / "images" / "@eaDir" / "d.jpg").touch()
+    found = open_folders(tmp_path / "images", tmp_path / "labels", labels=["sky"])
+    assert ([item.id for item in found.items], found.missing) == (["a", "b", "c"], ())
+    assert all(item.read().image.shape == (6, 8, 3) for item in found.items)
+
+
+@pytest.mark.parametrize("error", [struct.error("x"), KeyError(7), MemoryError(), RecursionError(), EOFError()])
+def test_whatever_a_decoder_of_label_maps_raises_is_an_image_error(tmp_path, monkeypatch, error):
+    Image.new("L", (8, 6)).save(tmp_path / "a.png")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("clearclip.benchmarks.readers.verify", fail)
+    with pytest.raises(ImageError, match=r"a\.png: the label map cannot be read"):
+        read_index_map(tmp_path / "a.png")

@@ -15,12 +15,12 @@ from PIL import Image, UnidentifiedImageError
 from clearclip.benchmarks.decoding import LabelForm, indices
 from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
 from clearclip.errors import ClearclipError, ImageError, UsageError, nearest
+from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
 from clearclip.files.label_maps import verify
 from clearclip.files.reading import open_regular, read_text
 from clearclip.scenes import SPLITS, Split, make_scene
 from clearclip.vocabulary import Vocabulary
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 READ_AHEAD = 8
 SPLIT_BYTES = 1 << 26
@@ -119,8 +119,10 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
                 values = np.asarray(opened)
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no image that Pillow can read: an index PNG is needed") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: the label map cannot be read ({error})") from error
+    except ImageError:
+        raise
+    except Exception as error:  # decoders fail in many ways over a damaged file
+        raise ImageError(f"{path}: the label map cannot be read ({error or type(error).__name__})") from error
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
@@ -165,15 +167,19 @@ def open_folders(images: Path, annotations: Path, *, labels: Any, background: st
     vocabulary = Vocabulary.parse(labels, background=background)
     if len(vocabulary.labels) > 255:
         raise UsageError(f"{len(vocabulary.labels)} labels: an index PNG holds at most 255 beside the ignored 255")
-    suffixes = tuple(s for s in IMAGE_SUFFIXES if s != ".png" or not images.samefile(annotations))
+    suffixes = IMAGE_SUFFIXES - ({".png"} if images.samefile(annotations) else set())
     photographs: dict[str, Path] = {}
     for path in sorted(images.rglob("*")):
-        if path.suffix.lower() in suffixes:
+        if path.suffix.lower() in suffixes and not kept_by_systems(path.relative_to(images).parts):
             stem = path.relative_to(images).with_suffix("").as_posix()
             if stem in photographs:
                 raise UsageError(f"{photographs[stem]} and {path} have one name: rename one of them")
             photographs[stem] = path
-    maps = {path.relative_to(annotations).with_suffix("").as_posix(): path for path in annotations.rglob("*.png")}
+    maps = {
+        path.relative_to(annotations).with_suffix("").as_posix(): path
+        for path in annotations.rglob("*.png")
+        if not kept_by_systems(path.relative_to(annotations).parts)
+    }
     form = LabelForm(".png", indices(len(vocabulary.labels)), f"index maps of {len(vocabulary.labels)} labels")
     both = sorted(photographs.keys() & maps.keys())
     if not both:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
+from clearclip.errors import printable
 from clearclip.files.outputs import hold
 from clearclip.methods import parse_methods
 
@@ -33,11 +34,12 @@ def compare(
     vocabulary = words.vocabulary()
     from clearclip.decompose import fit_depth
     from clearclip.encode.images import load_image
-    from clearclip.engine.run import find_images
+    from clearclip.engine.run import scan_images
+    from clearclip.engine.sources import summary
     from clearclip.inspection.sheets import SheetRow, draw_sheet
     from clearclip.inspection.style import save
 
-    paths = find_images(images)[:limit]
+    paths, left_out = scan_images(images)
     segmenter = loading.load("clearclip")
     blocks = len(segmenter.backbone.blocks)
     fitted = [fit_depth(row, blocks=blocks) for row in rows]
@@ -49,7 +51,7 @@ def compare(
     with o.writing(place), hold(place.parent) as outputs:
         outputs.check([place.name])
         sheet = []
-        for path in paths:
+        for path in paths[:limit]:
             encoded = segmenter.encode(load_image(path))
             found = segmenter.classify(encoded, vocabulary, method=fitted, threshold=words.threshold)
             shown = next(iter(found.values()))
@@ -58,3 +60,5 @@ def compare(
         with outputs.write(place.name) as partial:
             save(draw_sheet(sheet, vocabulary, titles=titles), partial)
     typer.echo(str(place))
+    if left_out:
+        typer.echo(f"note: {printable(summary(left_out))}", err=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
+from clearclip.errors import printable
 from clearclip.files.outputs import hold
 
 Method = Annotated[
@@ -27,19 +28,20 @@ def inspect(
     as_json: o.AsJson = False,
 ) -> None:
     """Show what flows through a model: X_res, X_attn and X_sum of the last block, and every block in numbers."""
-    from clearclip.engine.run import find_images
+    from clearclip.engine.run import scan_images
+    from clearclip.engine.sources import summary
     from clearclip.inspection.features import inspect_image
     from clearclip.paper.figure2 import features_page
     from clearclip.paper.measure import Lab
     from clearclip.paper.models import Model
     from clearclip.paper.page import REPORT_NAME, about
 
-    paths = find_images(images)[:limit]
+    paths, left_out = scan_images(images)
     segmenter = loading.load("clearclip")
     lab = Lab(output=output, device=loading.device, dtype=loading.dtype)
     with o.writing(output), hold(output) as outputs:
         outputs.check([f"inspect/{name}" for name in (REPORT_NAME, "numbers.json")])
-        seen = [inspect_image(segmenter, path, method=method, name=path.stem) for path in paths]
+        seen = [inspect_image(segmenter, path, method=method, name=path.stem) for path in paths[:limit]]
         page = features_page(seen, name="inspect", title="What flows through the model")
         report = page.write(outputs, about=about(lab, [Model(loading.model)]))
     if as_json:
@@ -48,3 +50,5 @@ def inspect(
     for sentence in page.findings:
         typer.echo(sentence)
     typer.echo(str(report))
+    if left_out:
+        typer.echo(f"note: {printable(summary(left_out))}", err=True)

@@ -74,15 +74,15 @@ def segment(
         )
     vocabulary = words.vocabulary()
     from clearclip.engine.run import segment_files, segment_on_ray
-    from clearclip.engine.sources import find_sources
+    from clearclip.engine.sources import scan
     from clearclip.formats import DEFAULT_FORMATS, Choices
 
     fleet = workers.fleet(loading.device)
-    found = find_sources(sources)[:limit]
+    scanned = scan(sources)
     load = partial(loading.load, rows[0], max_pixels=max_pixels)
     run = partial(segment_files, load()) if fleet is None else partial(segment_on_ray, load, fleet=fleet)
     report = run(
-        found,
+        scanned.files[:limit],
         labels=vocabulary,
         output=output,
         threshold=words.threshold,
@@ -91,6 +91,7 @@ def segment(
         formats=tuple(formats or DEFAULT_FORMATS),
         choices=Choices(things=tuple(things or ()), min_area=min_area, simplify=simplify),
     )
+    report.left_out.update(scanned.left_out)
     if as_json:
         o.print_json(report.as_dict())
     else:
@@ -102,6 +103,8 @@ def segment(
         typer.echo(printable(f"{', '.join(parts)} → {output}"))
         if report.aside is not None:
             typer.echo(f"Results with other settings that were not made again are in {report.aside}")
+        for remark in report.remarks():
+            typer.echo(f"note: {printable(' '.join(remark.split()))}", err=True)
     for path, reason in report.failed:
         line = reason if str(path) in reason else f"{path}: {reason}"
         typer.echo(f"failed: {printable(' '.join(line.split()))}", err=True)

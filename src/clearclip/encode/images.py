@@ -7,7 +7,8 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,9 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clearclip.errors import ImageError
-from clearclip.files.reading import Metered, open_regular
+from clearclip.files.extras import PNG, png_damage, without_extras
+from clearclip.files.kinds import HEAD, IMAGE_FORMATS, kind_of
+from clearclip.files.reading import ExhaustedError, Metered, open_regular
 from clearclip.protocol import Protocol
 
 MAX_PIXELS = 100_000_000
@@ -26,9 +29,10 @@ MAX_BYTES = 1 << 30
 MAX_READS = 1_000_000
 """Pieces that a file may consist of: the blocks of a PNG, the segments of a JPEG, the entries of a TIFF."""
 MAX_EXIF = 1 << 16
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "MPO", "DIB", "AVIF", "HEIF")
-"""Pillow's decoders that may see a file. Others run programs (EPS: Ghostscript), or few people have tested them."""
+MAX_REPAIRED = 1 << 27
+"""Bytes of a file that is read once more without what stands beside its pixels."""
+
+NEW_SUBFILE_TYPE, COPY_OR_MASK = 254, 5
 
 ImageLike = Any
 _PILLOW_GLOBALS = threading.Lock()
@@ -47,8 +51,9 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
     """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB `(H, W, 3)`.
 
     An image is a path, the bytes of a file, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`
-    of uint8, uint16 or bool; transparent pixels are laid over white. `ImageError` for whatever cannot be read, and,
-    before they are decoded, for files of more than `max_pixels` or 1 GB (16 bytes a pixel where that is more).
+    of uint8, uint16 or bool; transparent pixels are laid over white. Of a file of many pages the first is taken, with a
+    warning. `ImageError` for whatever cannot be read, and, before they are decoded, for files of more than `max_pixels`
+    or 1 GB (16 bytes a pixel where that is more).
     """
     if isinstance(image, np.ndarray):
         return _from_array(np.asarray(image), max_pixels=max_pixels)
@@ -57,25 +62,73 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
             return _from_pil(image, "the image", max_pixels=max_pixels)
     if not isinstance(image, (bytes, str, Path)):
         raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
-    with open_image(image, max_pixels=max_pixels) as opened:
-        return _from_pil(opened, _name(image), max_pixels=max_pixels)
+    pixels, note = read_image(image, max_pixels=max_pixels)
+    if note:
+        warnings.warn(f"{_name(image)}: {note}", stacklevel=1)
+    return pixels
 
 
-@contextmanager
-def open_image(image: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Read an image file's head; `ImageError` for whatever goes wrong with it until the block ends."""
-    with _decoding(_name(image)), _open(image, limit=max(MAX_BYTES, 16 * max_pixels)) as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            raise ImageError(f"{_name(image)}: the file is empty")
-        with Metered(
-            file, max_bytes=4 * size + (1 << 20), max_reads=MAX_READS
-        ) as metered:  # TIFF reads its tables twice
-            with _pillow_globals():
-                Image.init()
-                opened = Image.open(metered, formats=[name for name in FORMATS if name in Image.OPEN])
-            with opened:
-                yield opened
+def read_image(image: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.uint8], str | None]:
+    """As `load_image`, of a file: its pixels, and instead of a warning a note of what is not among them."""
+    name, limit = _name(image), max(MAX_BYTES, 16 * max_pixels)
+    with _decoding(name):
+        try:
+            with _open(image, limit=limit) as file:
+                return _decoded(file, name, max_pixels=max_pixels)
+        except (ImageError, ExhaustedError):
+            raise
+        except Exception as error:
+            with _open(image, limit=limit) as file:
+                data = file.read(MAX_REPAIRED)
+            if (plain := without_extras(data)) not in (None, data):
+                with suppress(Exception):
+                    return _decoded(io.BytesIO(plain), name, max_pixels=max_pixels)
+            if isinstance(error, UnidentifiedImageError) and (kind := kind_of(data[:HEAD])):
+                raise ImageError(f"{name} cannot be read: it is {kind}") from error
+            raise
+
+
+def _decoded(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[npt.NDArray[np.uint8], str | None]:
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        raise ImageError(f"{name}: the file is empty")
+    with Metered(file, max_bytes=4 * size + (1 << 20), max_reads=MAX_READS) as metered:  # TIFF reads its tables twice
+        metered.seek(0)
+        if metered.read(len(PNG)) == PNG and (damage := png_damage(metered)):
+            raise ImageError(f"{name}: {damage}")
+        with _pillow_globals():
+            opened = Image.open(metered, formats=_decoders())
+        with opened:
+            return _from_pil(opened, name, max_pixels=max_pixels), _other_pages(opened)
+
+
+@cache
+def _decoders() -> list[str]:
+    """The formats that this Pillow reads; HEIC, if the extra `heic` is there."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
+
+
+def _other_pages(image: Image.Image) -> str | None:
+    """What a file holds beside its first page, once that was read; a TIFF's smaller copies and masks are no pages."""
+    if image.format == "MPO" or not getattr(image, "is_animated", False):  # previews and depths of one photograph
+        return None
+    try:
+        count = getattr(image, "n_frames", 1)
+        if image.format == "TIFF":
+            count -= sum(_is_copy_or_mask(image, page) for page in range(1, count))
+    except Exception:  # the first page is whole
+        return "its further pages cannot be read, the first is taken"
+    return None if count == 1 else f"it has {count:,} pages, the first is taken"
+
+
+def _is_copy_or_mask(image: Any, page: int) -> bool:
+    image.seek(page)
+    return bool(image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & COPY_OR_MASK)
 
 
 def _name(image: bytes | str | Path) -> str:

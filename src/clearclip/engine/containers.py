@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-from clearclip.encode.images import IMAGE_SUFFIXES
-from clearclip.engine.sources import Source, _first_line, open_source, stem_of
+from clearclip.engine.sources import Source, _first_line, kind_by_name, open_source, stem_of, summary
 from clearclip.errors import ImageError
+from clearclip.files.kinds import HEAD, IMAGE_SUFFIXES, kept_by_systems, kind_of
 from clearclip.files.names import safe_stem
 from clearclip.files.optional import require
 from clearclip.files.reading import Metered
@@ -39,13 +41,17 @@ class Member:
     stem: str
     data: bytes = b""
     reason: str | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of the container, since the last image that told any, that are none, as `Scan.left_out`."""
 
 
 def read_members(container: Source) -> Iterator[Member]:
-    """The images in a tar (WebDataset: one for each key) or Parquet file (a column of encoded images), in its order.
+    """The images in a tar or Parquet file (a column of encoded images), in its order.
 
-    One is in memory at a time. An image that cannot be used is a member with the reason; a container that is damaged
-    gives the images before the damage, then one member with the reason.
+    Where files of a tar share what precedes the first dot, WebDataset's key, `KEY.jpg` is taken and no `KEY.seg.png`;
+    without the former all are. So one key's images are in memory at a time, of at most `MAX_MEMBER` bytes and one more.
+    An image that cannot be used is a member with the reason; a container that is damaged gives the images before the
+    damage, then one member with the reason.
     """
     name = str(container)
     tar = name.partition("?")[0].lower().endswith(".tar")
@@ -72,37 +78,91 @@ class _Entry(tarfile.TarInfo):
             raise tarfile.ReadError(f"it is damaged or cut, {error}") from error
 
 
+@dataclass(frozen=True)
+class _Image:
+    """A member of a tar, its WebDataset key, and what its name has after that."""
+
+    key: str
+    suffixes: str
+    member: Member
+
+
 def _tar_members(name: str, file: BinaryIO) -> Iterator[Member]:
+    left_out: Counter[str] = Counter()
+    held: list[_Image] = []
+    images = _tar_images(name, file, left_out)
+    try:
+        for image in images:
+            if held and (image.key != held[0].key or sum(len(one.member.data) for one in held) > MAX_MEMBER):
+                yield from _of_one_key(held, left_out)
+                held = []
+            held.append(image)
+    except Exception:
+        yield from _of_one_key(held, left_out)
+        raise
+    if not held:
+        raise ImageError(f"no images are in it{': ' + summary(left_out) if left_out else ''}")
+    yield from _of_one_key(held, left_out)
+
+
+def _of_one_key(images: Sequence[_Image], left_out: Counter[str]) -> Iterator[Member]:
+    """The plain ones, or all; the last tells what was left out until now."""
+    chosen = [image.member for image in images if image.suffixes.count(".") == 1]
+    if chosen:
+        left_out.update(image.suffixes for image in images if image.suffixes.count(".") > 1)
+    chosen = chosen or [image.member for image in images]
+    yield from chosen[:-1]
+    for member in chosen[-1:]:
+        told = dict(left_out)
+        left_out.clear()
+        yield replace(member, left_out=told)
+
+
+def _tar_images(name: str, file: BinaryIO, left_out: Counter[str]) -> Iterator[_Image]:
     seen: set[str] = set()
-    with (
-        Metered(file, max_bytes=MAX_HEADERS) as metered,
-        tarfile.open(fileobj=metered, mode="r|", tarinfo=_Entry) as archive,
-    ):
+    with Metered(file, max_bytes=MAX_HEADERS) as metered, _open_tar(file, metered) as archive:
         for entry in archive:
             metered.allow(entry.size + MAX_HEADERS)  # what is left of it, and what precedes the next
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             folder, _, last = entry.name.rpartition("/")
-            base, _, suffix = last.partition(".")
-            if entry.isdir() or not base or f".{suffix.lower()}" not in IMAGE_SUFFIXES:
+            base, suffix = PurePosixPath(last).stem, PurePosixPath(last).suffix.lower()
+            if entry.isdir():
+                continue
+            if copies := kept_by_systems(filter(None, folder.split("/"))):
+                left_out[f"{copies}/"] += 1
+                continue
+            if last.startswith(".") or suffix not in IMAGE_SUFFIXES:
+                left_out[kind_by_name(last)] += 1
                 continue
             stem = safe_stem(f"{stem_of(name)}-{folder}/{base}" if folder else f"{stem_of(name)}-{base}")
             source = f"{name}#{entry.name}"
+            reason, data, is_cut = None, b"", False
             if stem in seen:
-                yield Member(source, stem, reason=f"{source}: another image of this tar would also become {stem}")
-                continue
+                reason = f"{source}: another image of this tar would also become {stem}"
+            elif not entry.isfile() or entry.issparse():
+                reason = f"{source} is a link, a sparse file or a device, not a regular file"
+            elif entry.size > MAX_MEMBER:
+                reason = _too_large(source, entry.size)
+            else:
+                content = archive.extractfile(entry)
+                data = b"" if content is None else content.read()
+                if is_cut := len(data) < entry.size:
+                    reason, data = f"{source}: the tar ends within it", b""
             seen.add(stem)
-            if not entry.isfile() or entry.issparse():
-                yield Member(source, stem, reason=f"{source} is a link, a sparse file or a device, not a regular file")
-                continue
-            if entry.size > MAX_MEMBER:
-                yield Member(source, stem, reason=_too_large(source, entry.size))
-                continue
-            content = archive.extractfile(entry)
-            data = b"" if content is None else content.read()
-            if len(data) < entry.size:
-                yield Member(source, stem, reason=f"{source}: the tar ends within it")
+            first, dot, suffixes = last.partition(".")
+            yield _Image(f"{folder}/{first}", dot + suffixes.lower(), Member(source, stem, data, reason))
+            if is_cut:
                 return
-            yield Member(source, stem, data)
+
+
+def _open_tar(file: BinaryIO, metered: Metered) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=metered, mode="r|", tarinfo=_Entry)
+    except tarfile.ReadError as error:
+        file.seek(0)
+        if kind := kind_of(file.read(HEAD)):
+            raise ImageError(f"it is {kind}") from error
+        raise
 
 
 def _too_large(source: str, size: int) -> str:
@@ -141,9 +201,9 @@ def _image_path(schema: Any) -> tuple[str, ...]:
         return bool(types.is_binary(field.type) or types.is_large_binary(field.type))
 
     fitting: dict[str, tuple[str, ...]] = {field.name: (field.name,) for field in schema if is_binary(field)}
-    for field in schema:
-        if types.is_struct(field.type) and any(part.name == "bytes" and is_binary(part) for part in field.type):
-            fitting[field.name] = (field.name, "bytes")
+    for one in schema:
+        if types.is_struct(one.type) and any(part.name == "bytes" and is_binary(part) for part in one.type):
+            fitting[one.name] = (one.name, "bytes")
     named = [column for column in IMAGE_COLUMNS if column in fitting]
     if named or len(fitting) == 1:
         return fitting[(named or list(fitting))[0]]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.encode.images import load_image
+from clearclip.encode.images import read_image
 from clearclip.engine.containers import Member, read_members
 from clearclip.engine.results import Staged, stage
 from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes
@@ -46,7 +46,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Task:
-    """One image of a run: `source` as the user named it, `reason` why it cannot be used."""
+    """One image of a run: `source` as the user named it, `reason` why it cannot be used; `left_out` as of `Member`."""
 
     source: str
     identity: str
@@ -55,6 +55,7 @@ class Task:
     known: Known | None = None
     data: bytes | None = None
     reason: str | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def wanted(self) -> bool:
@@ -88,7 +89,7 @@ class Container:
         """One of its members as a task."""
         whole = identity(self.source) + member.source[len(str(self.source)) :]
         known = self.known.get(member.stem)
-        return Task(member.source, whole, member.stem, self.stamp, known, member.data, member.reason)
+        return Task(member.source, whole, member.stem, self.stamp, known, member.data, member.reason, member.left_out)
 
 
 Job = Group | Container
@@ -96,13 +97,17 @@ Job = Group | Container
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: its record and staged files, why it failed, or neither if the result was there."""
+    """What became of a task: its record and staged files, why it failed, or neither if the result was there.
+
+    `note` says what of the file is not in the result.
+    """
 
     task: Task
     digest: str = "none"
     record: Record | None = None
     staged: Staged | None = None
     reason: str | None = None
+    note: str | None = None
 
 
 def groups_of(job: Job) -> Iterator[Group]:
@@ -176,7 +181,7 @@ class Labeller:
             found = digest(Path(task.source) if data is None else data)
             if task.wanted and known is not None and known.finished and known.digest == found:
                 return _Read(task, digest=found)
-            pixels = load_image(task.source if data is None else data, max_pixels=self.segmenter.max_pixels)
+            pixels, note = read_image(Path(task.source) if data is None else data, max_pixels=self.segmenter.max_pixels)
         except ClearclipError as error:
             return _Read(task, reason=str(error))
         except Exception as error:  # decoders fail in many ways, and no image may stop the others
@@ -189,7 +194,7 @@ class Labeller:
                 f"{file} exists and was made from another image than {task.source}: use another folder or --overwrite"
             )
             return _Read(task, digest=found, reason=reason)
-        return _Read(task, digest=found, pixels=pixels)
+        return _Read(task, digest=found, pixels=pixels, note=note)
 
     def _label(self, reads: Sequence[_Read]) -> list[tuple[_Read, Segmentation | str]]:
         """The results of wanted images, or why there is none."""
@@ -235,11 +240,12 @@ class _Read:
     digest: str = "none"
     pixels: npt.NDArray[np.uint8] | None = None
     reason: str | None = None
+    note: str | None = None
 
     def outcome(
         self, *, record: Record | None = None, staged: Staged | None = None, reason: str | None = None
     ) -> Outcome:
-        return Outcome(replace(self.task, data=None, known=None), self.digest, record, staged, reason)
+        return Outcome(replace(self.task, data=None, known=None), self.digest, record, staged, reason, self.note)
 
 
 def _reraise_unless_of_an_image(error: Exception) -> None:

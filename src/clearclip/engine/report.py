@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clearclip.engine.sources import Source
+from clearclip.engine.sources import Source, summary
 from clearclip.errors import printable
 
 ERROR_TABLE = "errors.csv"
@@ -21,6 +22,10 @@ class Report:
     skipped: int = 0
     failed: list[tuple[Source, str]] = field(default_factory=list)
     aside: Path | None = None
+    notes: dict[str, list[Source]] = field(default_factory=dict)
+    """What is not in results, and of which images."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Files that are no images, by suffix or folder."""
 
     @property
     def total(self) -> int:
@@ -30,7 +35,19 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON has it."""
         failures = [{"image": printable(str(path)), "reason": printable(reason)} for path, reason in self.failed]
-        return {"done": self.done, "skipped": self.skipped, "failed": failures}
+        notes = {note: [printable(str(image)) for image in images] for note, images in self.notes.items()}
+        left_out = {printable(kind): count for kind, count in self.left_out.items()}
+        return {
+            "done": self.done, "skipped": self.skipped, "failed": failures, "notes": notes, "left_out": left_out,
+        }  # fmt: skip
+
+    def remarks(self) -> list[str]:
+        """What results do not hold though nothing failed, one sentence each."""
+        told = []
+        for note, images in self.notes.items():
+            more = f" and {len(images) - 1:,} more" if len(images) > 1 else ""
+            told.append(f"{images[0]}{more}: {note}")
+        return [*told, summary(self.left_out)] if self.left_out else told
 
     def write_errors(self, folder: Path) -> None:
         """Write `errors.csv` into a folder, sorted by name; nothing if no image failed."""

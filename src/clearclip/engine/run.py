@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,18 @@ from clearclip.engine.ledger import LEDGER_NAME, Entry, open_ledger
 from clearclip.engine.pipeline import FULL, Container, Group, Job, Known, Labeller, Outcome, Task, groups_of
 from clearclip.engine.report import ERROR_TABLE, Report
 from clearclip.engine.results import Results, Staged, is_folder, naming, stage
-from clearclip.engine.sources import Source, find_sources, identity, is_address, is_container, resolved, stamp, stem_of
+from clearclip.engine.sources import (
+    Source,
+    identity,
+    is_address,
+    is_container,
+    kind_by_name,
+    resolved,
+    scan,
+    stamp,
+    stem_of,
+    summary,
+)
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim
@@ -88,9 +100,20 @@ def find_images(sources: Sequence[str]) -> list[Path]:
 
     A file that does not exist is among them, so that a run can list it as failed.
     """
+    return scan_images(sources)[0]
+
+
+def scan_images(sources: Sequence[str]) -> tuple[list[Path], Counter[str]]:
+    """As `find_images`, with how many files are left out, by suffix or folder, tars and Parquet files among them."""
     if remote := [source for source in sources if is_address(source)]:
         raise UsageError(f"{remote[0]} is not on this machine: name files, folders or globs")
-    return [Path(found) for found in find_sources(sources) if not is_container(found)]
+    scanned = scan(sources)
+    containers = [file for file in scanned.files if is_container(file)]
+    left_out = scanned.left_out + Counter(kind_by_name(Path(file).name) for file in containers)
+    images = [Path(found) for found in scanned.files if not is_container(found)]
+    if not images:
+        raise UsageError(f"no image files in {', '.join(sources)}: {summary(left_out)}; unpack them first")
+    return images, left_out
 
 
 def segment_files(
@@ -335,6 +358,9 @@ def _enter(
     for outcome in outcomes:
         task = outcome.task
         source: Source = task.source if is_address(task.source) else Path(task.source)
+        report.left_out.update(task.left_out)
+        if outcome.note is not None:
+            report.notes.setdefault(outcome.note, []).append(source)
         if outcome.reason is not None:
             report.failed.append((source, outcome.reason))
         elif outcome.record is None or outcome.staged is None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from clearclip.encode.images import IMAGE_SUFFIXES, MAX_BYTES
-from clearclip.engine.ledger import results_below
+from clearclip.encode.images import MAX_BYTES
+from clearclip.engine.ledger import LEDGER_NAME, results_below
 from clearclip.errors import ImageError, UsageError
+from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
 from clearclip.files.label_maps import read_comment, read_info
 from clearclip.files.names import safe_stem
 from clearclip.files.reading import open_regular, sha256_of
@@ -21,8 +24,25 @@ PREVIEW_SUFFIX = ".overlay.jpg"
 CONTAINER_SUFFIXES = (".tar", ".parquet")
 ARROW_SCHEMES = ("s3", "gs", "gcs")
 
+LISTED = 10
+"""Most kinds of files that a summary names."""
+
 Source = Path | str
 """A local path, or an address as text."""
+
+
+@dataclass
+class Scan:
+    """What sources name, each once, in order, and how many files below them are left out, by suffix or folder."""
+
+    found: dict[Source, Source] = field(default_factory=dict)
+    """By identity."""
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def files(self) -> list[Source]:
+        """Images and containers."""
+        return list(self.found.values())
 
 
 def is_address(source: Source) -> bool:
@@ -38,45 +58,98 @@ def is_container(source: Source) -> bool:
 def find_sources(sources: Sequence[str]) -> list[Source]:
     """Files that paths, folders, globs and addresses name, each once, in order; `UsageError` if there is no image.
 
-    A named file is taken whatever its suffix; a folder or address gives the images, tars and Parquet files below it,
-    but no earlier results. A missing file or an unlistable folder is among them, so that a run can list it as failed.
+    As `scan`, without what is left out.
     """
-    found: dict[Source, Source] = {}
+    return scan(sources).files
+
+
+def scan(sources: Sequence[str]) -> Scan:
+    """Find images and containers, and count what else is there; `UsageError` if there is no image.
+
+    A named file is taken whatever its suffix; a folder or address gives the images, tars and Parquet files below it,
+    but no earlier results, nothing in hidden folders and those of thumbnails, and no Parquet beside a tar of its name:
+    these are the tar's texts. A missing file or an unlistable folder is found, so that a run can list it as failed.
+    """
+    all_of_them = Scan()
     for source in sources:
         if is_address(source):
-            found.update((address, address) for address in _list_address(source))
+            listed = _list_address(source, all_of_them.left_out)
+            all_of_them.found.update((address, address) for address in listed)
         else:
-            for match in _list_local(source):
-                found.setdefault(resolved(match), match)
-    if not found:
-        raise UsageError(f"no images in {', '.join(map(str, sources))}: name files, folders or globs that hold some")
-    return list(found.values())
+            for match in _list_local(source, all_of_them.left_out):
+                all_of_them.found.setdefault(resolved(match), match)
+    if not all_of_them.found:
+        there = f" ({summary(left_out)})" if (left_out := all_of_them.left_out) else ""
+        raise UsageError(
+            f"no images in {', '.join(map(str, sources))}{there}: name files, folders or globs that hold some"
+        )
+    return all_of_them
 
 
-def _list_local(source: str) -> list[Path]:
+def summary(left_out: Mapping[str, int]) -> str:
+    """How many files were left out, by suffix or folder.
+
+    >>> summary({".txt": 2, "@eaDir/": 1})
+    '3 files were left out: .txt 2, @eaDir/ 1'
+    """
+    total, kinds = sum(left_out.values()), sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    named = ", ".join(f"{kind} {count:,}" for kind, count in kinds[:LISTED])
+    more = f", and {len(kinds) - LISTED} more kinds" if len(kinds) > LISTED else ""
+    return f"{total:,} file{' was' if total == 1 else 's were'} left out: {named}{more}"
+
+
+def kind_by_name(name: str) -> str:
+    """What a file that is left out is counted as."""
+    return "hidden" if name.startswith(".") else PurePosixPath(name).suffix.lower() or "without suffix"
+
+
+def _list_local(source: str, left_out: Counter[str]) -> list[Path]:
     path = Path(source)
     if exists(path) and path.is_dir():
-        return sorted(_images_below(path))
+        return sorted(_images_below(path, left_out))
     if not exists(path) and glob.has_magic(source):
         expanded = glob.glob(source, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        matches = sorted(match for match in map(Path, expanded) if match.is_file())
+        matches = []
+        for match in sorted(match for match in map(Path, expanded) if match.is_file()):
+            if copies := kept_by_systems(part for part in match.parts[:-1] if part not in path.parts):
+                left_out[f"{copies}/"] += 1
+            else:
+                matches.append(match)
         if not matches:
             raise UsageError(f"{source} matches no images: name files, folders or globs that hold some")
         return matches
     return [path]
 
 
-def _images_below(top: Path) -> Iterator[Path]:
+def _images_below(top: Path, left_out: Counter[str]) -> Iterator[Path]:
     """Images, containers, and folders that cannot be listed; without results, by their ledger or their own metadata."""
     unlisted: list[OSError] = []
     results: set[Path] = set()
-    for name, _, files in os.walk(top, onerror=unlisted.append):
+    for name, folders, files in os.walk(top, onerror=unlisted.append):
         folder = Path(name)
-        results |= results_below(folder) or set()
+        for inner in tuple(folders):
+            if (folder / inner).is_symlink():
+                left_out[f"{inner}/ (a link)"] += 1
+            elif kept_by_systems([inner]):
+                folders.remove(inner)
+                if count := sum(len(below) for _, _, below in os.walk(folder / inner)):
+                    left_out[f"{inner}/"] += count
+        listed = results_below(folder)
+        results |= listed or set()
+        beside = frozenset(files)
         for file in map(folder.joinpath, files):
-            if _has_image_name(file.name) and file not in results and file.is_file() and not _is_result(file):
+            if file in results or (listed is not None and file.name.startswith(LEDGER_NAME)):
+                continue
+            if not (_has_image_name(file.name) and file.is_file()) or _is_metadata(file.name, beside):
+                left_out[kind_by_name(file.name)] += 1
+            elif not _is_result(file):
                 yield file
     yield from (Path(error.filename) for error in unlisted)
+
+
+def _is_metadata(name: str, others: Set[str]) -> bool:
+    """Whether a Parquet file holds the texts of a tar beside it, as img2dataset writes them."""
+    return name.endswith(".parquet") and f"{name.removesuffix('.parquet')}.tar" in others
 
 
 def _is_result(file: Path) -> bool:
@@ -90,13 +163,13 @@ def _has_image_name(name: str) -> bool:
     return not name.startswith(".") and (suffix in IMAGE_SUFFIXES or suffix in CONTAINER_SUFFIXES)
 
 
-def _list_address(source: str) -> list[str]:
+def _list_address(source: str, left_out: Counter[str]) -> list[str]:
     files, path = _open_files(source)
     try:
         if glob.has_magic(path):
             matches = [match for match in sorted(files.glob(path)) if files.isfile(match)]
         elif files.isdir(path):
-            matches = [match for match in sorted(files.find(path)) if _has_image_name(PurePosixPath(match).name)]
+            matches = _images_of(sorted(files.find(path)), path, left_out)
         else:
             return [source]
     except (OSError, ValueError) as error:
@@ -104,6 +177,19 @@ def _list_address(source: str) -> list[str]:
     if not matches:
         raise UsageError(f"{source} holds no images: name files, folders or globs that hold some")
     return [_address_of(source, files, match) for match in matches]
+
+
+def _images_of(listed: Sequence[str], top: str, left_out: Counter[str]) -> list[str]:
+    all_of_them, found = frozenset(listed), []
+    for path in listed:
+        *folders, name = path[len(top) :].strip("/").split("/")
+        if copies := kept_by_systems(folders):
+            left_out[f"{copies}/"] += 1
+        elif not _has_image_name(name) or _is_metadata(path, all_of_them):
+            left_out[kind_by_name(name)] += 1
+        else:
+            found.append(path)
+    return found
 
 
 def _address_of(source: str, files: Any, path: str) -> str:

@@ -161,12 +161,15 @@ def open_raster(
             place = Place.of(dataset, name) if driver else _read_place(path, name)
             raster = Raster(dataset, name, chosen, value_range, masked, place, palette, mask)
             orientation = dataset.tags().get("EXIF_Orientation", "1")
+            pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0  # without overviews and masks
         if place.crs is None and orientation not in ("0", "1"):
             warnings.warn(
                 f"{name} is stored lying down (EXIF orientation {orientation}) and is labelled as it lies: turn the "
                 "file first if it is a photograph",
                 stacklevel=1,
             )
+        if pages > 1:
+            warnings.warn(f"{name} has {pages} pages, the first is labelled", stacklevel=1)
         yield raster
 
 

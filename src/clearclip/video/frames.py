@@ -1,12 +1,13 @@
 """Frames of a video in and out through PyAV, one at a time: upright RGB with the times that the video gives them.
 
-Needs the extra `video`. Belongs here: containers, codecs, times, rotation, damage. Does not: labels.
+Needs the extra `video`. Belongs here: containers, codecs, times, how pictures are turned, damage. Does not: labels.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ MAX_SAMPLES = 10_000_000
 MAX_RATE = 1_000
 MAX_GAP = 3_600  # seconds from one frame to the next; also what fits an MP4's 32 bits in any usual time base
 MAX_BACK = 1
+MAX_ASPECT = 100
 QUALITY = {"crf": "20", "preset": "veryfast", "threads": "4"}
 """The bytes depend on the number of threads, so it is not the machine's number of cores."""
 BT709 = 1
@@ -126,6 +128,7 @@ class FrameReader:
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.rate: Fraction = rate if Fraction(1, MAX_RATE) <= rate <= MAX_RATE else Fraction(25)
+        self._turn = _Turn()
         self._packets = self._broken = self._cut = self._corrupt = self._jumps = 0
         self._stopped = ""
         self.expected = self._indexed()
@@ -156,6 +159,13 @@ class FrameReader:
         stream: VideoStream = streams[0]
         stream.codec_context.options = {"max_pixels": f"{MAX_PIXELS}"}  # whatever size a frame has in the end
         return stream
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a shown pixel in units of its height, once a frame was read; 1 where the file says absurd ones."""
+        stated = self._stream.sample_aspect_ratio or Fraction(1)
+        sane = stated.limit_denominator(1000) if Fraction(1, MAX_ASPECT) < stated < MAX_ASPECT else Fraction(1)
+        return 1 / sane if self._turn.is_lying else sane
 
     def _indexed(self) -> int:
         """How many packets the file's own index lists."""
@@ -201,9 +211,10 @@ class FrameReader:
                     self._broken += 1
                     continue
                 for frame in decoded:
-                    first = first or frame
+                    if first is None:
+                        first, self._turn = frame, _Turn.of(frame)
                     try:
-                        image = _upright(frame, like=first)
+                        image = self._turn.applied(_levels(frame, like=first))
                     except (av.FFmpegError, ValueError, MemoryError):
                         self._corrupt += 1
                         continue
@@ -269,6 +280,7 @@ class FrameWriter:
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
         context.time_base = like.time_base
+        context.sample_aspect_ratio = like.pixel_aspect
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = 1  # 16 to 235
         self._first = frame.pts
@@ -289,11 +301,39 @@ class FrameWriter:
                 raise OSError(f"{self.target}: the video cannot be written ({_reason(failure)})") from failure
 
 
-def _upright(frame: Any, *, like: Any) -> npt.NDArray[np.uint8]:
-    """`(H, W, 3)` of a decoded frame in the size and the turn of the first."""
+@dataclass(frozen=True)
+class _Turn:
+    """How stored pictures are to be shown: first their sides are exchanged, then they are mirrored."""
+
+    is_lying: bool = False
+    flips_rows: bool = False
+    flips_columns: bool = False
+
+    @classmethod
+    def of(cls, frame: Any) -> _Turn:
+        """By a frame's display matrix, `(x, y) → (ax + cy, bx + dy)`; of other angles the nearest right one."""
+        try:
+            matrices = [bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"]
+        except ValueError:  # PyAV, about a kind of side data that is newer than it: of the matrix it tells the angle
+            quarters = round(frame.rotation / 90) % 4  # against the clock
+            return cls(quarters in (1, 3), quarters in (1, 2), quarters in (2, 3))
+        a, b, _, c, d = struct.unpack_from("=5i", matrices[0]) if matrices else (0, 0, 0, 0, 0)
+        lying = abs(b) + abs(c) > abs(a) + abs(d)
+        return cls(lying, (b if lying else d) < 0, (c if lying else a) < 0)
+
+    def applied(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A picture `(H, W, 3)` as it is shown."""
+        shown = image.swapaxes(0, 1) if self.is_lying else image
+        shown = shown[::-1] if self.flips_rows else shown
+        return np.ascontiguousarray(shown[:, ::-1] if self.flips_columns else shown)
+
+
+def _levels(frame: Any, *, like: Any) -> npt.NDArray[np.uint8]:
+    """`(H, W, 3)` of a decoded frame in the size of the first."""
     if (frame.width, frame.height) != (like.width, like.height):
         frame = frame.reformat(width=like.width, height=like.height)
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(like.rotation / 90) % 4))
+    levels: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return levels
 
 
 def _stamp(file: BinaryIO) -> str:

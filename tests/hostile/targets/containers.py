@@ -9,19 +9,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from clearclip.files.kinds import IMAGE_SUFFIXES
 from tests.hostile.cases import Action, Case, target
 from tests.hostile.mutate import TEXTS, damage
 from tests.hostile.targets.common import ASKED, command, encoded, formatted, picture, wrong_maps
 
-SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".gif", ".bmp", ".ppm", ".pgm", ".jp2")
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
 def seed_images(place: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "text"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("a", "b" * 99, zip=True)
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    pages = {"save_all": True, "append_images": [picture(33), picture(34)]}
     grey = Image.fromarray(np.asarray(picture(3).convert("L"), dtype=np.uint16) * 257)
     made = {
         "rgb.png": (picture(1), {}), "palette.png": (picture(2).quantize(16), {"transparency": 3}),
@@ -33,9 +38,22 @@ def seed_images(place: Path) -> None:
         "jpeg.tif": (picture(12), {"compression": "jpeg"}), "photo.gif": (picture(13), {}),
         "float.tif": (Image.fromarray(np.eye(40, 56, dtype="f")), {}), "photo.bmp": (picture(14), {}),
         "photo.ppm": (picture(15), {}), "bits.pgm": (picture(16).convert("L"), {}), "photo.jp2": (picture(17), {}),
+        "bits.pbm": (picture(18).convert("1"), {}), "float.pfm": (Image.fromarray(np.eye(40, 56, dtype="f")), {}),
+        "photo.dib": (picture(19), {}), "photo.j2k": (picture(20), {}), "photo.avif": (picture(21), {"exif": exif}),
+        "photo.tga": (picture(22), {}), "lengths.tga": (picture(23), {"compression": "tga_rle"}),
+        "palette.tga": (picture(24).quantize(16), {}), "photo.sgi": (picture(25), {}), "photo.pcx": (picture(26), {}),
+        "palette.pcx": (picture(27).quantize(16), {}), "grey.sgi": (picture(28).convert("L"), {}),
+        "photo.heic": (picture(29), {"exif": exif}),
+        **{f"pages.{suffix}": (picture(30), pages) for suffix in ("tif", "gif", "webp", "apng", "avif", "mpo", "heif")},
+        "texts.png": (picture(31), {"pnginfo": texts, "exif": exif, "icc_profile": b"no profile"}),
+        "xmp.jpg": (picture(32), {"xmp": XMP, "comment": b"text", "icc_profile": b"no profile"}),
     }  # fmt: skip
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     for name, (image, options) in made.items():
-        with suppress(OSError):  # a codec that this Pillow lacks
+        with suppress(OSError, ValueError):  # a codec that this Pillow lacks
             image.save(place / name, **options)
 
 
@@ -54,7 +72,7 @@ def check_images(case: Case, code: int) -> str | None:
 @target(seed=seed_images, check=check_images)
 def images(case: Case) -> Action:
     """One of two is damaged; the other must come out right whatever becomes of the first."""
-    files = sorted(file for file in case.seeds.iterdir() if file.suffix in SUFFIXES)
+    files = sorted(file for file in case.seeds.iterdir() if file.suffix in IMAGE_SUFFIXES)
     file, other = case.rng.choice(files), case.rng.choice(files)
     suffix = file.suffix if case.rng.random() < 0.9 else other.suffix
     case.write(f"bad{suffix}", damage(file.read_bytes(), case.rng, other=other.read_bytes()))
@@ -64,12 +82,15 @@ def images(case: Case) -> Action:
     return command("segment", case.inputs, *ASKED, "-o", case.output, *formatted(formats), "--max-pixels", "1000000")
 
 
+NAMES = ("a.png", "a.seg.png", "b/c.jpg", "é.webp", "a.json", "d.1.png", "d.2.png", "@eaDir/a.png", "e.psd")
+
+
 def seed_containers(place: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
     with tarfile.open(place / "images.tar", "w", format=tarfile.PAX_FORMAT) as archive:
-        for index, name in enumerate(("a.png", "b/c.jpg", "b/long" + "x" * 120 + ".png", "é.webp", "a.json")):
+        for index, name in enumerate((*NAMES, "b/long" + "x" * 120 + ".png")):
             data = b"{}" if name.endswith("json") else encoded(index, "JPEG" if name.endswith("jpg") else "PNG")
             entry = tarfile.TarInfo(name)
             entry.size = len(data)

@@ -33,6 +33,7 @@ def seed_rasters(place: Path) -> None:
     points = [
         rasterio.control.GroundControlPoint(row, col, 10 + col / 9, 50 - row / 9) for row in (0, 70) for col in (0, 90)
     ]
+    picture(2).save(place / "pages.tif", save_all=True, append_images=[picture(3)])
     for name, array, options in (
         ("rgb.tif", pixels, place_of),
         ("tiled.tif", pixels, {**place_of, "tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate"}),

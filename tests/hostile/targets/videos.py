@@ -18,11 +18,15 @@ CODECS = {"a.mkv": ("ffv1", "bgr0"), "b.mp4": ("mpeg4", "yuv420p"), "c.avi": ("m
 def seed_videos(place: Path) -> None:
     import av
 
+    matrices = {"b.mp4": (-1, 0, 0, 0, 1, 0, 0, 0, 1 << 14), "d.mov": (0, -1, 0, -1, 0, 0, 0, 0, 1 << 14)}
     for name, (codec, pixels) in CODECS.items():
         with suppress(ValueError), av.open(str(place / name), "w", container_options={}) as container:
             container.metadata["title"] = "a title"
             stream = container.add_stream(codec, rate=25)
             stream.height, stream.width, stream.pix_fmt = 40, 56, pixels
+            stream.codec_context.sample_aspect_ratio = Fraction(16, 15)
+            if name in matrices and hasattr(stream, "set_display_matrix"):
+                stream.set_display_matrix([number << 16 for number in matrices[name]])
             for index in range(5):
                 frame = av.VideoFrame.from_image(picture(index))
                 frame.pts, frame.time_base = index, Fraction(1, 25)
