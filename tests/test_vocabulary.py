@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearclip import Label, UsageError, Vocabulary
-from clearclip.vocabulary import distinct_colors
+from clearclip.vocabulary import distinct_colors, spoken
 
 PERSON = Label("person", ("man", "woman"))
 
@@ -162,9 +162,9 @@ def test_colours_differ():
 
 @given(
     st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="=|@#\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")).filter(
-            str.strip
-        ),
+        st.text(
+            st.characters(codec="utf-8", exclude_characters='=|@#"\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029')
+        ).filter(spoken),
         min_size=1,
         unique_by=str.strip,
     )

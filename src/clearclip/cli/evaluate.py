@@ -68,6 +68,7 @@ def evaluate(
     annotations: b.Annotations = None,
     labels: o.LabelFile = None,
     background: o.Background = None,
+    meaning: b.Meaning,
     method: MethodNames = "clearclip",
     output: Output = Path("clearclip-results"),
     threshold: Thresholds = None,
@@ -111,7 +112,13 @@ def evaluate(
             seed=seed,
         )
         dataset = b.choose_dataset(
-            _only(target), data=data, images=images, annotations=annotations, labels=labels, background=background
+            _only(target),
+            data=data,
+            images=images,
+            annotations=annotations,
+            labels=labels,
+            meaning=meaning,
+            background=background,
         )
         rows = parse_methods(method)
         thresholds = _thresholds(threshold, rows, dataset)
