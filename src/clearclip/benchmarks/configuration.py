@@ -175,10 +175,9 @@ def _hash(texts: Iterable[str]) -> str:
 
 def _files(items: Sequence[Item]) -> str:
     """Hash of the bytes of all images and label maps, and what their values mean; of nothing where they are made."""
-    forms = sorted(
-        {f"{item.form.table} {item.as_stored}" for item in items if isinstance(item, Pair) and item.form.is_own}
-    )
-    paths = [path for item in items if isinstance(item, Pair) for path in (item.image, item.labels)]
+    pairs = [item for item in items if isinstance(item, Pair)]
+    paths = [path for pair in pairs for path in (pair.image, pair.labels)]
+    forms = sorted({f"{pair.form.table} {pair.as_stored}" for pair in pairs if pair.form.is_own})
     with ThreadPoolExecutor(4) as pool:
         return _hash((*pool.map(file_digest, paths), *forms))
 

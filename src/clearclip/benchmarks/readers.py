@@ -222,13 +222,13 @@ def oriented(pairs: Sequence[Pair], as_stored: bool | None) -> tuple[list[Pair],
     notes = []
     if stored:
         notes.append(
-            f"{len(stored):,} label maps of images that EXIF turns were drawn on the stored pixels, as sizes tell, and are "
-            "turned with them (--truth-as shown takes them as they are)"
+            f"{len(stored):,} label maps of images that EXIF turns were drawn on the stored pixels, as sizes tell, and "
+            "are turned with them (--truth-as shown takes them as they are)"
         )
     elif not sure and unsure and (told := _fits_better(unsure)):
         notes.append(
-            f"no size tells whether the label maps of {len(unsure):,} images that EXIF turns were drawn before or after "
-            f"the turn, and they are taken as drawn after it; {told}"
+            f"no size tells whether the label maps of {len(unsure):,} images that EXIF turns were drawn before or "
+            f"after the turn, and they are taken as drawn after it; {told}"
         )
     return [replace(pair, as_stored=pair.id in stored) for pair in pairs], tuple(notes)
 
