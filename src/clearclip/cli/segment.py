@@ -24,8 +24,8 @@ Formats = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
-        help="png, preview, overlay, masks, coco, panoptic, geojson, yolo, labelstudio, cvat, npz or parquet; repeat "
-        "it. Default: png and preview.",
+        help="png, mask, preview, overlay, masks, coco, panoptic, geojson, yolo, labelstudio, cvat, npz or parquet; "
+        "repeat it, or separate by commas. Default: png and preview.",
     ),
 ]
 Things = Annotated[

@@ -152,13 +152,17 @@ def _described(one: Mapping[str, Any]) -> Entry:
 def _in_order(numbered: Sequence[tuple[int | None, Any]]) -> list[Entry]:
     """Labels by their numbers, which must leave none out: the number of a label is its value in a label map."""
     numbers = sorted(number for number, _ in numbered if number is not None)
-    if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1:
+    if not _is_counted(numbers):
         raise ValueError(
             f"its numbers are {', '.join(map(str, numbers[:8]))}{' …' if numbers[8:] else ''}, not 0, 1 … or 1, 2 …: "
             "a label's number would not be its value in a label map; write the labels alone, one a line, or in double "
             "quotes where a number belongs to a name"
         )
     return [_class(name) for _, name in sorted(numbered, key=lambda pair: pair[0] or 0)]
+
+
+def _is_counted(numbers: list[int]) -> bool:
+    return numbers[:1] in ([0], [1]) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def _class(name: Any) -> str:
@@ -236,8 +240,7 @@ def _numbered(lines: list[str]) -> list[tuple[int, str]] | None:
         return [(int(match[1]), match[2]) for match in before]
     behind = [(int(match[2]), match[1]) for match in _all(r"(.*[^\d\s:,;=])[\s:,;=]+(\d{1,9})", lines) or ()]
     numbers = sorted(number for number, _ in behind)
-    is_counted = numbers[:1] in ([0], [1]) and numbers == list(range(numbers[0], numbers[-1] + 1))
-    return behind if is_counted and len({name for _, name in behind}) == len(behind) else None
+    return behind if _is_counted(numbers) and len({name for _, name in behind}) == len(behind) else None
 
 
 def _colored(line: str) -> tuple[str, str] | None:
