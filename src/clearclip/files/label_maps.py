@@ -29,8 +29,8 @@ def save_label_map(
 ) -> None:
     """Write a PNG whose pixel values are label indices (H, W): a palette of 8 bits up to 256 labels, else 16-bit grey.
 
-    With fewer bits, Pillow's choice for few colours, some readers return other values. `info` are texts that are kept in
-    the file; `replace` as in `atomic_write`.
+    With fewer bits, Pillow's choice for few colours, some readers return other values. `info` are texts that are kept
+    in the file; `replace` as in `atomic_write`.
     """
     if len(palette) <= 256:
         image = Image.fromarray(label_map.astype(np.uint8)).convert("L")
