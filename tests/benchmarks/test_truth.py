@@ -27,14 +27,13 @@ def own(tmp_path):
     def call(values=(0, 1, 2), *, turn=1, drawn="shown", square=False, **options):
         for number in range(3):
             scene = make_scene(number, split="test")
-            known = {CLASSES.index(name): values[place] for place, name in enumerate(LABELS[:2])}
-            truth = np.vectorize(lambda one: known.get(one, values[2]))(scene.label_map).astype(np.uint8)
+            table = np.full(256, values[2])
+            table[[CLASSES.index(name) for name in LABELS[:2]]] = values[:2]
+            truth = table[scene.label_map].astype(np.uint8)
             image = Image.fromarray(scene.image[:, : len(scene.image)] if square else scene.image)
             labels = Image.fromarray(truth[:, : len(truth)] if square else truth)
             if turn > 1:  # what is stored is turned by it to what is shown
-                back = Image.Transpose[
-                    {"ROTATE_90": "ROTATE_270", "ROTATE_270": "ROTATE_90"}.get(TURNS[turn], TURNS[turn])
-                ]
+                back = Image.Transpose[TURNS[{6: 8, 8: 6}.get(turn, turn)]]
                 image, labels = image.transpose(back), labels.transpose(back) if drawn == "stored" else labels
             exif = Image.Exif()
             exif[0x0112] = turn

@@ -26,9 +26,8 @@ def test_label_map_and_preview(write):
 def test_label_maps_have_eight_bits_whatever_their_number_of_labels(write):
     for count in (2, 4, 5, 17, 256):
         label_map = noise(20, 31, labels=count)
-        done = write(
-            "png", "mask", label_maps={"x": label_map}, names=[f"label {i}" for i in range(count)], folder=str(count)
-        )
+        names = [f"label {index}" for index in range(count)]
+        done = write("png", "mask", label_maps={"x": label_map}, names=names, folder=str(count))
         palette, grey = done.folder / "x.png", done.folder / "mask" / "x.png"
         assert (palette.read_bytes()[24:26], grey.read_bytes()[24:26]) == (b"\x08\x03", b"\x08\x00")
         assert np.array_equal(np.asarray(Image.open(palette)), label_map)

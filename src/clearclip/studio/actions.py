@@ -73,6 +73,10 @@ class Actions:
             for row in rows
             if row.depth > blocks
         ]
+        asked = zip(request.vocabulary.labels, result.vocabulary.labels, strict=True)
+        lost = [f"“{word}” of {one.name}" for one, kept in asked for word in one.synonyms if word not in kept.synonyms]
+        if lost:
+            notes.append(f"Another label's words to this model, left out: {', '.join(lost[:6])}.")
         if tab == "heat" and len(request.labels) > HEAT_MAPS:
             notes.append(f"The first {HEAT_MAPS} of {len(request.labels)} labels are drawn.")
         what = ran[0] if len(ran) == 1 else f"{len(ran)} methods"
