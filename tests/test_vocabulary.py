@@ -215,3 +215,5 @@ def test_what_was_read_is_told(tmp_path):
     assert len(labels) == 9
     assert "words.txt, read as one label a line: 9 labels: sky=blue; label of a;" in told
     assert told.endswith(" …")
+    (tmp_path / "words.txt").write_text(f"a\x1b[2Jb\n{'x' * 100}")
+    assert read_labels(tmp_path / "words.txt")[1].endswith(f"a\ufffd[2Jb; {'x' * 60}…")

@@ -82,7 +82,7 @@ class Label:
         if self.color is not None and not (
             len(self.color) == 3 and all(isinstance(part, Integral) and 0 <= part <= 255 for part in self.color)
         ):
-            raise UsageError(f"label {name} has the colour {self.color}: three numbers from 0 to 255 are needed")
+            raise UsageError(f"label {name} has the colour {_short(self.color)}: three numbers from 0 to 255 are needed")
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -286,7 +286,8 @@ def listed(labels: Sequence[Label]) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:61])  # a terminal obeys the others
+    return shown if len(text) <= 60 else f"{shown[:60]}…"
 
 
 def _from_entry(name: str, entry: Any) -> Label:
