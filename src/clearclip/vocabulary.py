@@ -82,7 +82,9 @@ class Label:
         if self.color is not None and not (
             len(self.color) == 3 and all(isinstance(part, Integral) and 0 <= part <= 255 for part in self.color)
         ):
-            raise UsageError(f"label {name} has the colour {_short(self.color)}: three numbers from 0 to 255 are needed")
+            raise UsageError(
+                f"label {name} has the colour {_short(self.color)}: three numbers from 0 to 255 are needed"
+            )
 
     @property
     def queries(self) -> tuple[str, ...]:
