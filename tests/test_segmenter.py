@@ -1,5 +1,6 @@
 """The Python API: load, call, encode once and classify often, results."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 import clearclip
 import tiny_models
-from clearclip import ImageError, UnsupportedModelError, UsageError
+from clearclip import ImageError, Label, UnsupportedModelError, UsageError, Vocabulary
 from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 from tiny_models import counted
@@ -312,3 +313,36 @@ def test_prepared_words_are_used_only_as_they_were_prepared(segmenter, backbone,
     for other in others:
         with pytest.raises(UsageError, match="another model or protocol"):
             other(image, words)
+
+
+def told_apart(segmenter, labels, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vocabulary = segmenter.prepare(labels, **options).vocabulary
+    return {label.name: label.synonyms for label in vocabulary.labels}, [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize(
+    "twins", [("Tree", "tree"), ("tree", "TREE "), ("traffic_light", "traffic light"), ("tree", "tre\u200be")]
+)
+def test_labels_that_the_model_cannot_tell_apart_are_refused(segmenter, twins):
+    with pytest.raises(UsageError, match="are the same to this model") as caught:
+        segmenter.prepare([Label("sky"), *map(Label, twins)])
+    assert all(repr(twin) in str(caught.value) for twin in twins)
+
+
+def test_a_synonym_that_is_another_label_is_left_to_it(segmenter):
+    kept, said = told_apart(segmenter, ["person=Man|woman|WOMAN", "sky=air", "man", "cloud=Air|Sky|Woman"])
+    assert kept == {"person": ("woman",), "sky": ("air",), "man": (), "cloud": ()}
+    (sentence,) = said
+    words = (("Man", "person", "man"), ("Air", "cloud", "sky"), ("Sky", "cloud", "sky"), ("Woman", "cloud", "person"))
+    for part in (f"{word!r} of {label!r} is {owner!r}" for word, label, owner in words):
+        assert part in sentence
+    assert told_apart(segmenter, ["person=man|woman", "sky"]) == ({"person": ("man", "woman"), "sky": ()}, [])
+
+
+def test_a_background_without_words_takes_no_word(segmenter):
+    vocabulary = Vocabulary.parse(["sky=rest|air", "tree"], background="Rest")
+    kept, said = told_apart(segmenter, vocabulary, threshold=0.5)
+    assert kept == {"Rest": (), "sky": ("rest", "air"), "tree": ()}
+    assert not said

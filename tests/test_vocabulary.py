@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearclip import Label, UsageError, Vocabulary
-from clearclip.vocabulary import distinct_colors
+from clearclip.vocabulary import distinct_colors, read_labels, spoken
 
 PERSON = Label("person", ("man", "woman"))
 
@@ -162,12 +162,58 @@ def test_colours_differ():
 
 @given(
     st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="=|@#\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")).filter(
-            str.strip
-        ),
+        st.text(
+            st.characters(codec="utf-8", exclude_characters='=|@#"\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029')
+        ).filter(spoken),
         min_size=1,
         unique_by=str.strip,
     )
 )
 def test_any_words_are_labels(names):
     assert Vocabulary.parse(names).names == tuple(name.strip() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("word", "asked"),
+    [
+        ("traffic_light", "traffic light"),
+        ("  traffic \u00a0 light ", "traffic light"),
+        ("sk\u200by\ufeff", "sky"),
+        ("so\u00adft\u2060 hy\u202ephen", "soft hyphen"),
+        ("a\x00b\x1b[2J", "a b [2J"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("ra\u200din", "rain"),
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),  # between letters of Persian it is spelling
+        ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
+        ("Tree", "Tree"),
+    ],
+)
+def test_what_the_model_is_asked(word, asked):
+    assert spoken(word) == asked
+    assert Label("x", (word,)).queries == ("x", asked)
+    assert Label(word).name == word
+
+
+@pytest.mark.parametrize("word", ["\u200b", "_", "\ufeff \u2060", "\x00"])
+def test_a_word_of_nothing_is_refused(word):
+    with pytest.raises(UsageError, match="empty"):
+        Label(word)
+    with pytest.raises(UsageError, match="empty"):
+        Label("sky", (word,))
+
+
+def test_a_label_as_text_is_the_label():
+    for label in (PERSON, Label("rock, paper", ("a, b",), (1, 2, 3)), Label("sky", (), (255, 0, 0))):
+        assert Label.parse(label.text) == label
+    with pytest.raises(UsageError, match="have a meaning of their own"):
+        _ = Label("a|b").text
+
+
+def test_what_was_read_is_told(tmp_path):
+    (tmp_path / "words.txt").write_text("\n".join(["sky=blue", *(f"label of {letter}" for letter in "abcdefgh")]))
+    labels, told = read_labels(tmp_path / "words.txt")
+    assert len(labels) == 9
+    assert "words.txt, read as one label a line: 9 labels: sky=blue; label of a;" in told
+    assert told.endswith(" …")
+    (tmp_path / "words.txt").write_text(f"a\x1b[2Jb\n{'x' * 100}")
+    assert read_labels(tmp_path / "words.txt")[1].endswith(f"a\ufffd[2Jb; {'x' * 60}…")

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 from clearclip.errors import UsageError, nearest
+from clearclip.files.commas import split_items
 
 KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform"]
 """Names of the attention kinds; `attention.py` has their functions."""
@@ -346,7 +347,7 @@ def parse_methods(text: str | Method | Iterable[str | Method]) -> tuple[Method, 
     """
     if isinstance(text, Method):
         return (text,)
-    parts = re.split(r",(?![^\[]*\])", text) if isinstance(text, str) else list(text)
+    parts = split_items(text) if isinstance(text, str) else text
     methods = tuple(parse_method(part) for part in parts if not isinstance(part, str) or part.strip())
     if not methods:
         raise UsageError("no method was given: name at least one of " + ", ".join(METHODS))

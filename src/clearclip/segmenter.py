@@ -23,7 +23,7 @@ from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike, Several, check_depth
 from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.images import MAX_PIXELS, ImageLike, load_image
-from clearclip.encode.text import TemplatesLike, embed_queries, read_templates
+from clearclip.encode.text import TemplatesLike, distinct, embed_queries, read_templates
 from clearclip.errors import UsageError
 from clearclip.files.hashes import default_cache_dir
 from clearclip.methods import Method, parse_method, parse_methods
@@ -105,6 +105,7 @@ class Segmenter:
         self.show_progress = show_progress
         self._cache_dir = default_cache_dir() if cache else None
         self._embedded: dict[tuple[tuple[str, ...], str], Tensor] = {}
+        self._told_apart: dict[Vocabulary, Vocabulary] = {}
         target = pick_device(device)
         check_depth(backbone, self.method)
         self.backbone = backbone.to(target, backbone.dtype if dtype == "model" else pick_dtype(dtype, target))
@@ -317,8 +318,11 @@ class Segmenter:
         return described
 
     def vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
-        """The labels with the background that a threshold needs, and the threshold that holds, as in a call."""
-        vocabulary = Vocabulary.parse(labels)
+        """The labels with the background that a threshold needs, and the threshold that holds, as in a call.
+
+        A synonym that is another label's word to the model is left to that label, with a warning.
+        """
+        vocabulary = self._distinct(Vocabulary.parse(labels))
         if threshold is None:
             limit = self.protocol.threshold if vocabulary.background is not None else None
             if limit is None and not vocabulary.asks_background:
@@ -330,6 +334,15 @@ class Segmenter:
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold={threshold!r}: a probability from 0 to 1 is needed")
         return vocabulary if vocabulary.background else vocabulary.with_background(BACKGROUND), threshold
+
+    def _distinct(self, vocabulary: Vocabulary) -> Vocabulary:
+        if self.backbone.text is None:
+            return vocabulary
+        if vocabulary not in self._told_apart:
+            if len(self._told_apart) > 100:
+                self._told_apart.clear()
+            self._told_apart[vocabulary] = distinct(vocabulary, self.backbone.text)
+        return self._told_apart[vocabulary]
 
     def _rows(self, method: MethodLike | Several | None) -> tuple[Method, ...]:
         if method is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import re
+import unicodedata
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.errors import UsageError, nearest
-from clearclip.files.reading import read_text
+from clearclip.files.commas import quoted, unquoted
+from clearclip.files.label_files import LabelFile, read_label_file
 
 WORD_BYTES = 2_000
 """Of a name or a synonym in UTF-8. Text towers read 77 tokens or a few hundred; nobody waits for more to be counted."""
@@ -25,7 +27,25 @@ LABELS = 50_000
 """ImageNet-21k has 21,843."""
 QUERIES = 200_000
 """Names and synonyms of all labels."""
-FILE_BYTES = 20_000_000
+SHOWN = 8
+"""Labels in the sentence that says how they were read."""
+
+
+def spoken(word: str) -> str:
+    r"""A word as the model is asked for it: `_` and control characters are spaces, what has no width is left out.
+
+    >>> spoken("traffic_light\u200b")
+    'traffic light'
+    """
+    if word.isascii() and word.isprintable() and "_" not in word:
+        return " ".join(word.split())
+    joined = re.sub("(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])", "", word)
+    kinds = ((letter, unicodedata.category(letter)) for letter in unicodedata.normalize("NFC", joined))
+    shown = (
+        " " if kind == "Cc" or letter == "_" else "" if kind == "Cf" and letter not in "\u200c\u200d" else letter
+        for letter, kind in kinds
+    )
+    return " ".join("".join(shown).split())
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class Label:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise UsageError(f"label {_short(self.name)} is a {type(self.name).__name__}: a text is needed")
-        if not self.name.strip():
+        if not spoken(self.name):
             raise UsageError("a label is empty: give every label a name")
         name = _short(self.name)
         if isinstance(self.synonyms, (str, Set)):
@@ -53,7 +73,7 @@ class Label:
         if len(self.synonyms) > SYNONYMS:
             raise UsageError(f"label {name} has {len(self.synonyms):,} synonyms: at most {SYNONYMS:,} are allowed")
         for word in (self.name, *self.synonyms):
-            if not isinstance(word, str) or not word.strip():
+            if not isinstance(word, str) or not spoken(word):
                 raise UsageError(f"label {name} has an empty synonym: write it as in 'person=man|woman'")
             if len(word) > WORD_BYTES or len(word.encode("utf-8", "surrogatepass")) > WORD_BYTES:
                 raise UsageError(f"label {name}: a name or synonym may have {WORD_BYTES:,} bytes at most: shorten it")
@@ -62,16 +82,32 @@ class Label:
         if self.color is not None and not (
             len(self.color) == 3 and all(isinstance(part, Integral) and 0 <= part <= 255 for part in self.color)
         ):
-            raise UsageError(f"label {name} has the colour {self.color}: three numbers from 0 to 255 are needed")
+            raise UsageError(
+                f"label {name} has the colour {_short(self.color)}: three numbers from 0 to 255 are needed"
+            )
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """What the text encoder is asked for: the name and its synonyms, each once."""
-        return tuple(dict.fromkeys((self.name, *self.synonyms)))
+        """What the text encoder is asked for: the name and its synonyms as `spoken`, each once."""
+        return tuple(dict.fromkeys(map(spoken, (self.name, *self.synonyms))))
+
+    @property
+    def text(self) -> str:
+        """The label as `parse` reads it; `UsageError` if a word of it holds `=`, `|`, `@#` or a quote at its end."""
+        text = quoted(self.name) + (f"={'|'.join(map(quoted, self.synonyms))}" if self.synonyms else "")
+        text += " @#{:02x}{:02x}{:02x}".format(*self.color) if self.color else ""
+        if Label.parse(text) != self:
+            raise UsageError(
+                f"label {self.name!r}: '=', '|' and '@#' have a meaning of their own in labels, leave them out"
+            )
+        return text
 
     @classmethod
     def parse(cls, text: str) -> Label:
-        """Read `name`, `name=synonym|synonym` or either followed by `@#rrggbb`, as in `"person=man|woman @#87ceeb"`."""
+        """Read `name`, `name=synonym|synonym` or either followed by `@#rrggbb`, as in `"person=man|woman @#87ceeb"`.
+
+        `name|synonym` is the same, and double quotes around a word keep its commas where commas separate labels.
+        """
         body, marked, color = text.partition("@#")
         rgb = None
         if marked:
@@ -79,8 +115,9 @@ class Label:
                 raise UsageError(f"label {_short(text)}: the colour is six hexadecimal digits, as in 'sky @#87ceeb'")
             rgb = (int(color[0:2], 16), int(color[2:4], 16), int(color[4:6], 16))
         name, equals, synonyms = body.partition("=")
-        words = tuple(part.strip() for part in synonyms.split("|")) if equals else ()
-        return cls(name.strip(), words, rgb)
+        first, *words = name.split("|")
+        words += synonyms.split("|") if equals else []
+        return cls(unquoted(first), tuple(map(unquoted, words)), rgb)
 
 
 @dataclass(frozen=True)
@@ -184,14 +221,14 @@ class Vocabulary:
         """Read labels in any of the forms that users write.
 
         A list of `Label` or of texts as `Label.parse` reads them; a dict from name to synonyms (`None`, a text or a
-        list) or to `{"synonyms": …, "color": "#rrggbb" or (r, g, b)}`; the path of a file with one label a line; a
+        list) or to `{"synonyms": …, "color": "#rrggbb" or (r, g, b)}`; the path of a label file, for `read_labels`; a
         `Vocabulary`. A set is refused: its order, and so what an index in a label map means, differs from process to
         process.
         """
         if isinstance(labels, cls):
             return labels.with_background(background)
         if isinstance(labels, Path):
-            parsed: Iterable[Label] = _read_file(labels)
+            parsed: Iterable[Label] = read_labels(labels)[0]
         elif isinstance(labels, str):
             raise UsageError(
                 f"labels={labels!r} is one text: give a list, as in [{labels!r}], or a Path of a label file"
@@ -227,17 +264,32 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _read_file(path: Path) -> list[Label]:
-    try:
-        lines = read_text(path, limit=FILE_BYTES).splitlines()
-    except OSError as error:
-        raise UsageError(f"label file {path}: {error} (a UTF-8 text with one label a line is needed)") from error
-    _check_count(sum(1 for line in lines if line.strip()))
-    stripped = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in lines)
-    labels = [Label.parse(line) for line in stripped if line]
-    if not labels:
-        raise UsageError(f"label file {path} holds no label: write one a line")
-    return labels
+def read_labels(path: Path) -> tuple[tuple[Label, ...], str]:
+    """The labels of a file in any form of `clearclip.files.label_files`, and a sentence that says how it was read.
+
+    `UsageError` where the form cannot be told for sure, or the labels not be used.
+    """
+    file = read_label_file(path)
+    labels = labels_of(file)
+    return labels, f"{path}, read as {file.form}: {listed(labels)}"
+
+
+def labels_of(file: LabelFile) -> tuple[Label, ...]:
+    """The labels that a file's entries describe."""
+    _check_count(len(file.labels))
+    return tuple(Label.parse(entry) if isinstance(entry, str) else _from_entry(*entry) for entry in file.labels)
+
+
+def listed(labels: Sequence[Label]) -> str:
+    """The number of labels and the first of them with their synonyms, for people."""
+    shown = [f"{label.name}={'|'.join(label.synonyms)}" if label.synonyms else label.name for label in labels[:SHOWN]]
+    count = f"{len(labels):,} label{'s' if labels[1:] else ''}"
+    return f"{count}: {'; '.join(map(_cut, shown))}{' …' if labels[SHOWN:] else ''}"
+
+
+def _cut(text: str) -> str:
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:61])  # a terminal obeys the others
+    return shown if len(text) <= 60 else f"{shown[:60]}…"
 
 
 def _from_entry(name: str, entry: Any) -> Label:

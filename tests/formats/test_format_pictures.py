@@ -23,14 +23,41 @@ def test_label_map_and_preview(write):
             assert json.loads(image.info["comment"])["method"] == "clearclip"
 
 
+def test_label_maps_have_eight_bits_whatever_their_number_of_labels(write):
+    for count in (2, 4, 5, 17, 256):
+        label_map = noise(20, 31, labels=count)
+        names = [f"label {index}" for index in range(count)]
+        done = write("png", "mask", label_maps={"x": label_map}, names=names, folder=str(count))
+        palette, grey = done.folder / "x.png", done.folder / "mask" / "x.png"
+        assert (palette.read_bytes()[24:26], grey.read_bytes()[24:26]) == (b"\x08\x03", b"\x08\x00")
+        assert np.array_equal(np.asarray(Image.open(palette)), label_map)
+        assert np.array_equal(np.asarray(Image.open(grey)), label_map)
+
+
+def test_every_reader_returns_the_values_of_a_mask(write):
+    cv2, io = pytest.importorskip("cv2"), pytest.importorskip("torchvision.io")
+    done = write("mask")
+    for stem, label_map in LABEL_MAPS.items():
+        file = str(done.folder / "mask" / f"{stem}.png")
+        with Image.open(file) as image:
+            assert np.array_equal(np.asarray(image.convert("L")), label_map)
+        for flag in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_GRAYSCALE):
+            assert np.array_equal(cv2.imread(file, flag), label_map)
+        for mode in (io.ImageReadMode.UNCHANGED, io.ImageReadMode.GRAY):
+            assert np.array_equal(io.decode_image(file, mode)[0].numpy(), label_map)
+        assert np.array_equal(cv2.imread(file)[..., 0], label_map)
+        assert json.loads(read_info(done.folder / "mask" / f"{stem}.png")["labels"]) == NAMES
+
+
 def test_more_labels_than_a_palette_holds(write):
     names = [f"label {index}" for index in range(300)]
     label_map = noise(20, 31, labels=299)
     label_map[0, 0] = 299
-    done = write("png", "overlay", "masks", "panoptic", label_maps={"many": label_map}, names=names)
+    done = write("png", "mask", "overlay", "masks", "panoptic", label_maps={"many": label_map}, names=names)
     with Image.open(done.folder / "many.png") as image:
         assert image.mode == "I;16"
         assert np.array_equal(np.asarray(image), label_map)
+    assert np.array_equal(np.asarray(Image.open(done.folder / "mask" / "many.png")), label_map)
     masks = sorted((done.folder / "masks" / "many").iterdir())
     assert len(masks) == 300
     stacked = np.stack([np.asarray(Image.open(file)) for file in masks])

@@ -14,7 +14,8 @@ import clearclip
 from clearclip import Label, Protocol, UsageError, Vocabulary, parse_method
 from clearclip.benchmarks.evaluation import Run
 from clearclip.encode.text import TEMPLATES, read_templates
-from clearclip.vocabulary import FILE_BYTES, LABELS, QUERIES, SYNONYMS, WORD_BYTES
+from clearclip.files.label_files import FILE_BYTES
+from clearclip.vocabulary import LABELS, QUERIES, SYNONYMS, WORD_BYTES
 
 
 def refused(labels):

@@ -39,7 +39,7 @@ class Templates:
 
 @dataclass(frozen=True)
 class Split:
-    """The split's number of images, the hash of their ids, and that of the bytes of all files within the limit."""
+    """The split's number of images, the hash of their ids, and that of all files within the limit and their meaning."""
 
     images: int
     ids: str
@@ -174,10 +174,12 @@ def _hash(texts: Iterable[str]) -> str:
 
 
 def _files(items: Sequence[Item]) -> str:
-    """Hash of the bytes of all images and label maps; of nothing where they are made, not read."""
-    paths = [path for item in items if isinstance(item, Pair) for path in (item.image, item.labels)]
+    """Hash of the bytes of all images and label maps, and what their values mean; of nothing where they are made."""
+    pairs = [item for item in items if isinstance(item, Pair)]
+    paths = [path for pair in pairs for path in (pair.image, pair.labels)]
+    forms = sorted({f"{pair.form.table} {pair.as_stored}" for pair in pairs if pair.form.is_own})
     with ThreadPoolExecutor(4) as pool:
-        return _hash(pool.map(file_digest, paths))
+        return _hash((*pool.map(file_digest, paths), *forms))
 
 
 def file_digest(path: Path) -> str:

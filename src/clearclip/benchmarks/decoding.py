@@ -5,12 +5,13 @@ A table turns a raw value (0…255) into the benchmark's own label space: a clas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.errors import ImageError
+from clearclip.errors import ImageError, UsageError
 
 IGNORE = 255
 INVALID = -1
@@ -30,11 +31,13 @@ class LabelForm:
         suffix: What follows an image's id in the file's name.
         table: For each raw value 0…255 the class index, `IGNORE` or `INVALID`.
         about: Its usual name.
+        is_own: Whether it was made from a user's words about own files.
     """
 
     suffix: str
     table: tuple[int, ...]
     about: str
+    is_own: bool = False
 
     def decode(self, raw: npt.NDArray[np.integer], *, source: str) -> npt.NDArray[np.uint8]:
         """Raw values `(H, W)` → class indices and `IGNORE`, uint8; `ImageError` names wrong values and their counts."""
@@ -56,8 +59,25 @@ class LabelForm:
         allowed = [value for value, index in enumerate(self.table) if index != INVALID]
         lows = [value for value in allowed if value - 1 not in allowed]
         highs = [value for value in allowed if value + 1 not in allowed]
+        hint = "; --ignored 0 where 0 means unlabelled and 1 is the first label" if self.is_own else ""
         spelled = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in zip(lows, highs, strict=True))
-        return f"{self.about} allow {spelled} (*{self.suffix})"
+        return f"{self.about} allow {spelled} (*{self.suffix}){hint}"
+
+
+def own_form(labels: int, *, ignored: Sequence[int], values: Sequence[int] | None) -> LabelForm:
+    """The form of a user's own maps: the value of each label, by default the first that are not ignored; 255 is.
+
+    `UsageError` for values that are none, or not one for each label.
+    """
+    kept = [value for value in range(255) if value not in ignored][:labels] if values is None else list(values)
+    if wrong := [value for value in (*ignored, *kept) if not 0 <= value <= 255]:
+        raise UsageError(f"a label map has values from 0 to 255, {wrong[0]} is none")
+    if len(set(kept)) != len(kept) or set(kept) & set(ignored):
+        raise UsageError("a value of the label maps was given twice: each is one label's, or ignored")
+    if len(kept) != labels:
+        raise UsageError(f"{len(kept)} values for {labels} labels: give one for each, at most 255 beside the ignored")
+    lost = () if 255 in kept else (255,)
+    return LabelForm(".png", from_order(kept, ignored=(*ignored, *lost)), f"index maps of {labels} labels", is_own=True)
 
 
 def indices(classes: int, *, ignored: tuple[int, ...] = ()) -> tuple[int, ...]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.benchmarks.check import broken_items, count_warnings, refuse
+from clearclip.benchmarks.check import broken_items, count_warnings, refuse, shifted_warnings, truth_warnings
 from clearclip.benchmarks.configuration import Configuration, Facts, configurations, facts, thresholds_for
 from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
 from clearclip.benchmarks.predictions import Predictions, hold_predictions
-from clearclip.benchmarks.readers import Dataset, Item, read_ahead
+from clearclip.benchmarks.readers import OWN, Dataset, Item, read_ahead
 from clearclip.benchmarks.state import WHOLE, Shard, State, add_shards, load_state, refuse_earlier, state_path
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.writing import claim
@@ -281,5 +281,8 @@ def _warnings(states: Sequence[State], *, skipped: int) -> tuple[str, ...]:
     other = [state.config.method for state in states if state.config.threshold != state.facts.official.threshold]
     if other:
         found.append(f"measured with another background threshold than the benchmark's own: {', '.join(sorted(other))}")
+    if config.benchmark == OWN:
+        matrix = states[0].matrix
+        found += truth_warnings([words[0] for words in config.labels], matrix.sum(axis=1)) + shifted_warnings(matrix)
     count = count_warnings(config.benchmark, states[0].evaluated, official=official.images)
     return (*count, *(f"{config.benchmark}: {sentence}" for sentence in found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from clearclip.benchmarks.decoding import LabelForm, indices
+from clearclip.benchmarks.decoding import LabelForm, own_form
+from clearclip.benchmarks.orientation import CLEARLY, contrast, stored_size, turned
 from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
 from clearclip.errors import ClearclipError, ImageError, UsageError, nearest
 from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
@@ -21,9 +23,14 @@ from clearclip.files.reading import open_regular, read_text
 from clearclip.scenes import SPLITS, Split, make_scene
 from clearclip.vocabulary import Vocabulary
 
+OWN = "custom"
+"""Name of a data set of one's own."""
 INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 READ_AHEAD = 8
+COMPARED = 16
+"""Label maps whose borders are compared with their images."""
 SPLIT_BYTES = 1 << 26
+QUARTER_TURNS = {Image.Transpose[name] for name in ("ROTATE_90", "ROTATE_270", "TRANSPOSE", "TRANSVERSE")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +60,22 @@ class Pair:
     image: Path
     labels: Path
     form: LabelForm
+    as_stored: bool = False
+    """Whether the labels were drawn on the image's pixels as they are stored, not as its EXIF turns them."""
 
     def read(self) -> Sample:
         """Decode both files; `ImageError` if one cannot be read, a label is out of range, or the sizes differ."""
         from clearclip.encode.images import load_image
 
         raw = read_index_map(self.labels)
+        if self.as_stored and (turn := stored_size(self.image)[1]) is not None:
+            raw = turned(raw, turn)
         image = load_image(self.image)
         if raw.shape != image.shape[:2]:
-            turned = "; one of them is turned by 90°" if raw.shape == image.shape[1::-1] else ""
+            hint = "; one of them is turned by 90°" if raw.shape == image.shape[1::-1] else ""
             raise ImageError(
                 f"{self.labels} is {raw.shape[1]}×{raw.shape[0]} pixels, its image {self.image} "
-                f"{image.shape[1]}×{image.shape[0]}: they must have one size{turned}"
+                f"{image.shape[1]}×{image.shape[0]}: they must have one size{hint}"
             )
         return Sample(image, self.form.decode(raw, source=str(self.labels)))
 
@@ -96,6 +107,7 @@ class Dataset:
         items: Complete pairs.
         missing: One sentence for each image or label map without its counterpart.
         source: The folder, for messages and results.
+        notes: What had to be guessed, a sentence each.
     """
 
     benchmark: Benchmark
@@ -103,6 +115,7 @@ class Dataset:
     items: tuple[Item, ...]
     missing: tuple[str, ...] = ()
     source: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_index_map(path: Path) -> npt.NDArray[np.integer]:
@@ -155,18 +168,28 @@ def open_benchmark(name: str, *, data: Path | None = None, split: str | None = N
     return Dataset(row, vocabulary_of(name), tuple(pairs), tuple(missing), str(data))
 
 
-def open_folders(images: Path, annotations: Path, *, labels: Any, background: str | None = None) -> Dataset:
+def open_folders(
+    images: Path,
+    annotations: Path,
+    *,
+    labels: Any,
+    background: str | None = None,
+    ignored: Sequence[int] = (),
+    values: Sequence[int] | None = None,
+    as_stored: bool | None = None,
+) -> Dataset:
     """A data set of one's own, the benchmark `custom`: images and index PNGs of the same names, in folders below too.
 
-    Value i of a PNG is label i, 255 is ignored. labels are anything `Vocabulary.parse` reads, at most 255; background
-    is the label that pixels below a threshold fall to.
+    The first value of a PNG that is not ignored is label 0, the next label 1; 255 is ignored. values are those of the
+    labels in their order instead, as `(0, 255)`. labels are anything `Vocabulary.parse` reads, at most 255; background
+    is the label that pixels below a threshold fall to. as_stored says whether the PNGs were drawn on the images as they
+    are stored or, `False`, as their EXIF shows them; by default their sizes decide.
     """
     for folder in (images, annotations):
         if not folder.is_dir():
             raise UsageError(f"{folder} is no folder: --images and --annotations name folders")
     vocabulary = Vocabulary.parse(labels, background=background)
-    if len(vocabulary.labels) > 255:
-        raise UsageError(f"{len(vocabulary.labels)} labels: an index PNG holds at most 255 beside the ignored 255")
+    form = own_form(len(vocabulary.labels), ignored=ignored, values=values)
     suffixes = IMAGE_SUFFIXES - ({".png"} if images.samefile(annotations) else set())
     photographs: dict[str, Path] = {}
     for path in sorted(images.rglob("*")):
@@ -180,7 +203,6 @@ def open_folders(images: Path, annotations: Path, *, labels: Any, background: st
         for path in annotations.rglob("*.png")
         if not kept_by_systems(path.relative_to(annotations).parts)
     }
-    form = LabelForm(".png", indices(len(vocabulary.labels)), f"index maps of {len(vocabulary.labels)} labels")
     both = sorted(photographs.keys() & maps.keys())
     if not both:
         raise ClearclipError(
@@ -190,9 +212,61 @@ def open_folders(images: Path, annotations: Path, *, labels: Any, background: st
         f"{photographs[stem]}: no label map {annotations / stem}.png" for stem in photographs if stem not in maps
     ]
     missing += [f"{maps[stem]}: no image {images / stem}.*" for stem in sorted(maps) if stem not in photographs]
-    row = Benchmark("custom", f"{images.name} / {annotations.name}", len(vocabulary.labels), None, "native")
-    pairs = tuple(Pair(stem, photographs[stem], maps[stem], form) for stem in both)
-    return Dataset(row, vocabulary, pairs, tuple(missing), str(images))
+    row = Benchmark(OWN, f"{images.name} / {annotations.name}", len(vocabulary.labels), None, "native")
+    pairs, notes = oriented([Pair(stem, photographs[stem], maps[stem], form) for stem in both], as_stored)
+    return Dataset(row, vocabulary, tuple(pairs), tuple(missing), str(images), notes)
+
+
+def oriented(pairs: Sequence[Pair], as_stored: bool | None) -> tuple[list[Pair], tuple[str, ...]]:
+    """The pairs with `as_stored` where it holds, and a sentence about what was found out or had to be guessed.
+
+    A label map of the stored size was drawn on the stored pixels. Where both sizes are equal the other maps decide; if
+    there are none, it is taken as drawn on what is shown, and the contrast at the borders of a few maps is told.
+    """
+    if as_stored is not None:
+        return [replace(pair, as_stored=as_stored) for pair in pairs], ()
+    fits: dict[str, bool | None] = {}
+    for pair in pairs:
+        size, turn = stored_size(pair.image)
+        if turn is not None:
+            is_same = turn not in QUARTER_TURNS or size[0] == size[1]
+            fits[pair.id] = None if is_same else _size_of(pair.labels) == size
+    sure = set(fits.values()) - {None}
+    unsure = [pair for pair in pairs if fits.get(pair.id, False) is None]
+    stored = {name for name, fit in fits.items() if fit or (fit is None and sure == {True})}
+    notes = []
+    if stored:
+        notes.append(
+            f"{len(stored):,} label maps of images that EXIF turns were drawn on the stored pixels, as sizes tell, and "
+            "are turned with them (--truth-as shown takes them as they are)"
+        )
+    elif not sure and unsure and (told := _fits_better(unsure)):
+        notes.append(
+            f"no size tells whether the label maps of {len(unsure):,} images that EXIF turns were drawn before or "
+            f"after the turn, and they are taken as drawn after it; {told}"
+        )
+    return [replace(pair, as_stored=pair.id in stored) for pair in pairs], tuple(notes)
+
+
+def _fits_better(pairs: Sequence[Pair]) -> str:
+    """On which pixels the borders of a few label maps lie better, as a clause; empty where it is the shown ones."""
+    sums = np.zeros(2)
+    for pair in pairs[:COMPARED]:
+        with suppress(ImageError):
+            shown, stored = pair.read(), replace(pair, as_stored=True).read()
+            sums += contrast(shown.image, shown.truth), contrast(stored.image, stored.truth)
+    if sums[1] >= CLEARLY * sums[0] and sums[1]:
+        return "but their borders fit the stored pixels better: --truth-as stored turns them"
+    return "" if sums[0] >= CLEARLY * sums[1] else "--truth-as stored takes them as drawn before"
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """`(width, height)` of an image file; `(0, 0)` if it cannot be read, which is an error when its turn comes."""
+    try:
+        with open_regular(path) as file, Image.open(file) as opened:
+            return opened.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0, 0
 
 
 def _locate(row: Benchmark, layout: Layout, data: Path) -> tuple[Path, Path, Path]:

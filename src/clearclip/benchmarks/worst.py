@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from clearclip.benchmarks.evaluation import Evaluation, Run, predict
 from clearclip.benchmarks.readers import Dataset, Sample
 from clearclip.files.drawing import BACKGROUND, INK, draw_overlay, stack
+from clearclip.files.lettering import write
 from clearclip.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _row(sample: Sample, prediction: npt.NDArray[np.integer], vocabulary: Vocabu
 
 def _text(text: str, width: int, *, size: int = TEXT) -> Image.Image:
     strip = Image.new("RGB", (width, size + GAP), BACKGROUND)
-    ImageDraw.Draw(strip).text((GAP, GAP // 3), text, fill=INK, font=ImageFont.load_default(size))
+    write(ImageDraw.Draw(strip), (GAP, GAP // 3), text, size=size, fill=INK)
     return strip
 
 

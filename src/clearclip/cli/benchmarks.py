@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +29,49 @@ Images = Annotated[Path | None, typer.Option(help="A data set of your own: its f
 Annotations = Annotated[
     Path | None, typer.Option(help="Its folder of index PNGs with the same names: value i is label i, 255 is ignored.")
 ]
+
+
+class TruthAs(str, Enum):
+    """On which pixels of photographs that EXIF turns label maps were drawn."""
+
+    auto = "auto"
+    shown = "shown"
+    stored = "stored"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the values of one's own label maps mean."""
+
+    ignored: Annotated[
+        str | None,
+        typer.Option(
+            help="Values of your label maps that mean unlabelled, a comma list; the others are labels in turn."
+        ),
+    ] = None
+    values: Annotated[str | None, typer.Option(help="Values of the labels in their order, as 0,255 for masks.")] = None
+    truth_as: Annotated[
+        TruthAs,
+        typer.Option(
+            help="Where EXIF turns your images: label maps were drawn on what is shown, or on what is stored; auto "
+            "asks their sizes."
+        ),
+    ] = TruthAs.auto
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `open_folders` that they are; `UsageError` for what is no number."""
+        return {
+            "ignored": _numbers("--ignored", self.ignored) or (),
+            "values": _numbers("--values", self.values),
+            "as_stored": None if self.truth_as is TruthAs.auto else self.truth_as is TruthAs.stored,
+        }
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    parts = o.split(text)
+    if wrong := [part for part in parts or () if not re.fullmatch("[0-9]{1,3}", part)]:
+        raise UsageError(f"{option} {wrong[0][:40]!r}: values from 0 to 255 are needed, with commas between")
+    return None if parts is None else [int(part) for part in parts]
 
 
 def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
@@ -55,18 +101,21 @@ def benchmarks(context: typer.Context, as_json: o.AsJson = False) -> None:
     typer.echo("clearclip evaluate NAME --data DIR           measure; --images, --annotations, --labels: your own data")
 
 
+@o.bundles()
 def check(
+    *,
     name: Name = None,
     data: Data = None,
     images: Images = None,
     annotations: Annotations = None,
     labels: o.LabelFile = None,
+    meaning: Meaning,
     as_json: o.AsJson = False,
 ) -> None:
     """Read every image and label map once: what is there, what is missing, whether the counts are the official ones."""
     from clearclip.benchmarks import check_dataset
 
-    dataset = choose_dataset(name, data=data, images=images, annotations=annotations, labels=labels)
+    dataset = choose_dataset(name, data=data, images=images, annotations=annotations, labels=labels, meaning=meaning)
     report = check_dataset(dataset)
     if as_json:
         o.print_json(report.as_dict())
@@ -83,6 +132,7 @@ def choose_dataset(
     images: Path | None,
     annotations: Path | None,
     labels: Path | None,
+    meaning: Meaning,
     background: str | None = None,
     split: str | None = None,
 ) -> Dataset:
@@ -95,8 +145,11 @@ def choose_dataset(
             raise UsageError(
                 f"no benchmark was named: {', '.join(BENCHMARKS)}, or --images, --annotations and --labels for your own"
             )
-        if background is not None:
-            raise UsageError(f"{name} has its own labels: --background goes with --images, --annotations and --labels")
+        if background is not None or meaning != Meaning():
+            raise UsageError(
+                f"{name} has its own labels: --background, --ignored, --values and --truth-as go with --images, "
+                "--annotations and --labels"
+            )
         return open_benchmark(name, data=data, split=split)
     if name is not None or data is not None or split is not None:
         raise UsageError(
@@ -105,7 +158,10 @@ def choose_dataset(
     if images is None or annotations is None or labels is None:
         lacking = ", ".join(option for option, value in own.items() if value is None)
         raise UsageError(f"a data set of your own needs --images, --annotations and --labels: {lacking} is missing")
-    return open_folders(images, annotations, labels=labels, background=background)
+    found = open_folders(images, annotations, labels=o.read_labels(labels, background=background), **meaning.options())
+    for note in found.notes:
+        typer.echo(f"warning: {note}", err=True)
+    return found
 
 
 def _print(report: Report, *, hint: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clearclip.cli import options as o
+from clearclip.files.commas import split_items
 
 
 def demo(
@@ -23,7 +23,7 @@ def demo(
 
     OUTPUT gets comparison.png (image, truth and every method side by side), each scene with overlays, and demo.json.
     """
-    methods = [part.strip() for part in re.split(r",(?![^\[]*\])", method) if part.strip()]
+    methods = split_items(method)
     from clearclip.demo import run_demo
 
     report = run_demo(output, model=model, methods=methods, pictures=limit, device=device)

@@ -72,6 +72,7 @@ def evaluate(
     annotations: b.Annotations = None,
     labels: o.LabelFile = None,
     background: o.Background = None,
+    meaning: b.Meaning,
     method: MethodNames = "clearclip",
     output: Output = Path("clearclip-results"),
     threshold: Thresholds = None,
@@ -121,6 +122,7 @@ def evaluate(
             images=images,
             annotations=annotations,
             labels=labels,
+            meaning=meaning,
             background=background,
         )
         rows = parse_methods(method)

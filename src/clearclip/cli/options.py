@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from clearclip.errors import UsageError
+from clearclip.errors import UsageError, printable
+from clearclip.files.commas import split_items
 
 if TYPE_CHECKING:
     from clearclip.engine.ray_pool import Fleet
@@ -29,7 +30,12 @@ Command = Callable[..., None]
 
 Images = Annotated[list[str], typer.Argument(help="Image files, folders and globs.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; it is made where it is missing.")]
-LabelFile = Annotated[Path | None, typer.Option("--labels", help="File with one label a line; # starts a comment.")]
+LabelFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", help="File with one label a line; # starts a comment. Also data.yaml, id2label, tables and others."
+    ),
+]
 Background = Annotated[
     str | None,
     typer.Option(help="Label that pixels below the threshold fall to; one of the labels, or a new one without words."),
@@ -74,7 +80,11 @@ class Words:
 
     label: Annotated[
         list[str] | None,
-        typer.Option("-l", "--label", help="A label: 'sky', 'person=man|woman|child', 'sky @#87ceeb'. Repeat it."),
+        typer.Option(
+            "-l",
+            "--label",
+            help="A label: 'sky', 'person=man|woman', 'sky @#87ceeb'. Repeat it, or separate by commas.",
+        ),
     ] = None
     labels: LabelFile = None
     background: Background = None
@@ -84,13 +94,19 @@ class Words:
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of `-l` or `--labels`; `UsageError` if neither or both were given, or they cannot be used."""
-        from clearclip.vocabulary import Vocabulary
+        from clearclip.vocabulary import Vocabulary, listed
 
         if self.label and self.labels:
             raise UsageError("-l and --labels were both given: use one of them")
         if self.labels is None and not self.label:
             raise UsageError("no labels were given: use -l NAME (repeat it) or --labels FILE")
-        return Vocabulary.parse(self.label if self.labels is None else self.labels, background=self.background)
+        if self.labels is not None:
+            return read_labels(self.labels, background=self.background)
+        words = items(self.label or ())
+        vocabulary = Vocabulary.parse(words, background=self.background)
+        if len(words) > len(self.label or ()):
+            typer.echo(f"-l: {listed(vocabulary.labels)}", err=True)
+        return vocabulary
 
 
 @dataclass(frozen=True)
@@ -235,9 +251,24 @@ def print_table(title: str, columns: Iterable[Any], rows: Iterable[Iterable[str]
     Console().print(table)
 
 
+def read_labels(path: Path, *, background: str | None) -> Vocabulary:
+    """The vocabulary of a label file, after saying how it was read."""
+    from clearclip import vocabulary
+
+    labels, read = vocabulary.read_labels(path)
+    parsed = vocabulary.Vocabulary.parse(labels, background=background)
+    typer.echo(printable(read), err=True)
+    return parsed
+
+
+def items(texts: Iterable[str]) -> list[str]:
+    """What a repeatable option names, each of whose texts may separate several by commas; empty texts stay."""
+    return [item for text in texts for item in split_items(text) or [text]]
+
+
 def split(text: str | None) -> list[str] | None:
     """The parts of a comma list; `None` stays."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    return None if text is None else split_items(text)
 
 
 @contextmanager

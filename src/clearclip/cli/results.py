@@ -56,10 +56,11 @@ def check_formats(formats: Sequence[str] | None, *, as_json: bool) -> list[str]:
     """The formats to print, none for the table on the terminal; `UsageError` if one is unknown."""
     from clearclip.benchmarks.tables import FORMATS
 
-    for name in formats or ():
+    wanted = o.items(formats or ())
+    for name in wanted:
         if name not in (*FORMATS, "json"):
             raise UsageError(f"format {name!r} is not known: {nearest(name, (*FORMATS, 'json'))}")
-    return ["json"] if as_json else list(formats or ())
+    return ["json"] if as_json else wanted
 
 
 def emit(found: Sequence[Record], layout: Table, *, formats: Sequence[str], title: str) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import UsageError, printable
+from clearclip.files.commas import unquoted
 from clearclip.methods import parse_methods
 
 Sources = Annotated[
@@ -23,8 +24,8 @@ Formats = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
-        help="png, preview, overlay, masks, coco, panoptic, geojson, yolo, labelstudio, cvat, npz or parquet; repeat "
-        "it. Default: png and preview.",
+        help="png, mask, preview, overlay, masks, coco, panoptic, geojson, yolo, labelstudio, cvat, npz or parquet; "
+        "repeat it, or separate by commas. Default: png and preview.",
     ),
 ]
 Things = Annotated[
@@ -88,8 +89,8 @@ def segment(
         threshold=words.threshold,
         batch_size=batch_size,
         overwrite=overwrite,
-        formats=tuple(formats or DEFAULT_FORMATS),
-        choices=Choices(things=tuple(things or ()), min_area=min_area, simplify=simplify),
+        formats=o.items(formats or DEFAULT_FORMATS),
+        choices=Choices(things=tuple(map(unquoted, o.items(things or ()))), min_area=min_area, simplify=simplify),
     )
     report.left_out.update(scanned.left_out)
     if as_json:

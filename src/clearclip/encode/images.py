@@ -193,16 +193,20 @@ def _from_pil(image: Image.Image, name: str, *, max_pixels: int) -> npt.NDArray[
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says; as it is where that is damaged: its pixels are whole all the same."""
     image.load()
+    turn = exif_turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def exif_turn(image: Image.Image) -> Image.Transpose | None:
+    """How EXIF says that an open image is shown; `None` as it is, also where that is damaged."""
     try:
         for key in {"exif", "Raw profile type exif"} & image.info.keys():
             image.info[key] = image.info[key][:MAX_EXIF]  # all entries may refer to all of it: the square in memory
         with _pillow_globals():
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from clearclip.backbones.devices import inference
 from clearclip.errors import CheckpointError, UsageError
 from clearclip.files.progress import track
 from clearclip.files.writing import atomic_write
-from clearclip.vocabulary import WORD_BYTES
+from clearclip.vocabulary import SHOWN, WORD_BYTES, Vocabulary, spoken
 
 BATCH_SIZE = 40
 FEW_PROMPTS = 8
@@ -57,6 +58,43 @@ def read_templates(templates: TemplatesLike) -> tuple[str, ...]:
                 f"template {template!r} needs exactly one {{}} where the label goes, as in 'a photo of a {{}}.'"
             )
     return listed
+
+
+def distinct(vocabulary: Vocabulary, encoder: TextEncoder) -> Vocabulary:
+    """The vocabulary without synonyms whose tokens are another label's word, which a warning names.
+
+    Two labels whose names have the same tokens are a `UsageError`: rounding would decide between them.
+    """
+    queries = list(dict.fromkeys(vocabulary.queries))
+    tokens = dict(zip(queries, map(tuple, encoder.tokenize(queries)), strict=True))
+    unasked = None if vocabulary.asks_background else vocabulary.background
+    asked = [label for label in vocabulary.labels if label.name != unasked]
+    owners: dict[tuple[int, ...], str] = {}
+    for label in asked:
+        if (first := owners.setdefault(tokens[spoken(label.name)], label.name)) != label.name:
+            raise UsageError(
+                f"labels {first[:60]!r} and {label.name[:60]!r} are the same to this model (their tokens are equal): "
+                "give one of them, or other words"
+            )
+    kept: dict[str, dict[tuple[int, ...], str]] = {label.name: {} for label in asked}
+    taken = []
+    for label, word in ((one, word) for one in asked for word in one.synonyms):
+        if (owner := owners.setdefault(tokens[spoken(word)], label.name)) == label.name:
+            kept[owner].setdefault(tokens[spoken(word)], word)
+        else:
+            taken.append(f"{word[:60]!r} of {label.name[:60]!r} is {owner[:60]!r}")
+    if taken:
+        more = f" and {len(taken) - SHOWN} more" if taken[SHOWN:] else ""
+        warnings.warn(
+            f"a word that is another label's to this model (its tokens are equal) is left to that label: "
+            f"{'; '.join(taken[:SHOWN])}{more}",
+            UserWarning,
+            stacklevel=4,
+        )
+    labels = (
+        replace(one, synonyms=tuple(kept[one.name].values())) if one.name in kept else one for one in vocabulary.labels
+    )
+    return replace(vocabulary, labels=tuple(labels))
 
 
 @inference

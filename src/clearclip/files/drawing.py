@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from clearclip.files.lettering import width_of, write
 
 BACKGROUND = (255, 255, 255)
 INK = (20, 20, 20)
@@ -44,12 +46,11 @@ def draw_overlay(
 
 def draw_legend(entries: Iterable[tuple[str, Sequence[int]]], *, width: int, size: int = 14) -> Image.Image:
     """A white strip of coloured squares with texts, wrapped to a width; `size` is the letters' height in pixels."""
-    font = ImageFont.load_default(size)
     pad, line = size // 2, size + 10
     places, x, y = [], pad, pad
     for text, color in entries:
-        shown = _fit(text, font, width - size - 4 * pad)
-        advance = size + pad + int(font.getlength(shown)) + 2 * pad
+        shown = _fit(text, size, width - size - 4 * pad)
+        advance = size + pad + int(width_of(shown, size)) + 2 * pad
         if x > pad and x + advance > width:
             x, y = pad, y + line
         places.append((x, y, shown, color))
@@ -58,7 +59,7 @@ def draw_legend(entries: Iterable[tuple[str, Sequence[int]]], *, width: int, siz
     pen = ImageDraw.Draw(strip)
     for x, y, text, color in places:
         pen.rectangle((x, y, x + size, y + size), fill=tuple(color), outline=INK)
-        pen.text((x + size + pad, y - 1), text, fill=INK, font=font)
+        write(pen, (x + size + pad, y - 1), text, size=size, fill=INK)
     return strip
 
 
@@ -72,9 +73,9 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(text) <= width:
+def _fit(text: str, size: int, width: int) -> str:
+    if width_of(text, size) <= width:
         return text
-    while len(text) > 1 and font.getlength(text + "…") > width:
+    while len(text) > 1 and width_of(text + "…", size) > width:
         text = text[:-1]
     return text + "…"

@@ -27,9 +27,10 @@ def save_label_map(
     info: Mapping[str, str] | None = None,
     replace: bool = True,
 ) -> None:
-    """Write a PNG whose pixel values are label indices (H, W): with a palette up to 256 labels, else 16-bit grey.
+    """Write a PNG whose pixel values are label indices (H, W): a palette of 8 bits up to 256 labels, else 16-bit grey.
 
-    `info` are texts that are kept in the file; `replace` as in `atomic_write`.
+    With fewer bits, Pillow's choice for few colours, some readers return other values. `info` are texts that are kept
+    in the file; `replace` as in `atomic_write`.
     """
     if len(palette) <= 256:
         image = Image.fromarray(label_map.astype(np.uint8)).convert("L")
@@ -37,7 +38,7 @@ def save_label_map(
     else:
         image = Image.fromarray(label_map.astype(np.uint16))
     with atomic_write(path, replace=replace) as partial:
-        image.save(partial, format="PNG", pnginfo=_texts(info))
+        image.save(partial, format="PNG", bits=8, pnginfo=_texts(info))
 
 
 def read_info(path: Path) -> dict[str, str]:

@@ -48,8 +48,8 @@ __all__ = [
 _FORMATS: dict[str, Format] = {
     format_.name: format_
     for format_ in (
-        png.LabelPng(), png.Preview(), png.Overlay(), png.Masks(), coco.Coco(), coco.Panoptic(), geojson.GeoJson(),
-        yolo.Yolo(), labelstudio.LabelStudio(), cvat.Cvat(), arrays.Npz(), arrays.Parquet(),
+        png.LabelPng(), png.MaskPng(), png.Preview(), png.Overlay(), png.Masks(), coco.Coco(), coco.Panoptic(),
+        geojson.GeoJson(), yolo.Yolo(), labelstudio.LabelStudio(), cvat.Cvat(), arrays.Npz(), arrays.Parquet(),
     )
 }  # fmt: skip
 FORMAT_NAMES = tuple(_FORMATS)

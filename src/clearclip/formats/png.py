@@ -1,4 +1,4 @@
-"""Pictures of a label map: palette PNG, preview with legend, RGBA layer, one binary mask per label. Pillow only."""
+"""Pictures of a label map: palette PNG, grey PNG, preview with legend, RGBA layer, one mask per label. Pillow only."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ class LabelPng(Format):
         save_label_map(
             sample.result.label_map, self.place(sample), palette=sample.result.palette, info=sample.all_texts
         )
+        return {}
+
+
+class MaskPng(Format):
+    """`mask/<stem>.png`: pixel values are label indices and their grey levels, whoever reads it; 16 bits above 256."""
+
+    name = "mask"
+    image_file = "mask/{stem}.png"
+
+    def write(self, sample: Sample) -> Record:
+        kind = np.uint8 if len(sample.run.vocabulary.names) <= 256 else np.uint16
+        image = Image.fromarray(sample.result.label_map.astype(kind))
+        save_image(image, self.place(sample), info=sample.all_texts)
         return {}
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from clearclip.benchmarks import BENCHMARKS, confusion, scores
 from clearclip.benchmarks.rows import vocabulary_of
 from clearclip.files.drawing import draw_overlay
-from clearclip.inspection.style import look
+from clearclip.inspection.style import look, write
 from clearclip.vocabulary import Vocabulary, distinct_colors
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def draw_sheet(rows: Sequence[SheetRow], vocabulary: Vocabulary, *, titles: Mapp
                 panel.grid(visible=False)
                 panel.spines[:].set_visible(False)
             axes[0].imshow(row.image)
-            axes[0].set_ylabel(row.name, fontsize=7)
+            write(axes[0].set_ylabel("", fontsize=7), row.name)
             if row.truth is not None:
                 axes[1].imshow(draw_overlay(row.image, row.truth, vocabulary.palette, opacity=OPACITY))
             for panel, method in zip(axes[1 + has_truth :], methods, strict=True):
@@ -154,9 +154,9 @@ def _legend(figure: Figure, vocabulary: Vocabulary, shown: Sequence[int], *, col
 
     palette = vocabulary.palette / 255
     patches = [Patch(facecolor=tuple(palette[index]), edgecolor="#333333", linewidth=0.5) for index in shown]
-    figure.legend(
+    legend = figure.legend(
         patches,
-        [vocabulary.names[index] for index in shown],
+        [str(index) for index in shown],
         loc="outside lower center",
         ncols=min(columns, max(1, len(shown))),
         fontsize=7,
@@ -164,3 +164,5 @@ def _legend(figure: Figure, vocabulary: Vocabulary, shown: Sequence[int], *, col
         handleheight=1.1,
         columnspacing=1.2,
     )
+    for text, index in zip(legend.get_texts(), shown, strict=True):
+        write(text, vocabulary.names[index])

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearclip.errors import ClearclipError
+from clearclip.files.lettering import SHIPPED, drawn, font_of
 from clearclip.files.writing import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/); yellow last, it is faint on white."""
@@ -54,6 +56,18 @@ def look() -> Iterator[None]:
         ) from error
     with matplotlib.rc_context(_LOOK):
         yield
+
+
+def write(text: Text, words: str) -> None:
+    """Give a text of a figure a user's words: never a formula, in fonts that have the letters."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    families = ["DejaVu Sans"]
+    for path in dict.fromkeys(map(font_of, drawn(words))):
+        if path not in (None, SHIPPED):
+            fontManager.addfont(path)
+            families.append(FontProperties(fname=path).get_name())
+    text.set(text=drawn(words), parse_math=False, fontfamily=families)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, columns: int = 4) -> None:

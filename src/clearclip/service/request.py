@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from clearclip.errors import ImageError, UsageError
+from clearclip.files.commas import split_items, unquoted
+from clearclip.files.label_files import parse_label_file
 from clearclip.files.reading import read_bytes, read_text
 from clearclip.methods import Method, parse_method, parse_methods
-from clearclip.vocabulary import Label, Vocabulary
+from clearclip.vocabulary import Label, Vocabulary, labels_of
 
 BACKGROUND = "background"
 RESIDUALS = ("as the method", "keep", "drop", "beta")
@@ -98,7 +100,7 @@ def read_request(
     """Check what came from a browser or a client of the API; `UsageError` if something is unknown or over a limit.
 
     Labels are texts as on the command line (`"person=man|woman"`, `"sky @#87ceeb"`) or `{"name", "synonyms", "color"}`;
-    those without a name are left out.
+    those without a name are left out, and commas separate several, outside brackets and double quotes.
     """
     parsed = read_labels(labels, limits=limits)
     if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
@@ -125,7 +127,7 @@ def read_labels(labels: Any, *, limits: Limits) -> tuple[Label, ...]:
     listed = _list(labels, "labels")
     if len(listed) > 10 * limits.labels:  # of which most may be empty
         raise UsageError(f"{len(listed)} labels: at most {limits.labels} are allowed here")
-    parsed = [label for label in (_label(entry, limits) for entry in listed) if label is not None]
+    parsed = [label for entry in listed for label in _labels(entry, limits)]
     if not parsed:
         raise UsageError("there is no label yet: write at least one thing to look for")
     if len(parsed) > limits.labels:
@@ -134,25 +136,33 @@ def read_labels(labels: Any, *, limits: Limits) -> tuple[Label, ...]:
     return Vocabulary(tuple(parsed)).labels
 
 
-def _label(entry: Any, limits: Limits) -> Label | None:
+def _labels(entry: Any, limits: Limits) -> list[Label]:
     if isinstance(entry, str):
-        _check_synonyms(entry.count("|") + 1, entry, limits)
-        text = _text(entry, "a label", limits.text)
-        label = Label.parse(text) if text else None
-        for word in label.queries if label else ():
-            _text(word, "a word", limits.letters)
-        return label
+        return [_label(text, limits) for text in split_items(_text(entry, "a label", limits.text))]
     if isinstance(entry, Mapping):
-        name = _text(entry.get("name") or "", "a label", limits.letters)
+        name, *others = split_items(_text(entry.get("name") or "", "a label", limits.letters)) or [""]
         if not name:
-            return None
+            return []
         synonyms = entry.get("synonyms") or ()
         words = re.split(r"[,|]", synonyms) if isinstance(synonyms, str) else _list(synonyms, f"synonyms of {name!r}")
         _check_synonyms(len(words), name, limits)
         kept = tuple(word for word in (_text(word, "a synonym", limits.letters) for word in words) if word)
         color = entry.get("color")
-        return Label(name, kept, _color(color) if color else None)
+        if others and kept:
+            raise UsageError(
+                f"{1 + len(others)} labels before the words of one, {kept[0]!r}: give each a line of its own"
+            )
+        first = Label(unquoted(name), kept, _color(color) if color else None)
+        return [first, *(Label(unquoted(other)) for other in others)]
     raise UsageError(f"label {entry!r:.100} is a {type(entry).__name__}: a text is needed")
+
+
+def _label(text: str, limits: Limits) -> Label:
+    _check_synonyms(text.count("|") + 1, text, limits)
+    label = Label.parse(text)
+    for word in (label.name, *label.synonyms):
+        _text(word, "a word", limits.letters)
+    return label
 
 
 def _check_synonyms(count: int, name: str, limits: Limits) -> None:
@@ -264,31 +274,25 @@ def with_residual(method: str, residual: str, beta: float) -> str:
 
 
 def read_words(words: Any, *, limits: Limits) -> tuple[str, ...]:
-    """A vocabulary from a client, each name once: a list of labels as texts, or one text as a label file.
+    """A vocabulary from a client, each name once: a list of labels as texts, or one text of such lines.
 
-    One line may separate them by commas; `#` starts a comment. `UsageError` if there is none, or too much.
+    Commas separate labels as in `read_request`; `#` starts a comment. `UsageError` if there is none, or too much.
     """
-    if isinstance(words, str):
-        lines = _text_lines(words, limits)
-    else:
-        listed = _list(words, "words")
-        _check_count(len(listed), limits)
-        lines = [line for word in listed for line in _text_lines(_text(word, "a word", limits.text), limits)]
-    if len(lines) == 1:
-        lines = [part.strip() for part in lines[0].split(",") if part.strip()]
-    _check_count(len(lines), limits)
-    labels = {label.name: (label, line) for line in lines if (label := _label(line, limits)) is not None}
-    if not labels:
+    listed = [words] if isinstance(words, str) else _list(words, "words")
+    _check_count(len(listed), limits)
+    for text in listed:
+        if not isinstance(text, str):
+            raise UsageError(f"a word is a {type(text).__name__}: a text is needed")
+        if len(text) > limits.text:
+            raise UsageError(f"the vocabulary has {len(text):,} characters: at most {limits.text:,} are allowed here")
+    lines = (re.sub(r"(^|\s)#.*$", "", line) for text in listed for line in text.splitlines())
+    labels = [label for line in lines for label in _labels(line, limits)]
+    _check_count(len(labels), limits)
+    by_name = {label.name: label for label in labels}
+    if not by_name:
         raise UsageError("the vocabulary is empty: write one word a line")
-    _check_total((label for label, _ in labels.values()), limits)
-    return tuple(line for _, line in labels.values())
-
-
-def _text_lines(text: str, limits: Limits) -> list[str]:
-    if len(text) > limits.text:
-        raise UsageError(f"the vocabulary has {len(text):,} characters: at most {limits.text:,} are allowed here")
-    lines = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in text.splitlines())
-    return [line for line in lines if line]
+    _check_total(by_name.values(), limits)
+    return tuple(label.text for label in by_name.values())
 
 
 def _check_count(count: int, limits: Limits) -> None:
@@ -296,12 +300,14 @@ def _check_count(count: int, limits: Limits) -> None:
         raise UsageError(f"the vocabulary has {count} words: at most {limits.words} are allowed here")
 
 
-def read_word_file(path: Path, *, limits: Limits) -> tuple[str, ...]:
-    """A vocabulary from an uploaded UTF-8 file, as `read_words`; `UsageError` also for a file that is no text."""
+def read_word_file(path: Path, *, limits: Limits) -> tuple[tuple[str, ...], str]:
+    """A vocabulary from an uploaded label file, as `read_words` gives it, and the file's form; else `UsageError`."""
     try:
-        return read_words(read_text(path, limit=4 * limits.text), limits=limits)
+        file = parse_label_file(read_text(path, limit=4 * limits.text), path.name)
     except OSError as error:
         raise UsageError(f"{path.name} is no UTF-8 text with one label a line ({error})") from error
+    _check_count(len(file.labels), limits)
+    return read_words([label.text for label in labels_of(file)], limits=limits), file.form
 
 
 def read_image(path: Path, *, limits: Limits) -> bytes:

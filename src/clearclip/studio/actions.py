@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.commas import quoted
 from clearclip.service.request import (
     RESIDUALS,
     Request,
@@ -23,7 +24,7 @@ from clearclip.service.request import (
 from clearclip.studio import export, html
 from clearclip.studio.layout import OWN_WORDS, Layout
 from clearclip.studio.scenes import VOCABULARIES, vocabulary_words
-from clearclip.studio.settings import OPACITY, Studio, label_entry
+from clearclip.studio.settings import OPACITY, Studio
 
 HEAT_MAPS = 24
 LEAST_FOUND = 0.002
@@ -72,6 +73,10 @@ class Actions:
             for row in rows
             if row.depth > blocks
         ]
+        asked = zip(request.vocabulary.labels, result.vocabulary.labels, strict=True)
+        lost = [f"“{word}” of {one.name}" for one, kept in asked for word in one.synonyms if word not in kept.synonyms]
+        if lost:
+            notes.append(f"Another label's words to this model, left out: {', '.join(lost[:6])}.")
         if tab == "heat" and len(request.labels) > HEAT_MAPS:
             notes.append(f"The first {HEAT_MAPS} of {len(request.labels)} labels are drawn.")
         what = ran[0] if len(ran) == 1 else f"{len(ran)} methods"
@@ -141,7 +146,7 @@ class Actions:
     def choose_scene(self, event: gr.EventData) -> tuple[str, list[dict[str, Any]]]:
         """A scene of the gallery with the labels of what is in it."""
         scene = self.studio.scenes[int(within(_told(event).get("index"), 0, len(self.studio.scenes) - 1) or 0)]
-        return str(scene.path), [label_entry(label) for label in scene.labels]
+        return str(scene.path), [html.label_entry(label) for label in scene.labels]
 
     def search(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
         """Which words of a vocabulary the image contains."""
@@ -156,17 +161,17 @@ class Actions:
             )
         except ClearclipError as error:
             return gr.skip(), html.problem(str(error))
-        choices = [(f"{name}   {share:.1%}", name) for name, share, _ in found if share >= LEAST_FOUND]
+        choices = [(f"{name}   {share:.1%}", quoted(name)) for name, share, _ in found if share >= LEAST_FOUND]
         sentence = f"{len(choices)} of {len(words)} words cover at least {LEAST_FOUND:.1%} of the image."
         return gr.update(choices=choices, value=[]), html.sentence(sentence)
 
     def read_file(self, value: Any) -> tuple[Any, Any, Any]:
         """Read a label file into the box of words."""
         try:
-            words = read_word_file(self._file(value), limits=self.models.limits)
+            words, form = read_word_file(self._file(value), limits=self.models.limits)
         except UsageError as error:
             return gr.skip(), gr.skip(), html.problem(str(error))
-        return "\n".join(words), OWN_WORDS, html.sentence(f"{len(words)} words read.")
+        return "\n".join(words), OWN_WORDS, html.sentence(f"{len(words)} words, read as {form}.")
 
     def add(self, labels: Any, found: Any) -> tuple[Any, Any]:
         """Append the chosen words to the labels."""
@@ -179,7 +184,7 @@ class Actions:
             return gr.skip(), html.problem(str(error))
         both = {label.name: label for label in (*new, *kept)}  # a label that is there keeps its synonyms and colour
         names = dict.fromkeys((*(label.name for label in kept), *(label.name for label in new)))
-        return [label_entry(both[name]) for name in names], gr.skip()
+        return [html.label_entry(both[name]) for name in names], gr.skip()
 
     def export(self, data: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
         """The files of the result at the image's own size."""

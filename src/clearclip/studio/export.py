@@ -18,8 +18,7 @@ from clearclip.files.writing import atomic_write
 from clearclip.formats.polygons import outlines
 from clearclip.segmentation import Segmentation
 from clearclip.service.request import Limits, Request, read_image, read_json
-from clearclip.studio.html import hex_color
-from clearclip.vocabulary import Label
+from clearclip.studio.html import hex_color, label_entry
 
 STATE_KIND = "clearclip studio example"
 NAME_LETTERS = 50  # of four bytes each: a file's name has 255, and gets an ending
@@ -38,7 +37,7 @@ def lines(request: Request, *, image: str, source: str, method: str, device: str
 
     `source` is what `--model` takes, `method` the spelling that ran, `device` where it is not the default one.
     """
-    words = [label_text(label) for label in request.labels]
+    words = [label.text for label in request.labels]
     thresholded = request.threshold is not None
     command = ["clearclip", "segment", image if not image.startswith("-") else f"./{image}"]
     for word in words:
@@ -64,17 +63,6 @@ def lines(request: Request, *, image: str, source: str, method: str, device: str
         f"result.overlay().save({f'{stem}.overlay.png'!r})"
     )
     return Lines(shlex.join([*command, "-o", "results"]), python)
-
-
-def label_text(label: Label) -> str:
-    """A label as `Label.parse` reads it; `UsageError` if its name holds `=`, `|` or `@#`, which no text can carry."""
-    text = label.name + (f"={'|'.join(label.synonyms)}" if label.synonyms else "")
-    text += f" @{hex_color(label.color)}" if label.color else ""
-    if Label.parse(text) != label:
-        raise UsageError(
-            f"label {label.name!r}: '=', '|' and '@#' have a meaning of their own in labels, leave them out"
-        )
-    return text
 
 
 def write_files(result: Segmentation, folder: Path, *, stem: str, opacity: float) -> list[Path]:
@@ -112,10 +100,7 @@ def example(settings: Mapping[str, Any], *, request: Request, image: Path, limit
     `settings` are the page's by name, `request` the same, checked. `ImageError` if the image is gone or too large.
     """
     picture = base64.b64encode(read_image(image, limits=limits)).decode()
-    labels = [
-        {"name": one.name, "synonyms": list(one.synonyms), "color": hex_color(one.color) if one.color else None}
-        for one in request.labels
-    ]
+    labels = [label_entry(label) for label in request.labels]
     state = {
         "kind": STATE_KIND, "version": 1, "software": f"clearclip {__version__}", **settings,
         "labels": labels, "image": {"name": image.name, "base64": picture},

@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clearclip.files.commas import quoted
 from clearclip.inspection.features import Inspection
 from clearclip.segmentation import Segmentation
 from clearclip.service.models import Answer
+from clearclip.vocabulary import Label
 
 Pixels = npt.NDArray[np.uint8]
 TILE_SIDE = 512
@@ -62,6 +64,12 @@ def viewer_value(result: Segmentation) -> dict[str, Any]:
 def hex_color(color: Iterable[int]) -> str:
     """A colour as CSS writes it, `#rrggbb`."""
     return "#" + "".join(f"{int(part):02x}" for part in color)
+
+
+def label_entry(label: Label) -> dict[str, Any]:
+    """A label as the page's list has it and `read_labels` reads it: `{name, synonyms, color}`."""
+    color = hex_color(label.color) if label.color else None
+    return {"name": quoted(label.name), "synonyms": list(label.synonyms), "color": color}
 
 
 def status_line(answer: Answer, *, model: str, methods: str, notes: Sequence[str] = ()) -> str:

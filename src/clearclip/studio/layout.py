@@ -203,14 +203,17 @@ class Layout:
         )
         self.words = gr.Textbox(
             label="Words of your own",
-            info=f"One a line, at most {limits.words}; synonyms as in person=man|woman",
+            info=f"One a line or between commas, at most {limits.words}; synonyms as in person=man|woman",
             placeholder="lighthouse\nboat=ship|yacht",
             lines=4,
             max_lines=12,
             elem_id="words",
         )
         self.word_file = gr.UploadButton(
-            "Or a label file", file_types=[".txt", ".csv", "text"], size="sm", elem_id="word-file"
+            "Or a label file",
+            file_types=[".txt", ".csv", ".json", ".yaml", ".yml", "text"],
+            size="sm",
+            elem_id="word-file",
         )
         self.look = gr.Button("What else is here?", variant="primary", elem_id="look")
         self.found = gr.CheckboxGroup([], label="Found, with its share of the area", elem_id="found")

@@ -12,7 +12,6 @@ from PIL import Image
 from clearclip.benchmarks.rows import vocabulary_of
 from clearclip.files.label_maps import save_image
 from clearclip.scenes import CLASSES, make_scene
-from clearclip.studio.export import label_text
 from clearclip.vocabulary import Label
 
 SCENES = (17, 7, 9, 3, 18, 26, 23, 29)  # of the first 40 test scenes: varied, and the embedded model reads them best
@@ -54,4 +53,4 @@ def vocabulary_words(name: str) -> tuple[str, ...]:
     if VOCABULARIES[name] == "scenes":
         return tuple(CLASSES)
     vocabulary = vocabulary_of(VOCABULARIES[name])
-    return tuple(label_text(label) for label in vocabulary.labels if label.name != vocabulary.background)
+    return tuple(label.text for label in vocabulary.labels if label.name != vocabulary.background)

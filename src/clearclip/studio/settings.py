@@ -11,9 +11,8 @@ from clearclip.service.files import Files
 from clearclip.service.models import Models, available_devices
 from clearclip.service.request import BACKGROUND, RESIDUALS, Request, read_request, with_residual, within
 from clearclip.studio import export
-from clearclip.studio.html import hex_color
+from clearclip.studio.html import label_entry
 from clearclip.studio.scenes import SceneFile
-from clearclip.vocabulary import Label
 
 PROMPTS = "the paper's 80 prompts"
 OPACITY = 0.55
@@ -88,9 +87,3 @@ class Studio:
             "templates": request.templates[0] if request.templates else PROMPTS,
             "opacity": opacity,
         }
-
-
-def label_entry(label: Label) -> dict[str, Any]:
-    """A label as the page's list has it: `{name, synonyms, color}`."""
-    color = hex_color(label.color) if label.color else None
-    return {"name": label.name, "synonyms": list(label.synonyms), "color": color}

@@ -13,11 +13,30 @@ from tests.hostile.targets.containers import seed_images
 from tests.hostile.targets.rasters import seed_rasters
 from tests.hostile.targets.videos import seed_videos
 
+LABEL_FILES = {
+    "labels.txt": "# what there is\nsky @#87ceeb\nperson=man|woman|child\ngrass\ntree=bush @#00ff00\n",
+    "classes.txt": 'sky\nroad, street\nperson;man;woman\n"rock, paper"\ncar (red, big)\n',
+    "numbered.txt": "0 sky\n1: grass, lawn\n2. tree\n",
+    "behind.txt": "sky: 1\ngrass: 2\ntree: 3\n",
+    "labelmap.txt": "# label:color_rgb:parts:actions\nsky:0,0,0::\ntree:128,0,0:a,b:c\n",
+    "palette.csv": "sky,70,130,180\ntree,107,142,35\n",
+    "table.csv": 'id,name,r,g,b\n0,sky,1,2,3\n1,"tree, bush",4,5,6\n',
+    "objectInfo150.txt": "Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t9\t9\tsky\n2\t0.1\t9\t9\ttree, bush\n",
+    "wordnet.txt": "n01440764 sky\nn01443537 grass, lawn\n",
+    "data.yaml": "path: ../x\nnc: 2\nnames:\n  0: sky\n  1: 'traffic_light'\nother: [1, {a: b}]\n",
+    "list.yml": "- sky\n- tree\n",
+    "id2label.json": '{"0": "sky", "1": "grass, lawn", "2": "tree"}',
+    "list.json": '["sky", "grass, lawn", "tree"]',
+    "config.json": '{"id2label": {"0": "sky", "1": "tree"}, "label2id": {"sky": 0, "tree": 1}}',
+    "coco.json": '{"categories": [{"id": 1, "name": "sky", "color": [1, 2, 3]}, {"id": 2, "name": "tree"}]}',
+    "ours.json": '{"labels": [{"index": 0, "name": "sky", "queries": ["sky", "air"], "color": "#010203"}], '
+    '"background": "sky"}',
+}  # fmt: skip
+
 
 def seed_labels(place: Path) -> None:
-    (place / "labels.txt").write_text(
-        "# what there is\nsky @#87ceeb\nperson=man|woman|child\ngrass\ntree=bush @#00ff00\n"
-    )
+    for name, text in LABEL_FILES.items():
+        (place / name).write_text(text)
 
 
 def check_labels(case: Case, code: int) -> str | None:
@@ -30,10 +49,13 @@ def check_labels(case: Case, code: int) -> str | None:
 @target(seed=seed_labels, check=check_labels)
 def labels(case: Case) -> Action:
     rng = case.rng
-    text = (case.seeds / "labels.txt").read_bytes()
-    kind = rng.randrange(8)
+    name = rng.choice(list(LABEL_FILES))
+    text = (case.seeds / name).read_bytes()
+    kind = rng.randrange(10)
     if kind < 4:
-        data = damage(text, rng, other=b"|=@#\xff\xfe\0\x85\xe2\x80\xa8" * 20)
+        data = damage(text, rng, other=b'|=@#,;:\t*&!<"{[\xff\xfe\0\x85\xe2\x80\xa8' * 20)
+    elif kind < 6 and name.endswith(".json"):
+        data = damage_json(json.loads(text), rng).encode("utf-8", "surrogatepass")
     elif kind == 4:
         data = text.decode().encode(rng.choice(("utf-16", "utf-16-le", "utf-32", "latin-1", "utf-8-sig", "cp037")))
     elif kind == 5:
@@ -41,10 +63,19 @@ def labels(case: Case) -> Action:
     elif kind == 6:
         count = rng.choice((255, 256, 257, 1000, 70_000, 300_000))
         data = "\n".join(f"label {index}" for index in range(count)).encode()
-    else:
+    elif kind == 7:
         length = rng.choice((1000, 100_000, 5_000_000))
         data = rng.choice((b"a" * length, b"a=" + b"b|" * (length // 2) + b"c", b"a b " * (length // 4), b"#" * length))
-    file = case.write("labels.txt", data)
+    else:  # deep, wide, and of parts that refer to each other
+        count, part = (
+            rng.choice((30, 1000, 200_000)),
+            rng.choice(("[", "{", '{"a":', "- ", "a: ", "&a [*a, ", "\t", ",;", '"(')),
+        )
+        head = rng.choice(
+            ("", "names: ", "names:\n  0: ", '{"labels": ', "a: &a [x, x]\nb: &b {<<: [*a, *a]}\nnames: ")
+        )
+        data = (head + part * count + rng.choice(("", "a\n", "]" * count))).encode()
+    file = case.write(name, data)
     photo = case.write("p.png", encoded(1))
     return command("segment", photo, "--labels", file, *TINY, "-o", case.output)
 

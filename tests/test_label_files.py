@@ -1,0 +1,263 @@
+"""Label files of many programs: what is read, what is refused and why, and what is said."""
+
+import json
+import os
+import time
+from contextlib import suppress
+
+import pytest
+
+from clearclip import UsageError, Vocabulary
+from clearclip.files.commas import quoted, split_items, unquoted
+from clearclip.files.label_files import PARTS, YAML_BYTES, read_label_file
+from clearclip.vocabulary import read_labels
+
+
+@pytest.fixture
+def words_of(tmp_path):
+    def call(text, name="words.txt"):
+        file = tmp_path / name
+        file.write_text(text, encoding="utf-8")
+        labels, _ = read_labels(file)
+        return {label.name: label.synonyms for label in labels}
+
+    return call
+
+
+SKY_AND_TREE = {"sky": (), "tree": ()}
+ROADS = {"sky": (), "road": ("street",), "car": ("van", "truck")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sky\nroad, street\ncar, van, truck\n",
+        "sky\nroad;street\ncar; van; truck\n",
+        "sky,\nroad, street,\ncar,van,truck,\n",
+        "sky\nroad=street\ncar=van|truck\n",
+        "sky\nroad|street\ncar|van|truck\n",
+        "sky\nroad=street\ncar=van, truck\n",
+        "0 sky\n1 road, street\n2 car, van, truck\n",
+        "0: sky\n1: road; street\n2: car; van; truck\n",
+        "1. sky\n2. road, street\n3. car, van, truck",
+        "1) sky\r\n3) car, van, truck\r\n2) road, street\r\n",
+        "- sky\n- road, street\n- car, van, truck\n",
+        "n01440764 sky\nn01443537 road, street\nn01484850 car, van, truck\n",
+        '["sky", "road, street", "car, van, truck"]',
+        '{"0": "sky", "1": "road, street", "2": "car, van, truck"}',
+        '{"2": "car, van, truck", "1": "road, street", "0": "sky"}',
+        '{"sky": 0, "road, street": 1, "car, van, truck": 2}',
+        '{"id2label": {"0": "sky", "1": "road, street", "2": "car, van, truck"}, "label2id": {}, "labels_dir": "x"}',
+        '{"categories": [{"id": 1, "name": "sky"}, {"id": 2, "name": "road", "synonyms": ["street"]}, {"id": 3, '
+        '"name": "car", "synonyms": ["car", "van", "truck"]}], "images": [], "annotations": []}',
+        "Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t9\t9\tsky\n2\t0.1\t9\t9\troad, street\n3\t0\t1\t1\tcar, van, truck\n",
+        "Idx,Ratio,Train,Val,Stuff,Name\n1,0.1,9,9,1,sky\n3,0,1,1,0,car;van;truck\n2,0.1,9,9,1,road;street\n",
+        'id,name\n0,sky\n1,"road, street"\n2,"car, van, truck"\n',
+    ],
+)
+def test_one_vocabulary_in_the_forms_of_many_programs(words_of, text):
+    assert words_of(text) == ROADS
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("path: ../x\ntrain: images\nnc: 2\nnames:\n  0: sky\n  1: tree\n", "data.yaml"),
+        ("path: ../x\ntrain: images\nnc: 2\nnames: [sky, tree]\ndownload: |\n  import os\n", "data.yml"),
+        ("names: ['sky', 'tree']\nnc: 2\n", "words.txt"),
+        ("- sky\n- tree\n", "labels.yaml"),
+        ('{"names": ["sky", "tree"], "nc": 2}', "data.json"),
+        ("# label:color_rgb:parts:actions\nsky:0,0,0::\ntree:128,0,0::\n", "labelmap.txt"),
+        ('[{"name": "sky", "color": "#ff0000", "attributes": []}, {"name": "tree", "color": ""}]', "cvat.json"),
+        ("sky: 1\ntree: 2\n", "words.txt"),
+        ("sky,0\ntree,1\n", "words.txt"),
+        ("\ufeffsky\n\n# not me\ntree # nor me\n", "words.txt"),
+    ],
+)
+def test_two_labels(words_of, text, name):
+    assert words_of(text, name) == SKY_AND_TREE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name,r,g,b\nsky,70,130,180\ntree,107,142,35\n",
+        "class\tred\tgreen\tblue\nsky\t70\t130\t180\ntree\t107\t142\t35\n",
+        "sky,70,130,180\ntree,107,142,35\n",
+        "sky 70 130 180\ntree 107 142 35\n",
+        "70 130 180\tsky\n107 142 35\ttree\n",
+        "sky:70,130,180::\ntree:107,142,35::\n",
+        '[{"name": "sky", "color": [70, 130, 180]}, {"name": "tree", "color": "#6b8e23"}]',
+        "sky @#4682b4\ntree @#6b8e23\n",
+    ],
+)
+def test_colours_are_read(text, tmp_path):
+    (tmp_path / "palette.csv").write_text(text)
+    vocabulary = Vocabulary.parse(tmp_path / "palette.csv")
+    assert vocabulary.names == ("sky", "tree")
+    assert vocabulary.palette.tolist() == [[70, 130, 180], [107, 142, 35]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sky, tree, person\n", "may be 3 labels or one with synonyms.*'sky=tree|person'"),
+        ("sky;tree", "may be 2 labels"),
+        ("0 sky\n2 tree\n", "numbers are 0, 2, not 0, 1"),
+        ("7 sky\n8 tree\n", "numbers are 7, 8"),
+        ("0 sky\n0 tree\n", "numbers are 0, 0"),
+        ("1 sky\n999999999 tree\n", "numbers are 1, 999999999"),
+        ('{"0": "sky", "5": "tree"}', "numbers are 0, 5"),
+        ('{"0": "sky", "0": "tree"}', "'0' stands twice"),
+        ('{"a": {"b": 1}}', "none that is known"),
+        ('{"labels": []}', "none that is known"),
+        ("[]", "none that is known"),
+        ('["sky", 3]', "name '3' is a int"),
+        ('["sky"', "begins like JSON"),
+        ("{", "begins like JSON"),
+        ("names: [sky, no]\n", "name 'False' is a bool"),
+        ("names: [sky, tree]\nnc: 3\n", "nc is 3, but it has 2 names"),
+        ("base: &a [sky, tree]\nnames: *a\n", "alias"),
+        ("names: !!python/object/apply:os.system ['true']\n", "no YAML"),
+        ("names: [sky\n", "no YAML"),
+        ("<annotations><label><name>sky</name></label></annotations>", "XML or HTML"),
+        ("<!DOCTYPE html>", "XML or HTML"),
+        ('item {\n  id: 1\n  name: "sky"\n}\n', "'}' has no letter"),
+        ("train: images\nval: images\n", "settings"),
+        ("sky\t0.3\ntree\t0.4\n", "columns, and no header"),
+        ("sky,3\ntree,8\n", "numbers between its commas"),
+        ("name,r,g,b\nsky,1,2\n", "header has 4 columns, the row 'sky,1,2' 3"),
+        ("name,r,g,b\nsky,1,2,256\n", "not three numbers from 0 to 255"),
+        ("id,name\nx,sky\n", "no whole number"),
+        ("id,name\n", "without a row"),
+        ("# nothing\n", "holds no label"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_with_the_reason(words_of, text, said):
+    with pytest.raises(UsageError, match=f"(?s)words.txt: .*{said}") as caught:
+        words_of(text)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["boeing 737\nairbus 320\n", "thing 0\nthing 1\n", '"2 person tent"\n"3 person tent"', "2 wheeler", "C#\nC++\n"],
+)
+def test_numbers_of_names_stay(words_of, text):
+    assert list(words_of(text)) == [unquoted(line) for line in text.splitlines()]
+
+
+def test_commas_in_brackets_and_quotes_stay(words_of):
+    assert words_of('"rock, paper"\ncar (red, big)\n') == {"rock, paper": (), "car (red, big)": ()}
+
+
+def test_our_own_file_is_read_again(run, photo, tmp_path):
+    words = ("--model", "tiny", "--template", "{}", "-o")
+    first = run("segment", photo(), "-l", "sky=blue|air @#010203,tree", *words, tmp_path / "first")
+    again = run("segment", photo(), "--labels", tmp_path / "first" / "labels.json", *words, tmp_path / "again")
+    assert (first.code, again.code) == (0, 0), again.err
+    assert "2 labels: sky=blue|air; tree" in first.err
+    assert "labels.json, read as the labels of JSON: 2 labels: sky=blue|air; tree" in again.err
+    assert (tmp_path / "again" / "labels.json").read_text() == (tmp_path / "first" / "labels.json").read_text()
+
+
+def test_a_background_of_ours_is_told(tmp_path):
+    (tmp_path / "labels.json").write_text('{"labels": [{"name": "rest"}, {"name": "sky"}], "background": "rest"}')
+    assert "'rest' is a label like the others here; --background names it" in read_labels(tmp_path / "labels.json")[1]
+
+
+# Attacks
+
+
+def refused_at_once(file):
+    started = time.thread_time()
+    with pytest.raises(UsageError) as caught:
+        read_labels(file)
+    assert time.thread_time() - started < 20
+    assert len(str(caught.value)) < 700
+
+
+def test_bombs_are_refused_at_once(tmp_path):
+    file = tmp_path / "names.yaml"
+    lines = ["a: &a {x0: 1, x1: 1}"]
+    for one, before in zip("bcdefgh", "abcdefg", strict=True):
+        lines.append(f"{one}: &{one} {{<<: [{', '.join([f'*{before}'] * 9)}]}}")
+    for text in (
+        "\n".join([*lines, "names: [sky]"]),
+        "names: " + "[" * 100_000,
+        "names: " + "{a: " * 100_000,
+        "names: [" + "a, " * YAML_BYTES + "]",
+        "names: {" + "[a]: b, " * 10 + "}",
+    ):
+        file.write_text(text)
+        refused_at_once(file)
+    for text in ("[" * 100_000, "[" + "[]," * PARTS + "[]]", '{"a":' * 100_000, "[" + "9" * 5000 + "]"):
+        (tmp_path / "words.json").write_text(text)
+        refused_at_once(tmp_path / "words.json")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a" + " " * 1_000_000 + "b",
+        "1 " * 500_000 + "x",
+        "n01440764" + "," * 1_000_000,
+        ",;" * 500_000 + "a",
+        '"(' * 500_000,
+        "a" + " 1" * 500_000 + " x",
+        "é, " * 300_000,
+        "x: " * 300_000,
+    ],
+    ids=range(8),
+)
+def test_long_lines_take_no_longer_than_their_length(tmp_path, line):
+    (tmp_path / "words.txt").write_text(f"{line}\n{line}y\n")
+    started = time.thread_time()
+    with suppress(UsageError):
+        read_labels(tmp_path / "words.txt")
+    assert time.thread_time() - started < 20
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.yaml")
+    with pytest.raises(UsageError, match="named pipe"):
+        read_label_file(tmp_path / "data.yaml")
+
+
+# One rule for commas
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("sky,tree,person", ["sky", "tree", "person"]),
+        (" sky , , tree ,", ["sky", "tree"]),
+        ('"rock, paper",sky', ['"rock, paper"', "sky"]),
+        ('car="rock, paper"|van,sky', ['car="rock, paper"|van', "sky"]),
+        ("car (red, big), tree [a, b], {c, d}", ["car (red, big)", "tree [a, b]", "{c, d}"]),
+        ("car (red, big", ["car (red", "big"]),
+        ('12" pizza, 5" nail', ['12" pizza', '5" nail']),
+        ("vanilla[residual=drop,ffn=drop],gem", ["vanilla[residual=drop,ffn=drop]", "gem"]),
+        ("", []),
+    ],
+)
+def test_commas_separate_outside_brackets_and_quotes(text, items):
+    assert split_items(text) == items
+
+
+def test_a_quoted_word_is_read_back():
+    for word in ("rock, paper", "sky", 'a "b", c', ","):
+        assert unquoted(quoted(word)) == word
+
+
+def test_commas_of_the_command_line(run, photo, tmp_path):
+    words, out = 'sky,"grass, cut" @#010203,car (red, big)', tmp_path / "out"
+    ran = run("segment", photo(), "-l", words, "--model", "tiny", "--format", "png,mask", "-o", out)
+    assert ran.code == 0, ran.err
+    assert "-l: 3 labels: sky; grass, cut; car (red, big)" in ran.err
+    made = json.loads((out / "labels.json").read_text())["labels"]
+    assert [label["queries"] for label in made] == [["sky"], ["grass, cut"], ["car (red, big)"]]
+    assert (out / "mask" / "photo.png").exists()
+    ran = run("segment", photo(), "-l", "sky", "-l", "", "--model", "tiny", "-o", tmp_path / "no")
+    assert "a label is empty" in ran.err
