@@ -16,6 +16,7 @@ from clearclip.classify.words import Words
 from clearclip.encode.images import normalize
 from clearclip.encode.windows import bilinear_matrix, part_of, plan_windows, resample_band
 from clearclip.errors import ImageError, UsageError
+from clearclip.large.image import open_raster
 from clearclip.large.label import segment_large
 from clearclip.protocol import Protocol
 from clearclip.scenes import make_scene
@@ -282,12 +283,37 @@ def test_other_values_than_bytes_are_stretched(segmenter, scene, write, tmp_path
     assert np.array_equal(labels_of(segmenter, path, tmp_path, value_range=(7, 25507)), expected)
     low, high = np.percentile(values, [2, 98])
     stretched = np.rint(((values.astype(np.float64) - low) * 255 / (high - low)).clip(0, 255)).astype(np.uint8)
-    assert (labels_of(segmenter, path, tmp_path) == labels_of(segmenter, write(stretched), tmp_path)).mean() > 0.999
+    expected = labels_of(segmenter, write(stretched), tmp_path)
     with rasterio.open(tmp_path / "labels-of.tif") as dataset:
         assert dataset.tags()["range"] == "as they are"
-    labels_of(segmenter, path, tmp_path)
+    with pytest.warns(UserWarning, match=f"{dtype} values: their 2nd to 98th percentile .* --range LOW:HIGH"):
+        assert (labels_of(segmenter, path, tmp_path) == expected).mean() > 0.999
     with rasterio.open(tmp_path / "labels-of.tif") as dataset:
         assert dataset.tags()["range"] == f"{low:g} to {high:g}"
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(1, "uint8"), (4, "uint8"), (7, "uint8"), (12, "uint16")])
+def test_bits_that_a_raster_declares_are_its_range(segmenter, write, tmp_path, bits, dtype):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (40, 56)).astype(dtype)
+    path = write(values, nbits=bits)
+    expected = np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
+    with open_raster(path) as raster:
+        assert np.array_equal(raster.measured().read(0, 40)[0][..., 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("fill", "dtype"), [(-9999, "float32"), (-3.4e38, "float32"), (65535, "uint16"), (0, "uint16")]
+)
+def test_an_undeclared_fill_value_decides_no_range(write, fill, dtype):
+    values = np.random.default_rng(1).integers(5000, 9000, (40, 56)).astype(dtype)
+    with open_raster(write(values, "whole.tif")) as raster, pytest.warns(UserWarning, match="percentile"):
+        expected = raster.measured().value_range
+    values[:8] = fill
+    with (
+        open_raster(write(values)) as raster,
+        pytest.warns(UserWarning, match="photo.tif: .* far from all others .* declare it as nodata"),
+    ):
+        assert raster.measured().value_range == pytest.approx(expected, rel=0.01)
 
 
 def test_not_a_number_is_nodata(segmenter, scene, write, tmp_path):
@@ -517,14 +543,14 @@ def test_the_command(run, scene, write, tmp_path, clip_folder):
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("211×150 pixels, 6 of 6 windows → ")
     assert f"polygons → {polygons}" in ran.out
-    answer = run("large", path, "-o", out, *words, "--overwrite", "--bands", "3,2,1", "--range", "0,200", "--json")
+    answer = run("large", path, "-o", out, *words, "--overwrite", "--bands", "3,2,1", "--range", "0:200", "--json")
     assert json.loads(answer.out)["size"] == [150, 211]
     with rasterio.open(out) as dataset:
         assert (dataset.tags()["bands"], dataset.tags()["range"]) == ("3,2,1", "0 to 200")
     for options, reason in (
         ((), "is there already"),
         (("--overwrite", "--bands", "a,b"), "--bands a,b: numbers"),
-        (("--overwrite", "--range", "5"), "two numbers are needed"),
+        (("--overwrite", "--range", "5"), "two numbers as LOW:HIGH"),
     ):
         refused = run("large", path, "-o", out, *words, *options)
         assert refused.code == 2

@@ -40,8 +40,8 @@ class Item(Protocol):
     def id(self) -> str:
         """Name within the data set; it may contain folders, never a suffix."""
 
-    def read(self) -> Sample:
-        """Decode it; raises `ImageError` with the file's name where that cannot be done."""
+    def read(self, *, value_range: tuple[float, float] | None = None) -> Sample:
+        """Decode it, with the range of `load_image`; `ImageError` with the file's name where that cannot be done."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Pair:
     labels: Path
     form: LabelForm
 
-    def read(self) -> Sample:
+    def read(self, *, value_range: tuple[float, float] | None = None) -> Sample:
         """Decode both files; `ImageError` if one cannot be read, a label is out of range, or the sizes differ."""
         from clearclip.encode.images import load_image
 
         raw = read_index_map(self.labels)
-        image = load_image(self.image)
+        image = load_image(self.image, value_range=value_range)
         if raw.shape != image.shape[:2]:
             turned = "; one of them is turned by 90°" if raw.shape == image.shape[1::-1] else ""
             raise ImageError(
@@ -79,8 +79,8 @@ class SceneItem:
         """Its number, as in the scenes' own files."""
         return f"{self.index:06d}"
 
-    def read(self) -> Sample:
-        """Make the scene."""
+    def read(self, *, value_range: tuple[float, float] | None = None) -> Sample:
+        """Make the scene; its levels are what they are."""
         from clearclip.scenes import make_scene
 
         scene = make_scene(self.index, split="test")
@@ -253,13 +253,15 @@ def _read_split(path: Path) -> list[str]:
     return ids
 
 
-def read_ahead(items: Sequence[Item], *, workers: int = 2) -> Iterator[Sample | ImageError]:
+def read_ahead(
+    items: Sequence[Item], *, value_range: tuple[float, float] | None = None, workers: int = 2
+) -> Iterator[Sample | ImageError]:
     """Decode items in threads, a few ahead of the one that is asked for, in order; yields a sample or its error."""
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="read-ahead")
     waiting: list[Future[Sample | ImageError]] = []
     try:
         for item in items:
-            waiting.append(pool.submit(_attempt, item))
+            waiting.append(pool.submit(_attempt, item, value_range))
             if len(waiting) >= READ_AHEAD:
                 yield waiting.pop(0).result()
         while waiting:
@@ -268,8 +270,8 @@ def read_ahead(items: Sequence[Item], *, workers: int = 2) -> Iterator[Sample | 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _attempt(item: Item) -> Sample | ImageError:
+def _attempt(item: Item, value_range: tuple[float, float] | None) -> Sample | ImageError:
     try:
-        return item.read()
+        return item.read(value_range=value_range)
     except ImageError as error:
         return error

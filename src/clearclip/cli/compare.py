@@ -32,7 +32,6 @@ def compare(
     rows = parse_methods(methods)
     vocabulary = words.vocabulary()
     from clearclip.decompose import fit_depth
-    from clearclip.encode.images import load_image
     from clearclip.engine.run import find_images
     from clearclip.inspection.sheets import SheetRow, draw_sheet
     from clearclip.inspection.style import save
@@ -50,7 +49,7 @@ def compare(
         outputs.check([place.name])
         sheet = []
         for path in paths:
-            encoded = segmenter.encode(load_image(path))
+            encoded = segmenter.encode(path)
             found = segmenter.classify(encoded, vocabulary, method=fitted, threshold=words.threshold)
             shown = next(iter(found.values()))
             sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from clearclip.encode.deep import declared_bits, low_bytes
+from clearclip.encode.levels import check_range, find_range, to_levels
 from clearclip.errors import ImageError
 from clearclip.files.reading import Metered, open_regular
 from clearclip.protocol import Protocol
@@ -43,22 +45,27 @@ _TURNS = {
 }
 
 
-def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def load_image(
+    image: ImageLike, *, max_pixels: int = MAX_PIXELS, value_range: tuple[float, float] | None = None
+) -> npt.NDArray[np.uint8]:
     """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB `(H, W, 3)`.
 
     An image is a path, the bytes of a file, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`
-    of uint8, uint16 or bool; transparent pixels are laid over white. `ImageError` for whatever cannot be read, and,
+    of uint8, uint16 or bool; transparent pixels are laid over white. `value_range` becomes black and white, by default
+    what `levels.find_range` finds; an array of uint8 is levels already. `ImageError` for whatever cannot be read, and,
     before they are decoded, for files of more than `max_pixels` or 1 GB (16 bytes a pixel where that is more).
     """
+    if value_range is not None:
+        check_range(value_range)
     if isinstance(image, np.ndarray):
-        return _from_array(np.asarray(image), max_pixels=max_pixels)
+        return _from_array(np.asarray(image), max_pixels=max_pixels, value_range=value_range)
     if isinstance(image, Image.Image):
         with _decoding("the image"):
-            return _from_pil(image, "the image", max_pixels=max_pixels)
+            return _from_pil(image, "the image", max_pixels=max_pixels, value_range=value_range)
     if not isinstance(image, (bytes, str, Path)):
         raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
     with open_image(image, max_pixels=max_pixels) as opened:
-        return _from_pil(opened, _name(image), max_pixels=max_pixels)
+        return _from_pil(opened, _name(image), max_pixels=max_pixels, value_range=value_range)
 
 
 @contextmanager
@@ -123,20 +130,29 @@ def _check_size(width: int, height: int, name: str, *, max_pixels: int) -> None:
         )
 
 
-def _from_pil(image: Image.Image, name: str, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _from_pil(
+    image: Image.Image, name: str, *, max_pixels: int, value_range: tuple[float, float] | None
+) -> npt.NDArray[np.uint8]:
     width, height = image.size
     _check_size(width, height, name, max_pixels=max_pixels)
-    if width * height > (Image.MAX_IMAGE_PIXELS or max_pixels):
-        with _pillow_globals(max_pixels):  # TIFF asks again for the limit
-            image.load()
+    is_large = width * height > (Image.MAX_IMAGE_PIXELS or max_pixels)
+    with _pillow_globals(max_pixels) if is_large else nullcontext():  # TIFF asks again for the limit
+        lower = low_bytes(image)
+        image.load()
     upright = _upright(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-        return _to_rgb(_to_bytes(np.asarray(upright), name))
+        return _to_rgb(_to_bytes(np.asarray(upright), name, value_range, bits=declared_bits(image)))
+    if lower is not None:
+        colors = np.asarray(upright, dtype=np.uint16) << 8 | np.asarray(_upright(lower))
+        levels = _to_bytes(colors[..., :3], name, value_range)
+        alpha = np.asarray(upright)[..., 3:]
+        upright, value_range = Image.fromarray(np.concatenate([levels, alpha], axis=-1)), None
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(canvas, rgba).convert("RGB"))
-    return np.asarray(upright.convert("RGB"))
+        upright = Image.alpha_composite(canvas, rgba)
+    pixels = np.asarray(upright.convert("RGB"))
+    return pixels if value_range is None else _to_bytes(pixels, name, value_range)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -152,7 +168,9 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _from_array(
+    array: npt.NDArray[Any], *, max_pixels: int, value_range: tuple[float, float] | None
+) -> npt.NDArray[np.uint8]:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ImageError(
             f"an image array has the shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"
@@ -160,26 +178,31 @@ def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.u
     if array.dtype not in (np.uint8, np.uint16, np.bool_):
         raise ImageError(f"an image array has the type {array.dtype}: uint8 (0–255), uint16 or bool is needed")
     _check_size(array.shape[1], array.shape[0], "the array", max_pixels=max_pixels)
-    pixels = _to_bytes(array, "the array")
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        return _from_pil(Image.fromarray(pixels, "RGBA"), "the array", max_pixels=max_pixels)
-    return _to_rgb(pixels)
+    value_range = None if array.dtype == np.uint8 else value_range
+    if array.ndim == 3 and array.shape[2] == 4:
+        colors = _to_bytes(array[..., :3], "the array", value_range)
+        alpha = to_levels(array[..., 3:], 0, 1 if array.dtype == np.bool_ else np.iinfo(array.dtype).max)
+        rgba = Image.fromarray(np.concatenate([colors, alpha], axis=-1), "RGBA")
+        return _from_pil(rgba, "the array", max_pixels=max_pixels, value_range=None)
+    return _to_rgb(_to_bytes(array, "the array", value_range))
 
 
-def _to_bytes(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        levels: npt.NDArray[np.uint8] = np.multiply(array, 255, dtype=np.uint8)
-        return levels
-    low, high = float(array.min()), float(array.max())
-    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
-        raise ImageError(f"{name} has values from {low:g} to {high:g}: 8 or 16 bits a channel are needed")
-    if array.dtype.kind == "f" and high <= 1:
-        return np.asarray(np.rint(array * 255), dtype=np.uint8)
-    if array.dtype.kind == "f" and high <= 255:
-        return np.asarray(np.rint(array), dtype=np.uint8)
-    return np.asarray(np.rint(array.astype(np.float64) / 257), dtype=np.uint8)
+def _to_bytes(
+    array: npt.NDArray[Any], name: str, value_range: tuple[float, float] | None, *, bits: int | None = None
+) -> npt.NDArray[np.uint8]:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ImageError(f"{name} has values that are no numbers (nan or inf): `clearclip large` takes them for nodata")
+    if value_range is not None:
+        if array.dtype == np.uint8 and value_range[1] > 255:
+            warnings.warn(
+                f"an image of 8 bits was given the range {value_range[0]:g} to {value_range[1]:g}: it becomes darker",
+                stacklevel=1,
+            )
+        return to_levels(array, *value_range)
+    low, high, guess = find_range(array, bits=bits)
+    if guess:
+        warnings.warn(guess, stacklevel=1)
+    return array if array.dtype == np.uint8 else to_levels(array, low, high)
 
 
 def _to_rgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

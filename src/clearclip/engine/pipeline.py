@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.encode.images import load_image
 from clearclip.engine.containers import Member, read_members
 from clearclip.engine.results import Staged, stage
 from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes
@@ -176,7 +175,7 @@ class Labeller:
             found = digest(Path(task.source) if data is None else data)
             if task.wanted and known is not None and known.finished and known.digest == found:
                 return _Read(task, digest=found)
-            pixels = load_image(task.source if data is None else data, max_pixels=self.segmenter.max_pixels)
+            pixels = self.segmenter.read(task.source if data is None else data)
         except ClearclipError as error:
             return _Read(task, reason=str(error))
         except Exception as error:  # decoders fail in many ways, and no image may stop the others

@@ -108,7 +108,7 @@ def segment_large(
         method: Instead of the segmenter's own.
         threshold: As in a call of the segmenter.
         bands: As `open_raster`.
-        value_range: As `open_raster`.
+        value_range: As `open_raster`, instead of the segmenter's own.
         driver: As `open_raster`.
         scores: A `.tif` for each pixel's best probability, float32.
         polygons: A `.geojson` for the labels' regions.
@@ -124,7 +124,9 @@ def segment_large(
     if block < 16 or block % 16:
         raise UsageError(f"block={block}: a multiple of 16 is needed, GeoTIFF has no other blocks")
     with ExitStack() as stack:
-        raster = stack.enter_context(open_raster(image, bands=bands, value_range=value_range, driver=driver))
+        raster = stack.enter_context(
+            open_raster(image, bands=bands, value_range=value_range or segmenter.value_range, driver=driver)
+        )
         for file in targets.values():
             check_no_input(file, [str(image), *raster.files])
             stack.enter_context(claim(file, is_file=True))
