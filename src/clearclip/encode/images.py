@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "MPO"
 """Pillow's decoders that may see a file. Others run programs (EPS: Ghostscript), or few people have tested them."""
 
 ImageLike = Any
+
+
+class Levels(NamedTuple):
+    """An image as `load_image` returns it, and what must be known about its range: empty if nothing was guessed."""
+
+    pixels: npt.NDArray[np.uint8]
+    guess: str
+
+
 _PILLOW_GLOBALS = threading.Lock()
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,6 +64,14 @@ def load_image(
     what `levels.find_range` finds; an array of uint8 is levels already. `ImageError` for whatever cannot be read, and,
     before they are decoded, for files of more than `max_pixels` or 1 GB (16 bytes a pixel where that is more).
     """
+    pixels, guess = read_levels(image, max_pixels=max_pixels, value_range=value_range)
+    if guess:
+        warnings.warn(guess, stacklevel=2)
+    return pixels
+
+
+def read_levels(image: ImageLike, *, max_pixels: int, value_range: tuple[float, float] | None) -> Levels:
+    """As `load_image`, without the warning: the pixels, and how their range was guessed."""
     if value_range is not None:
         check_range(value_range)
     if isinstance(image, np.ndarray):
@@ -130,9 +147,7 @@ def _check_size(width: int, height: int, name: str, *, max_pixels: int) -> None:
         )
 
 
-def _from_pil(
-    image: Image.Image, name: str, *, max_pixels: int, value_range: tuple[float, float] | None
-) -> npt.NDArray[np.uint8]:
+def _from_pil(image: Image.Image, name: str, *, max_pixels: int, value_range: tuple[float, float] | None) -> Levels:
     width, height = image.size
     _check_size(width, height, name, max_pixels=max_pixels)
     is_large = width * height > (Image.MAX_IMAGE_PIXELS or max_pixels)
@@ -141,10 +156,12 @@ def _from_pil(
         image.load()
     upright = _upright(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-        return _to_rgb(_to_bytes(np.asarray(upright), name, value_range, bits=declared_bits(image)))
+        grey, guess = _to_levels(np.asarray(upright), name, value_range, bits=declared_bits(image))
+        return Levels(_to_rgb(grey), guess)
+    guess = ""
     if lower is not None:
         colors = np.asarray(upright, dtype=np.uint16) << 8 | np.asarray(_upright(lower))
-        levels = _to_bytes(colors[..., :3], name, value_range)
+        levels, guess = _to_levels(colors[..., :3], name, value_range)
         alpha = np.asarray(upright)[..., 3:]
         upright, value_range = Image.fromarray(np.concatenate([levels, alpha], axis=-1)), None
     if upright.has_transparency_data:
@@ -152,7 +169,7 @@ def _from_pil(
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(canvas, rgba)
     pixels = np.asarray(upright.convert("RGB"))
-    return pixels if value_range is None else _to_bytes(pixels, name, value_range)
+    return Levels(pixels, guess) if value_range is None else _to_levels(pixels, name, value_range)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -168,9 +185,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _from_array(
-    array: npt.NDArray[Any], *, max_pixels: int, value_range: tuple[float, float] | None
-) -> npt.NDArray[np.uint8]:
+def _from_array(array: npt.NDArray[Any], *, max_pixels: int, value_range: tuple[float, float] | None) -> Levels:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ImageError(
             f"an image array has the shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"
@@ -180,29 +195,26 @@ def _from_array(
     _check_size(array.shape[1], array.shape[0], "the array", max_pixels=max_pixels)
     value_range = None if array.dtype == np.uint8 else value_range
     if array.ndim == 3 and array.shape[2] == 4:
-        colors = _to_bytes(array[..., :3], "the array", value_range)
+        colors, guess = _to_levels(array[..., :3], "the array", value_range)
         alpha = to_levels(array[..., 3:], 0, 1 if array.dtype == np.bool_ else np.iinfo(array.dtype).max)
         rgba = Image.fromarray(np.concatenate([colors, alpha], axis=-1), "RGBA")
-        return _from_pil(rgba, "the array", max_pixels=max_pixels, value_range=None)
-    return _to_rgb(_to_bytes(array, "the array", value_range))
+        return Levels(_from_pil(rgba, "the array", max_pixels=max_pixels, value_range=None).pixels, guess)
+    levels, guess = _to_levels(array, "the array", value_range)
+    return Levels(_to_rgb(levels), guess)
 
 
-def _to_bytes(
+def _to_levels(
     array: npt.NDArray[Any], name: str, value_range: tuple[float, float] | None, *, bits: int | None = None
-) -> npt.NDArray[np.uint8]:
+) -> Levels:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ImageError(f"{name} has values that are no numbers (nan or inf): `clearclip large` takes them for nodata")
-    if value_range is not None:
-        if array.dtype == np.uint8 and value_range[1] > 255:
-            warnings.warn(
-                f"an image of 8 bits was given the range {value_range[0]:g} to {value_range[1]:g}: it becomes darker",
-                stacklevel=1,
-            )
-        return to_levels(array, *value_range)
-    low, high, guess = find_range(array, bits=bits)
-    if guess:
-        warnings.warn(guess, stacklevel=1)
-    return array if array.dtype == np.uint8 else to_levels(array, low, high)
+    if value_range is None:
+        low, high, guess = find_range(array, bits=bits)
+        return Levels(array if array.dtype == np.uint8 else to_levels(array, low, high), guess)
+    low, high = value_range
+    beyond = array.dtype == np.uint8 and high > 255
+    said = f"an image of 8 bits was given the range {low:g} to {high:g}: it becomes darker" if beyond else ""
+    return Levels(to_levels(array, low, high), said)
 
 
 def _to_rgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -75,6 +75,8 @@ def status_line(answer: Answer, *, model: str, methods: str, notes: Sequence[str
         shown.append(
             f"This model has never seen {named}: expect nothing of {'it' if len(answer.unknown) == 1 else 'them'}."
         )
+    if answer.guess:
+        shown.append(answer.guess)
     extra = "".join(f'<span class="cc-note">{escape(note)}</span>' for note in shown)
     return f'<div class="cc-status" role="status">{head} · {_seconds(answer.seconds)}, {work}{extra}</div>'
 
