@@ -34,10 +34,11 @@ def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
         try:
             with open_regular(file) as opened:
                 head = opened.read(HEAD_BYTES)
-            refuse_what_holds_none(file, head)
+        except OSError as error:
+            raise CheckpointError(f"{file}: the file is damaged, or is none ({first_line(error)})") from error
+        refuse_what_holds_none(file, head)
+        try:
             state |= _tensors(file)
-        except CheckpointError:
-            raise
         except Exception as error:
             raise CheckpointError(_damaged(file, error)) from error
     for name, tensor in state.items():

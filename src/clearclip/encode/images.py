@@ -32,6 +32,7 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "MPO", "DIB", "AVIF", "HEIF")
 """Pillow's decoders that may see a file. Others run programs (EPS: Ghostscript), or few people have tested them."""
 
+RASTERS = (".tif", ".tiff", ".nc", ".h5", ".hdf", ".vrt", ".img", ".grb")
 ImageLike = Any
 
 
@@ -120,7 +121,10 @@ def _decoding(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP") from error
+        more = f"; `clearclip large {name}` reads rasters of more kinds" if name.lower().endswith(RASTERS) else ""
+        raise ImageError(
+            f"{name} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP{more}"
+        ) from error
     except Exception as error:
         raise ImageError(f"{name}: the image cannot be read ({error or type(error).__name__})") from error
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from clearclip.encode.levels import check_range, find_range, to_levels
 from clearclip.errors import ImageError, UsageError, printable
-from clearclip.files.gdal import ALONE, BESIDE, gdal_errors, open_alone, open_with
+from clearclip.files.gdal import ALONE, BESIDE, file_of, gdal_errors, open_alone, open_with
 from clearclip.files.optional import require
 
 LOOKED_AT = 1024
@@ -24,16 +24,17 @@ CACHE_MB = 256
 
 
 class Place(NamedTuple):
-    """Where a raster lies: its transform, or ground control points with their own coordinate system."""
+    """Where a raster lies: its transform, ground control points with their own coordinate system, or RPCs."""
 
     crs: Any
     transform: Any
     gcps: tuple[list[Any], Any]
+    rpcs: Any = None
 
     @classmethod
     def of(cls, dataset: Any, name: str) -> Place:
         """What an open raster says; `ImageError` where its numbers give no pixel a place."""
-        place = cls(dataset.crs, dataset.transform, dataset.gcps)
+        place = cls(dataset.crs, dataset.transform, dataset.gcps, dataset.rpcs)
         a, b, _, d, e, _ = numbers = place.transform[:6]
         points = [number for point in place.gcps[0] for number in (point.row, point.col, point.x, point.y, point.z)]
         if not np.isfinite([*numbers, *points]).all() or a * e == b * d:
@@ -161,15 +162,22 @@ def open_raster(
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB, **({} if driver else ALONE)))
         with gdal_errors(name):
             dataset = stack.enter_context(open_with(path, driver) if driver else open_alone(path))
+            _check_subdatasets(dataset, name)
             chosen = _choose_bands(dataset, name, bands)
             if any(dataset.dtypes[band - 1].startswith("complex") for band in chosen):
                 raise ImageError(f"{name} has complex numbers: choose other bands, or make a picture of it first")
-            mask = None if driver else _open_mask(Path(path), dataset, stack)
+            mask = None if driver else _open_mask(file_of(path), dataset, stack)
             flags = [dataset.mask_flag_enums[band - 1] for band in chosen]
             masked = mask is not None or not any(rasterio.enums.MaskFlags.all_valid in flag for flag in flags)
             palette = _palette(rasterio, dataset, chosen) if bands is None and value_range is None else None
             place = Place.of(dataset, name) if driver else _read_place(path, name)
             raster = Raster(dataset, name, chosen, value_range, masked, place, palette, mask)
+            if dataset.tags(ns="GEOLOCATION"):
+                warnings.warn(
+                    f"{name} is placed by geolocation arrays, which no result holds: the labels lie in pixels; warp it "
+                    "first, with `gdalwarp -geoloc`",
+                    stacklevel=1,
+                )
             orientation = dataset.tags().get("EXIF_Orientation", "1")
         if place.crs is None and orientation not in ("0", "1"):
             warnings.warn(
@@ -203,6 +211,17 @@ def _open_mask(path: Path, dataset: Any, stack: ExitStack) -> Any:
     if mask.shape != dataset.shape:
         raise ImageError(f"{printable(str(file))}: the mask has another size than its image: mend or remove it")
     return mask
+
+
+def _check_subdatasets(dataset: Any, name: str) -> None:
+    """Name what else is in a file: `UsageError` if it has no bands of its own, else a warning."""
+    others = [printable(one) for one in dataset.subdatasets]
+    listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    if others and not dataset.count:
+        driver = "HDF5Image" if dataset.driver == "HDF5" else dataset.driver
+        raise UsageError(f"{name} holds several rasters: name one of {listed}, with --driver {driver} (driver=)")
+    if others and dataset.driver == "GTiff":
+        warnings.warn(f"{name} has several pages, of which one is labelled: name another, {listed}", stacklevel=1)
 
 
 def _choose_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple[int, ...]:
