@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import tarfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,10 +19,25 @@ from tests.hostile.targets.common import ASKED, command, encoded, formatted, pic
 SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".gif", ".bmp", ".ppm", ".pgm", ".jp2")
 
 
+def write_deep(file: Path, **options: str) -> None:
+    """12 bits in 16, in colour."""
+    import rasterio
+
+    pixels = np.moveaxis(np.asarray(picture(18), dtype=np.uint16) * 16, 2, 0)
+    shape = {"count": 3, "height": 40, "width": 56, "dtype": "uint16"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of missing coordinates
+        with rasterio.open(file, "w", **shape, **options) as written:
+            written.write(pixels)
+
+
 def seed_images(place: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "text"
+    colour = {"driver": "GTiff", "photometric": "RGB", "interleave": "pixel"}
+    for name, options in (("twelve.png", {"driver": "PNG"}), ("twelve.tif", colour)):
+        write_deep(place / name, **options)
     grey = Image.fromarray(np.asarray(picture(3).convert("L"), dtype=np.uint16) * 257)
     made = {
         "rgb.png": (picture(1), {}), "palette.png": (picture(2).quantize(16), {"transparency": 3}),
