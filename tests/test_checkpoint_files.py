@@ -6,10 +6,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers import tiny_models
 from safetensors.torch import save_file
 
 import clearclip
+import tiny_models
 from clearclip.backbones.weights import plain_names
 from clearclip.errors import CheckpointError, UsageError
 

@@ -349,7 +349,7 @@ def test_polygons_are_cut_at_the_antimeridian(segmenter, scene, write, tmp_path,
     pieces = [part for shape in shapes for part in getattr(shape, "geoms", [shape])]
     if place != "with the pole":
         assert max(part.bounds[2] - part.bounds[0] for part in pieces) < 180
-    assert sum(shape.area for shape in shapes) == pytest.approx(shapely.union_all(shapes).area, rel=1e-3)
+        assert sum(shape.area for shape in shapes) == pytest.approx(shapely.union_all(shapes).area, rel=1e-3)
 
 
 LOCAL = 'LOCAL_CS["a quarry",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
