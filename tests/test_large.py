@@ -409,7 +409,10 @@ def test_rpcs_are_kept(segmenter, scene, write, tmp_path):
     with pytest.warns(UserWarning, match="control points or RPCs alone: its polygons are in pixels"):
         features_of(segmenter, path, tmp_path)
     with rasterio.open(tmp_path / "o.tif") as made:
-        assert made.rpcs.to_dict() == rpcs.to_dict()
+        found, wanted = made.rpcs.to_dict(), rpcs.to_dict()
+    assert {key: found[key] for key in wanted if not key.startswith("err_")} == {
+        key: value for key, value in wanted.items() if not key.startswith("err_")
+    }
 
 
 def test_geolocation_arrays_are_said_to_be_lost(segmenter, scene, write, tmp_path):
@@ -426,7 +429,7 @@ def test_pages_of_a_tiff_are_named_and_taken(segmenter, tmp_path):
     pages[0].save(path, save_all=True, append_images=pages[1:])
     with pytest.warns(UserWarning, match=f"has several pages.*GTIFF_DIR:2:{path}"), open_raster(path) as raster:
         assert np.array_equal(raster.read(0, 40)[0], np.asarray(pages[0]))
-    with pytest.warns(UserWarning, match="several pages"), open_raster(f"GTIFF_DIR:2:{path}") as raster:
+    with open_raster(f"GTIFF_DIR:2:{path}") as raster:
         assert np.array_equal(raster.read(0, 40)[0], np.asarray(pages[1]))
     for wrong in (f"GTIFF_DIR:3:{path}", f"GTIFF_DIR:1:{tmp_path}", f"GTIFF_DIR:1:{tmp_path}/absent.tif"):
         with pytest.raises((ImageError, OSError)), open_raster(wrong):

@@ -79,7 +79,8 @@ def pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]
     std = three_numbers(settings or {}, "image_std", CLIP_STD)
     if settings and settings.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    factor = 1.0 if settings and settings.get("do_rescale") is False else (settings or {}).get("rescale_factor")
+    rescales = not settings or settings.get("do_rescale") is not False
+    factor: Any = (settings or {}).get("rescale_factor", 1 / 255) if rescales else 1
     if type(factor) in (int, float) and factor > 0 and not math.isclose(255 * factor, 1):  # ours are divided by 255
         mean, std = (tuple(part / (255 * factor) for part in parts) for parts in (mean, std))
     return mean, std

@@ -35,7 +35,7 @@ def low_bytes(image: Image.Image) -> Image.Image | None:
     file.seek(0)
     other = Image.open(file, formats=[str(image.format)])
     other.seek(image.tell())
-    other.tile = [_with_other_bytes(tile) for tile in other.tile]  # type: ignore[attr-defined]
+    other.tile = [_with_other_bytes(tile) for tile in other.tile]
     other.load()
     file.seek(place)
     return other

@@ -106,8 +106,7 @@ def _without_fill(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def to_levels(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
     """The values from low to high as levels from 0 to 255; what lies outside is cut, and what is no number black."""
     if values.dtype in (np.uint8, np.uint16) and values.size > np.iinfo(values.dtype).max:
-        table = to_levels(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high)
-        return table[values]
+        return to_levels(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high).take(values)
     kind = np.float32 if values.dtype == np.float32 else np.float64
     with np.errstate(over="ignore", invalid="ignore"):  # values far outside the range
         scaled = (values.astype(kind) - kind(low)) * kind(255 / (high - low))
