@@ -74,7 +74,7 @@ def _needs_driver(name: str) -> str:
     with rasterio.Env() as environment:
         drivers = {driver.casefold(): driver for driver in environment.drivers()}
     driver = drivers.get(f"{prefix}image".casefold()) or drivers.get(prefix.casefold())
-    if driver:
+    if driver and "://" not in name:
         return f": a raster within a file is opened with --driver {driver} (driver=)"
     return ": addresses are opened with --driver NAME (driver=), for instance GTiff"
 

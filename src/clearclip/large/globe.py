@@ -18,6 +18,7 @@ GLOBE = "OGC:CRS84"
 BEYOND_180 = "+proj=eqc +lon_0=180 +datum=WGS84"
 """Plate carrée in which the antimeridian is the middle: there GDAL cuts what crosses it."""
 METRES = math.radians(6378137.0)
+SLACK = 1e-6
 LOOKED_AT = 65
 """Points along each side of an image that are placed before the work."""
 
@@ -53,8 +54,8 @@ class Globe:
             _warn(name, "has coordinates that are no place on Earth: its polygons are in its own coordinates")
             return cls(None)
         grid = np.array(longitudes).reshape(columns.shape)
-        if not (np.isfinite(grid).all() and np.isfinite(latitudes).all()):
-            raise ImageError(_nowhere(name, "a point lies at infinity"))
+        if not (np.abs(grid).max() <= 540 and np.abs(latitudes).max() <= 90 + SLACK):  # NaN neither
+            raise ImageError(_nowhere(name, f"{grid.ravel()[0]:g}, {latitudes[0]:g} is a corner"))
         jumps = max(np.abs(np.diff(grid, axis=axis)).max() for axis in (0, 1))
         return cls(place.crs, bool(jumps > 180 or np.abs(grid).max() > 180))
 
