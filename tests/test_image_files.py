@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
 from clearclip import ImageError, load_image
-from clearclip.encode.images import _decoders, read_image
+from clearclip.encode.images import _decoders, read_levels
 from clearclip.files.kinds import IMAGE_FORMATS
 
 EXACT = ("PNG", "TIFF", "BMP", "DIB", "PPM", "SGI", "PCX", "TGA")
@@ -57,9 +57,9 @@ def test_every_type_is_read_by_each_of_its_suffixes(tmp_path, kind):
     for suffix in IMAGE_FORMATS[kind]:
         file = tmp_path / f"a{suffix.upper()}"
         file.write_bytes(data)
-        pixels, note = read_image(file)
+        pixels, note = read_levels(file)
         assert near(pixels, BLOCKS, kind)
-        assert note is None
+        assert note == ""
     known = {suffix for suffix, format_ in Image.registered_extensions().items() if format_ == kind}
     assert known - set(IMAGE_FORMATS[kind]) <= {".rgb", ".rgba"}  # also names of raw pixels
 
@@ -94,7 +94,7 @@ def pages(count, **options):
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG", "AVIF"])
 def test_of_many_pages_the_first_is_taken_and_the_others_are_named(kind):
     data = encoded(kind, **pages(3))
-    pixels, note = read_image(data)
+    pixels, note = read_levels(data)
     assert near(pixels, BLOCKS, kind)
     assert note in ("it has 3 pages, the first is taken", "it has 2 pages, the first is taken")  # equal ones are one
     with pytest.warns(UserWarning, match=r"the image: it has \d pages, the first is taken"):
@@ -102,11 +102,11 @@ def test_of_many_pages_the_first_is_taken_and_the_others_are_named(kind):
 
 
 def test_previews_overviews_and_masks_are_no_pages():
-    assert read_image(encoded("MPO", **pages(2)))[1] is None
+    assert read_levels(encoded("MPO", **pages(2)))[1] == ""
     small = Image.fromarray(BLOCKS[::2, ::2])
     for kind in (1, 4):
         small.encoderinfo = {"tiffinfo": {254: kind}}
-        assert read_image(encoded("TIFF", save_all=True, append_images=[small]))[1] is None
+        assert read_levels(encoded("TIFF", save_all=True, append_images=[small]))[1] == ""
 
 
 def test_a_damaged_second_page_does_not_keep_the_first():
@@ -114,7 +114,7 @@ def test_a_damaged_second_page_does_not_keep_the_first():
     first = struct.unpack_from("<I", data, 4)[0]
     following = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
     data[following : following + 4] = struct.pack("<I", len(data) + 999)
-    pixels, note = read_image(bytes(data))
+    pixels, note = read_levels(bytes(data))
     assert np.array_equal(pixels, BLOCKS)
     assert note == "its further pages cannot be read, the first is taken"
 

@@ -78,8 +78,10 @@ def test_sixteen_bits(tmp_path, suffix):
     deep = np.arange(24 * 36, dtype=np.uint16).reshape(24, 36) * 75
     Image.fromarray(deep).save(tmp_path / f"deep{suffix}")
     expected = np.rint(deep / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
-    for form in (tmp_path / f"deep{suffix}", deep, deep[..., None], Image.fromarray(deep.astype(np.int32))):
+    for form in (tmp_path / f"deep{suffix}", deep, deep[..., None]):
         assert np.array_equal(load_image(form), expected)
+    with pytest.warns(UserWarning, match="int32 values: 0 to 65535 was taken"):
+        assert np.array_equal(load_image(Image.fromarray(deep.astype(np.int32))), expected)
     colour = np.stack([deep, deep, deep], axis=-1)
     assert np.array_equal(load_image(colour), expected)
 
@@ -245,8 +247,6 @@ def test_larger_than_pillows_own_limit_is_read_where_allowed(tmp_path, monkeypat
         (b"", "empty"),
         (Image.new("RGB", (0, 5)), "0×5"),
         (Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "nan"),
-        (Image.fromarray(np.full((2, 2), -7, dtype=np.int32)), "-7"),
-        (Image.fromarray(np.full((2, 2), 70_000, dtype=np.int32)), "70000"),
     ],
 )
 def test_values_that_are_no_images(array, said):

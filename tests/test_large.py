@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+import rasterio.rpc
+import rasterio.shutil
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -17,6 +19,7 @@ from clearclip.classify.words import Words
 from clearclip.encode.images import normalize
 from clearclip.encode.windows import bilinear_matrix, part_of, plan_windows, resample_band
 from clearclip.errors import ImageError, UsageError
+from clearclip.large.image import open_raster
 from clearclip.large.label import segment_large
 from clearclip.protocol import Protocol
 from clearclip.scenes import make_scene
@@ -283,12 +286,173 @@ def test_other_values_than_bytes_are_stretched(segmenter, scene, write, tmp_path
     assert np.array_equal(labels_of(segmenter, path, tmp_path, value_range=(7, 25507)), expected)
     low, high = np.percentile(values, [2, 98])
     stretched = np.rint(((values.astype(np.float64) - low) * 255 / (high - low)).clip(0, 255)).astype(np.uint8)
-    assert (labels_of(segmenter, path, tmp_path) == labels_of(segmenter, write(stretched), tmp_path)).mean() > 0.999
+    expected = labels_of(segmenter, write(stretched), tmp_path)
     with rasterio.open(tmp_path / "labels-of.tif") as dataset:
         assert dataset.tags()["range"] == "as they are"
-    labels_of(segmenter, path, tmp_path)
+    with pytest.warns(UserWarning, match=f"{dtype} values: their 2nd to 98th percentile .* --range LOW:HIGH"):
+        assert (labels_of(segmenter, path, tmp_path) == expected).mean() > 0.999
     with rasterio.open(tmp_path / "labels-of.tif") as dataset:
         assert dataset.tags()["range"] == f"{low:g} to {high:g}"
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(1, "uint8"), (4, "uint8"), (7, "uint8"), (12, "uint16")])
+def test_bits_that_a_raster_declares_are_its_range(segmenter, write, tmp_path, bits, dtype):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (40, 56)).astype(dtype)
+    path = write(values, nbits=bits)
+    expected = np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
+    with open_raster(path) as raster:
+        assert np.array_equal(raster.measured().read(0, 40)[0][..., 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("fill", "dtype"), [(-9999, "float32"), (-3.4e38, "float32"), (65535, "uint16"), (0, "uint16")]
+)
+def test_an_undeclared_fill_value_decides_no_range(write, fill, dtype):
+    values = np.random.default_rng(1).integers(5000, 9000, (40, 56)).astype(dtype)
+    with open_raster(write(values, "whole.tif")) as raster, pytest.warns(UserWarning, match="percentile"):
+        expected = raster.measured().value_range
+    values[:8] = fill
+    with (
+        open_raster(write(values)) as raster,
+        pytest.warns(UserWarning, match="photo.tif: .* far from all others .* declare it as nodata"),
+    ):
+        assert raster.measured().value_range == pytest.approx(expected, rel=0.01)
+
+
+def features_of(segmenter, path, tmp_path, **options):
+    polygons = tmp_path / "p.geojson"
+    segment_large(
+        segmenter, path, labels=WORDS, output=tmp_path / "o.tif", polygons=polygons, overwrite=True, **options
+    )
+    return json.loads(polygons.read_text())["features"]
+
+
+ACROSS = {
+    "UTM": ("EPSG:32601", rasterio.Affine(89.29, 0, 160_000, 0, -87.5, 14_000)),
+    "Mercator": ("EPSG:3857", rasterio.Affine(100, 0, 20_030_000, 0, -100, 14_000)),
+    "degrees beyond 180": ("EPSG:4326", rasterio.Affine(0.01, 0, 179, 0, -0.01, 1)),
+    "degrees below -180": ("EPSG:4326", rasterio.Affine(0.01, 0, -181, 0, -0.01, 1)),
+    "polar": ("EPSG:3413", rasterio.Affine(1000, 0, -800_000, 0, -1000, 800_000)),
+    "with the pole": ("EPSG:3031", rasterio.Affine(1000, 0, -100_000, 0, -1000, 80_000)),
+}
+
+
+@pytest.mark.parametrize("place", ACROSS)
+def test_polygons_are_cut_at_the_antimeridian(segmenter, scene, write, tmp_path, place):
+    shapely = pytest.importorskip("shapely")
+    crs, transform = ACROSS[place]
+    features = features_of(segmenter, write(scene(), crs=crs, transform=transform), tmp_path)
+    shapes = [shapely.geometry.shape(feature["geometry"]) for feature in features]
+    assert all(shape.bounds[0] >= -180 and shape.bounds[2] <= 180 for shape in shapes)
+    assert min(shape.bounds[0] for shape in shapes) == -180
+    assert max(shape.bounds[2] for shape in shapes) == 180
+    pieces = [part for shape in shapes for part in getattr(shape, "geoms", [shape])]
+    if place != "with the pole":
+        assert max(part.bounds[2] - part.bounds[0] for part in pieces) < 180
+        assert sum(shape.area for shape in shapes) == pytest.approx(shapely.union_all(shapes).area, rel=1e-3)
+
+
+LOCAL = 'LOCAL_CS["a quarry",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+
+
+@pytest.mark.parametrize("crs", [LOCAL, "IAU_2015:49900"])
+def test_polygons_of_no_place_on_earth_keep_their_own_coordinates(segmenter, scene, write, tmp_path, crs):
+    path = write(scene(), crs=rasterio.CRS.from_user_input(crs), transform=rasterio.Affine(0.01, 0, 10, 0, -0.01, 20))
+    with pytest.warns(UserWarning, match="no place on Earth: its polygons are in its own coordinates"):
+        features = features_of(segmenter, path, tmp_path)
+    points = [point for feature in features for ring in feature["geometry"]["coordinates"] for point in ring]
+    assert np.allclose([np.min(points, axis=0), np.max(points, axis=0)], [[10, 18.5], [12.11, 20]])
+
+
+@pytest.mark.parametrize("crs", ["+proj=geos +h=35785831 +lon_0=0", "+proj=moll", "+proj=ortho"])
+def test_pixels_off_the_globe_are_found_before_the_work(segmenter, scene, write, tmp_path, crs):
+    path = write(scene(), crs=crs, transform=rasterio.Affine(200_000, 0, -21e6, 0, -200_000, 15e6))
+    with pytest.raises(ImageError, match=r"no longitude and latitude .* leave out the polygons, or warp it"):
+        features_of(segmenter, path, tmp_path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_at_the_end_keeps_what_is_done_and_can_be_repeated(segmenter, scene, write, tmp_path, monkeypatch):
+    path, out, polygons = write(scene(), **UTM), tmp_path / "o.tif", tmp_path / "p.geojson"
+    arguments = {"labels": WORDS, "output": out, "polygons": polygons}
+    with monkeypatch.context() as patch:
+        patch.setattr("clearclip.large.label.write_polygons", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segment_large(segmenter, path, **arguments)
+    done = out.read_bytes()
+    encode = monkeypatch.setattr("clearclip.large.label._Work._encode", lambda *_: 1 / 0)
+    assert encode is None
+    assert segment_large(segmenter, path, **arguments).polygons == len(json.loads(polygons.read_text())["features"])
+    assert out.read_bytes() == done
+    assert sorted(tmp_path.iterdir()) == sorted([path, out, polygons])
+
+
+def test_going_on_replaces_no_result_of_another_run(segmenter, scene, write, tmp_path, monkeypatch):
+    path, out, polygons = write(scene(), **UTM), tmp_path / "o.tif", tmp_path / "p.geojson"
+    segment_large(segmenter, path, labels=["sky", "sea"], output=tmp_path / "x.tif", polygons=polygons)
+    with monkeypatch.context() as patch:
+        patch.setattr("clearclip.large.label.write_polygons", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segment_large(segmenter, path, labels=WORDS, output=out, polygons=tmp_path / "new.geojson")
+    with pytest.raises(UsageError, match=r"p\.geojson is there already"):
+        segment_large(segmenter, path, labels=WORDS, output=out, polygons=polygons)
+
+
+def test_rpcs_are_kept(segmenter, scene, write, tmp_path):
+    numbers = [0.0] * 20
+    rpcs = rasterio.rpc.RPC(
+        height_off=100, height_scale=500, lat_off=50, lat_scale=1, long_off=10, long_scale=1, line_off=75,
+        line_scale=75, samp_off=105, samp_scale=105, line_num_coeff=[0, 0, 1, *numbers[3:]],
+        line_den_coeff=[1, *numbers[1:]], samp_num_coeff=[0, 1, *numbers[2:]], samp_den_coeff=[1, *numbers[1:]],
+    )  # fmt: skip
+    path = write(scene(), rpcs=rpcs)
+    with pytest.warns(UserWarning, match="control points or RPCs alone: its polygons are in pixels"):
+        features_of(segmenter, path, tmp_path)
+    with rasterio.open(tmp_path / "o.tif") as made:
+        found, wanted = made.rpcs.to_dict(), rpcs.to_dict()
+    assert {key: found[key] for key in wanted if not key.startswith("err_")} == {
+        key: value for key, value in wanted.items() if not key.startswith("err_")
+    }
+
+
+def test_geolocation_arrays_are_said_to_be_lost(segmenter, scene, write, tmp_path):
+    path = write(scene())
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(ns="GEOLOCATION", X_DATASET="x.tif", X_BAND="1", Y_DATASET="y.tif", Y_BAND="1")
+    with pytest.warns(UserWarning, match="geolocation arrays, which no result holds: the labels lie in pixels"):
+        labels_of(segmenter, path, tmp_path)
+
+
+def test_pages_of_a_tiff_are_named_and_taken(segmenter, tmp_path):
+    path = tmp_path / "pages.tif"
+    pages = [Image.fromarray(make_scene(index, size=(40, 56)).image) for index in (1, 2)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match=f"has several pages.*GTIFF_DIR:2:{path}"), open_raster(path) as raster:
+        assert np.array_equal(raster.read(0, 40)[0], np.asarray(pages[0]))
+    with open_raster(f"GTIFF_DIR:2:{path}") as raster:
+        assert np.array_equal(raster.read(0, 40)[0], np.asarray(pages[1]))
+    for wrong in (f"GTIFF_DIR:3:{path}", f"GTIFF_DIR:1:{tmp_path}", f"GTIFF_DIR:1:{tmp_path}/absent.tif"):
+        with pytest.raises((ImageError, OSError)), open_raster(wrong):
+            pass
+
+
+def test_rasters_within_a_file_are_named_with_their_driver(write, tmp_path):
+    with rasterio.Env() as environment:
+        if "netCDF" not in environment.drivers():
+            pytest.skip("this GDAL reads no netCDF")
+    path = tmp_path / "a.nc"
+    rasterio.shutil.copy(write(np.zeros((4, 5, 2), np.uint8)), path, driver="netCDF")
+    with pytest.raises(ImageError, match=r"--driver NAME.*netCDF"), open_raster(path):
+        pass
+    with pytest.raises(ImageError, match="opened with --driver netCDF"), open_raster(f"NETCDF:{path}:Band1"):
+        pass
+    with (
+        pytest.raises(UsageError, match=r"name one of netcdf:.*:Band2.* --driver netCDF"),
+        open_raster(path, driver="netCDF"),
+    ):
+        pass
+    with open_raster(f"NETCDF:{path}:Band2", driver="netCDF") as raster:
+        assert raster.size == (4, 5)
 
 
 def test_not_a_number_is_nodata(segmenter, scene, write, tmp_path):
@@ -529,14 +693,14 @@ def test_the_command(run, scene, write, tmp_path, clip_folder):
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("211×150 pixels, 6 of 6 windows → ")
     assert f"polygons → {polygons}" in ran.out
-    answer = run("large", path, "-o", out, *words, "--overwrite", "--bands", "3,2,1", "--range", "0,200", "--json")
+    answer = run("large", path, "-o", out, *words, "--overwrite", "--bands", "3,2,1", "--range", "0:200", "--json")
     assert json.loads(answer.out)["size"] == [150, 211]
     with rasterio.open(out) as dataset:
         assert (dataset.tags()["bands"], dataset.tags()["range"]) == ("3,2,1", "0 to 200")
     for options, reason in (
         ((), "is there already"),
         (("--overwrite", "--bands", "a,b"), "--bands a,b: numbers"),
-        (("--overwrite", "--range", "5"), "two numbers are needed"),
+        (("--overwrite", "--range", "5"), "two numbers as LOW:HIGH"),
     ):
         refused = run("large", path, "-o", out, *words, *options)
         assert refused.code == 2

@@ -10,6 +10,7 @@ from itertools import repeat
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +24,7 @@ from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike, Several, check_depth
 from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.images import MAX_PIXELS, ImageLike, load_image
+from clearclip.encode.levels import check_range
 from clearclip.encode.text import TemplatesLike, distinct, embed_queries, read_templates
 from clearclip.errors import UsageError
 from clearclip.files.hashes import default_cache_dir
@@ -44,6 +46,7 @@ def load(
     protocol: str | Protocol = "native",
     templates: TemplatesLike = None,
     tokenizer: str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Segmenter:
     """Load a checkpoint, named as for `load_backbone`, and make a segmenter of it.
 
@@ -53,12 +56,15 @@ def load(
 
     `device` is `"auto"` (CUDA, then Apple's MPS, then the CPU) or torch's name of one; `dtype` is `"auto"`,
     `"float32"`, `"float16"` or `"bfloat16"`; `templates` are prompts with `{}` for the label, instead of the paper's
-    80; `tokenizer` is a Hugging Face tokenizer's folder or id instead of the model's own. `ClearclipError` says what to
-    do about a name that is unknown, or a checkpoint that cannot be used.
+    80; `tokenizer` is a Hugging Face tokenizer's folder or id instead of the model's own; `value_range` are the values
+    that become black and white, by default as `load_image` finds them. `ClearclipError` says what to do about a name
+    that is unknown, or a checkpoint that cannot be used.
     """
     parse_method(method), get_protocol(protocol), pick_dtype(dtype, pick_device(device))
     if templates is not None:
         read_templates(templates)
+    if value_range is not None:
+        check_range(value_range)
     return Segmenter(
         load_backbone(model, tokenizer=tokenizer),
         method=method,
@@ -66,6 +72,7 @@ def load(
         dtype=dtype,
         protocol=protocol,
         templates=templates,
+        value_range=value_range,
     )
 
 
@@ -95,6 +102,7 @@ class Segmenter:
         cache: bool = True,
         max_pixels: int = MAX_PIXELS,
         show_progress: bool | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.method = parse_method(method)
         self.protocol = get_protocol(protocol)
@@ -102,6 +110,7 @@ class Segmenter:
         if not max_pixels >= 1:  # NaN would allow any number
             raise UsageError(f"max_pixels={max_pixels!r}: a number of at least 1 is needed")
         self.max_pixels = max_pixels
+        self.value_range = None if value_range is None else check_range(value_range)
         self.show_progress = show_progress
         self._cache_dir = default_cache_dir() if cache else None
         self._embedded: dict[tuple[tuple[str, ...], str], Tensor] = {}
@@ -114,6 +123,10 @@ class Segmenter:
     def encoder(self) -> Encoder:
         """The backbone with the protocol in pixels."""
         return Encoder(self.backbone, self.protocol.in_pixels(self.backbone.native_size))
+
+    def read(self, image: ImageLike) -> npt.NDArray[np.uint8]:
+        """`load_image` with the segmenter's limit of pixels and range of values."""
+        return load_image(image, max_pixels=self.max_pixels, value_range=self.value_range)
 
     @overload
     def __call__(
@@ -156,7 +169,7 @@ class Segmenter:
         words, encoder = self.prepare(labels, threshold=threshold), self.encoder
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
-            arrays = [load_image(image, max_pixels=self.max_pixels) for image in listed[start : start + IMAGES_AT_ONCE]]
+            arrays = [self.read(image) for image in listed[start : start + IMAGES_AT_ONCE]]
             encoded = [encoder.prepare(array) for array in arrays]
             results += map(self._labelled, encoded, grids(encoder, encoded, row, words), repeat(words), repeat(row))
         return results[0] if single else results
@@ -169,7 +182,7 @@ class Segmenter:
         is unknown or deeper than the model.
         """
         rows = self._rows(method)
-        encoded = self.encoder.prepare(load_image(image, max_pixels=self.max_pixels))
+        encoded = self.encoder.prepare(self.read(image))
         self.encoder.add_features(encoded, rows)
         return encoded
 
@@ -313,6 +326,8 @@ class Segmenter:
             "versions": f"python {platform.python_version()}, torch {version('torch')}, "
             f"open_clip_torch {version('open_clip_torch')}, transformers {version('transformers')}",
         }
+        if self.value_range is not None:
+            described["range"] = "{:g} to {:g}".format(*self.value_range)
         if vocabulary is not None:
             described["labels"] = json.dumps(vocabulary.entries, ensure_ascii=False)
         return described

@@ -259,7 +259,7 @@ def test_a_file_that_breaks_during_the_run_stops_it_and_the_state_stays(segmente
     times = []
 
     class Breaking(Pair):
-        def read(self):
+        def read(self, **_):
             times.append(1)
             if len(times) == 2:  # the first is the check before the run
                 break_image(voc)

@@ -27,6 +27,7 @@ class StandIn:
     """What an engine uses of a `Segmenter`."""
 
     max_pixels = MAX_PIXELS
+    value_range = None
     show_progress = False
 
     def __init__(self, pause=0.0):

@@ -13,6 +13,8 @@ from clearclip.errors import ImageError, UsageError
 from clearclip.methods import parse_method
 from clearclip.service.models import Models, held_bytes
 from clearclip.service.request import Limits, read_request
+from clearclip.studio import export
+from clearclip.studio.html import status_line
 
 LABELS = ["sky", "grass", "house", "tree"]
 
@@ -204,4 +206,21 @@ def test_held_bytes_counts_each_array_once():
 
 
 def test_a_word_may_be_a_label_and_a_synonym_of_another(models, image):
-    assert models.segment(image, ask(["sky=grass|house", "grass"])).first.labels == ("sky", "grass")
+    with pytest.warns(UserWarning, match="'grass' of 'sky' is 'grass'"):
+        assert models.segment(image, ask(["sky=grass|house", "grass"])).first.labels == ("sky", "grass")
+
+
+def test_a_guessed_range_is_told_and_one_that_was_said_is_in_the_lines(photo, tmp_path):
+    eight = np.asarray(Image.open(photo(height=40, width=56)).convert("L"))
+    deep = tmp_path / "deep.png"
+    Image.fromarray(eight.astype(np.uint16) * 16).save(deep)
+    request = ask(["sky", "grass"])
+    guessed = Models({"tiny": "tiny"}, devices=("cpu",)).segment(deep, request)
+    assert "uint16 values: 0 to 4095 was taken" in guessed.note
+    assert guessed.note.partition(" (")[0] in status_line(guessed, model="tiny", methods="clearclip")
+    said = Models({"tiny": "tiny"}, devices=("cpu",), value_range=(0, 4080)).segment(deep, request)
+    assert said.note == ""
+    assert np.array_equal(said.first.image[..., 0], eight)
+    lines = export.lines(request, image="deep.png", source="tiny", method="clearclip", value_range=(0, 4080))
+    assert "--range 0:4080" in lines.command
+    assert "value_range=(0, 4080)" in lines.python

@@ -81,7 +81,7 @@ def _load(source: str, tokenizer: str | None) -> Backbone:
     if path is not None and path.is_file():
         from clearclip.backbones import blip
 
-        if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
+        if path.suffix not in (".pth", ".pt", ".bin", ".ckpt", ".safetensors"):
             raise CheckpointError(f"{path} is no weights file: give a folder, or BLIP's .pth")
         return blip.load_salesforce(path, tokenizer=tokenizer)
     if path is not None and (path / "open_clip_config.json").is_file():
@@ -92,6 +92,7 @@ def _load(source: str, tokenizer: str | None) -> Backbone:
         return open_clip.load(source, tokenizer=tokenizer)
     if path is not None:
         return _load_hf_folder(path, tokenizer)
+    _refuse_openai_name(source)
     organisation, slash, rest = source.partition("/")
     if slash:
         import open_clip as library
@@ -111,6 +112,22 @@ def _load(source: str, tokenizer: str | None) -> Backbone:
         f"model {source!r} is not known: {nearest(source, CHECKPOINTS)} Other forms: ARCHITECTURE/TAG of open_clip, "
         "hf-hub:ORG/NAME, local-dir:FOLDER, a Hugging Face ORG/NAME or folder, BLIP's .pth"
     )
+
+
+def _refuse_openai_name(source: str) -> None:
+    """OpenAI's `ViT-B/16` and `ViT-L/14@336px` are no repositories of the hub, and their weights have a name here."""
+    if not source.startswith("ViT-"):
+        return
+    import open_clip as library
+
+    name = source.replace("/", "-").replace("@", "-").removesuffix("px") + "-quickgelu"
+    if name in library.list_models():
+        weights = f"{name}/openai"
+        known = next((row.name for row in CHECKPOINTS.values() if row.source == weights), weights)
+        raise UsageError(
+            f"{source} names an architecture: --model {known} loads OpenAI's weights of it, "
+            f"{name.removesuffix('-quickgelu')}/TAG or /FILE others"
+        )
 
 
 def _existing(source: str) -> Path | None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from clearclip.backbones.base import Backbone, Block, TextEncoder, check_vocabulary, packed_qkv
-from clearclip.backbones.folder import first_line, load_tokenizer, read_weights
+from clearclip.backbones.folder import first_line, load_tokenizer
 from clearclip.backbones.hf_clip import block_hf, load_hf, load_words, view_hf
 from clearclip.backbones.network import offline_if_unreachable
+from clearclip.backbones.weights import read_weights, whose
 from clearclip.errors import CheckpointError
 
 CONTEXT_LENGTH = 35
@@ -50,7 +51,8 @@ def load_salesforce(file: Path, *, tokenizer: str | None = None) -> Backbone:
     state, metadata = read_weights([file]), _metadata(file)
     if "visual_encoder.patch_embed.proj.weight" not in state:
         known = ", ".join(sorted(state)[:3])
-        raise CheckpointError(f"{file} holds no BLIP (no visual_encoder.patch_embed…; it begins with {known})")
+        other = whose(state, file) or f"no visual_encoder.patch_embed…; it begins with {known}"
+        raise CheckpointError(f"{file} holds no BLIP ({other})")
     has_text = "text_encoder.embeddings.word_embeddings.weight" in state and "text_proj.weight" in state
     try:
         config = _config(state, metadata, file, has_text=has_text)

@@ -7,6 +7,7 @@ that are listed below.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,17 +15,18 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoTokenizer
 
 from clearclip.errors import CheckpointError
-from clearclip.files.reading import open_regular, read_bytes, read_text
+from clearclip.files.reading import read_bytes, read_text
+from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 CONFIG_BYTES = 10_000_000
 TOKENIZER_BYTES = 200_000_000
 EXTRA_TOKENS = 1000
 """Most tokens that a tokenizer's `extra_ids` may add: T5 has 100, and each is made when it is loaded."""
+PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
 LAYERS = 1000
 """Most layers of a tower: more would only take time to build."""
 
@@ -61,6 +63,29 @@ def read_config(file: Path) -> dict[str, Any]:
     return settings
 
 
+def pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of pixels of 0–1 in a transformers folder, CLIP's where it has none.
+
+    `processor_config.json` (transformers 5) comes before `preprocessor_config.json`, as in transformers.
+    """
+    settings: Any = {}
+    for name in PREPROCESSING:
+        if (folder / name).is_file():
+            found = read_config(folder / name)
+            settings = found if name == PREPROCESSING[-1] else found.get("image_processor")
+            if settings is not None:
+                break
+    mean = three_numbers(settings or {}, "image_mean", CLIP_MEAN)
+    std = three_numbers(settings or {}, "image_std", CLIP_STD)
+    if settings and settings.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    rescales = not settings or settings.get("do_rescale") is not False
+    factor: Any = (settings or {}).get("rescale_factor", 1 / 255) if rescales else 1
+    if type(factor) in (int, float) and factor > 0 and not math.isclose(255 * factor, 1):  # ours are divided by 255
+        mean, std = (tuple(part / (255 * factor) for part in parts) for parts in (mean, std))
+    return mean, std
+
+
 def three_numbers(settings: Any, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
     """A pixel mean or deviation in settings; `Backbone.check` judges whether the numbers make sense."""
     if not isinstance(settings, Mapping):
@@ -71,36 +96,6 @@ def three_numbers(settings: Any, key: str, default: tuple[float, ...]) -> tuple[
     if not isinstance(value, list) or not all(type(part) in (int, float) for part in value):
         raise CheckpointError(f"the preprocessing setting {key!r} is {value!r:.60}: a list of three numbers is needed")
     return tuple(map(float, value))
-
-
-def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
-    """The tensors of safetensors or torch files, by name; a torch file is never fully unpickled.
-
-    `CheckpointError` for a damaged file and for weights that are no floating point numbers (quantised ones): a library
-    would copy them as they are, and the model would compute nonsense.
-    """
-    state: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            open_regular(file).close()
-            if file.suffix == ".safetensors":
-                with safe_open(str(file), "pt") as opened:
-                    state |= {name: opened.get_tensor(name) for name in list(opened.keys())}
-                continue
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{file}: the file is damaged ({first_line(error)}), or needs a full unpickle, which can run any code "
-                "and is refused; convert it to safetensors where you trust it"
-            ) from error
-        if isinstance(loaded, dict):
-            for key in ("state_dict", "model"):
-                loaded = loaded[key] if isinstance(loaded.get(key), dict) else loaded
-            state |= {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
-    for name, tensor in state.items():
-        if name.endswith(("weight", "bias")) and not tensor.is_floating_point():
-            raise CheckpointError(f"the weights {name} are {tensor.dtype}: floating point numbers are needed")
-    return state
 
 
 def first_line(error: Exception) -> str:

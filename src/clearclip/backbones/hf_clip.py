@@ -14,18 +14,18 @@ from transformers.utils import logging as transformers_logging
 
 from clearclip.backbones.base import CLIP_VOCABULARY, Backbone, Block, Linear, Map, TextEncoder, check_vocabulary
 from clearclip.backbones.folder import (
+    PREPROCESSING,
     TOKENIZER_FILES,
     TOKENIZER_PATTERNS,
     check_shape,
     fetch,
     first_line,
     load_tokenizer,
+    pixel_statistics,
     read_config,
-    read_weights,
-    three_numbers,
 )
+from clearclip.backbones.weights import read_weights
 from clearclip.errors import CheckpointError
-from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 TOWER_SETTINGS = (
     "hidden_size", "intermediate_size", "encoder_hidden_size", "projection_dim", "num_hidden_layers",
@@ -40,13 +40,7 @@ MODEL_SETTINGS = (
 
 def load(name: str, *, tokenizer: str | None = None) -> Backbone:
     """Load a `CLIPModel` by hub id or folder; tokenizer is a folder or id to use instead of the model's own."""
-    backbone = load_hf(CLIPModel, name, view, tokenizer)
-    settings = Path(name, "preprocessor_config.json")
-    if settings.is_file():
-        preprocess = read_config(settings)
-        backbone.mean = three_numbers(preprocess, "image_mean", CLIP_MEAN)
-        backbone.std = three_numbers(preprocess, "image_std", CLIP_STD)
-    return backbone
+    return load_hf(CLIPModel, name, view, tokenizer)
 
 
 def load_hf(
@@ -84,12 +78,13 @@ def load_hf(
         )
     backbone = see(model, load_words(tokenizer, folder))
     backbone.name, backbone.weights_files = name, files
+    backbone.mean, backbone.std = pixel_statistics(folder)
     return backbone
 
 
 def fetch_model(name: str) -> Path:
     """The folder of a repository of the hub with a transformers model, as `fetch`."""
-    wanted = ("preprocessor_config.json", *TOKENIZER_PATTERNS)
+    wanted = (*PREPROCESSING, *TOKENIZER_PATTERNS)
     try:
         folder = fetch(name, (*wanted, "model*.safetensors", "model.safetensors.index.json"))
         if not any(folder.glob("model*.safetensors")):

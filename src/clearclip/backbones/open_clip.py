@@ -26,9 +26,9 @@ from clearclip.backbones.folder import (
     first_line,
     load_tokenizer,
     read_config,
-    read_weights,
     three_numbers,
 )
+from clearclip.backbones.weights import read_weights, whose
 from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
 from clearclip.files.reading import read_text
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
@@ -41,6 +41,8 @@ MODEL_SETTINGS = (
 )  # fmt: skip
 TEXT_PARTS = ("token_embedding", "transformer", "ln_final", "text_projection", "positional_embedding")
 """What a plain text tower encodes with, of a model that may be the whole CLIP."""
+OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}
+"""OpenAI's own files carry them beside the weights, which were trained with QuickGELU."""
 TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
 
 
@@ -91,8 +93,7 @@ def _load_folder(folder: Path, name: str, tokenizer: str | None) -> Backbone:
         check_shape(build, settings, [file])
         with _quiet():
             model = build()
-            _check_positions(model, state)
-            open_clip.load_checkpoint(model, str(file), weights_only=True)
+            _fill(model, state)
     except CheckpointError:
         raise
     except Exception as error:
@@ -114,21 +115,73 @@ def _load_known(name: str, tokenizer: str | None) -> Backbone:
         with _quiet():
             row = open_clip.get_pretrained_cfg(architecture, tag)
             file = Path(open_clip.download_pretrained(row) if row else tag)
-            read_weights([file])
+            state = read_weights([file])
+        preprocess = row or _settings_of(architecture, file, state)
+        with _quiet():
             model = open_clip.create_model(
                 architecture,
-                pretrained=str(file),
+                pretrained=str(file) if row else None,
                 weights_only=True,
-                require_pretrained=True,
+                require_pretrained=bool(row),
+                pretrained_image=False,
                 pretrained_text=False,
-                force_preprocess_cfg={key: row[key] for key in ("mean", "std") if key in row},
+                force_preprocess_cfg={key: preprocess[key] for key in ("mean", "std") if key in preprocess},
             )
+            if not row:
+                _fill(model, {key: value for key, value in state.items() if key not in OPENAI_NUMBERS})
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(_loading_failed(name, architecture, tag, error)) from error
     text = open_clip.get_model_config(architecture)["text_cfg"]
     backbone = view(model, _words(name, tokenizer, text.get("hf_tokenizer_name"), text, model))
     backbone.name, backbone.weights_files = name, (file,)
     return backbone
+
+
+def _settings_of(architecture: str, file: Path, state: dict[str, Tensor]) -> dict[str, Any]:
+    """Mean and deviation for a file of weights alone: from the configuration beside it, or else as they are usual.
+
+    `CheckpointError` where the weights are known to have been trained with another activation; a warning where nothing
+    says it.
+    """
+    if "visual.conv1.weight" not in state and (other := whose(state, file)):
+        raise CheckpointError(f"{architecture}/{file}: {other}")
+    quick = bool(open_clip.get_model_config(architecture).get("quick_gelu"))
+    if beside := read_config(file.with_name(CONFIG)) if file.with_name(CONFIG).is_file() else {}:
+        shape: Any = beside.get("model_cfg", {})
+        trained: bool | None = bool(shape.get("quick_gelu"))
+        preprocess = beside.get("preprocess_cfg", {})
+        statistics = {(three_numbers(preprocess, "mean", CLIP_MEAN), three_numbers(preprocess, "std", CLIP_STD))}
+    else:
+        trained = True if state.keys() >= OPENAI_NUMBERS else None
+        tags = open_clip.pretrained.list_pretrained_tags_by_model(architecture)
+        rows = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+        statistics = {(tuple(row.get("mean", CLIP_MEAN)), tuple(row.get("std", CLIP_STD))) for row in rows}
+    if trained is not None and trained != quick:
+        raise CheckpointError(_other_activation(architecture, str(file), trained=trained))
+    mean, std = statistics.pop() if len(statistics) == 1 else (CLIP_MEAN, CLIP_STD)
+    if trained is None and not quick and f"{architecture}-quickgelu" in open_clip.list_models():
+        warnings.warn(
+            f"{file} does not say with which activation it was trained: {architecture} computes with GELU; weights of "
+            f"OpenAI, MetaCLIP and DFN need {architecture}-quickgelu. Its {CONFIG} beside it would say so",
+            stacklevel=1,
+        )
+    return {"mean": mean, "std": std}
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give a model all its weights and no others; the text tower may stand at the top, as in a plain CLIP."""
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    for name, tensor in model.state_dict().items():
+        if name in ("logit_scale", "logit_bias") and name in state:
+            state[name] = state[name].reshape(tensor.shape)  # of an older form: a number, or a list of one
+    _check_positions(model, state)
+    report = model.load_state_dict(state, strict=False)
+    for keys, what in ((report.missing_keys, "are missing"), (report.unexpected_keys, "belong to another one")):
+        if keys:
+            raise ValueError(f"{len(keys)} weights {what}, first: {keys[0]}")
 
 
 def _check_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -159,14 +212,15 @@ def _words(name: str, given: str | None, own: str | None, text: dict[str, Any], 
             f"{' and '.join(TOKENIZER_OPTIONS)} may be given"
         )
     context = getattr(model, "text", model).context_length
+    known = {key: options[key] for key in TOKENIZER_OPTIONS if key in options}
     try:
         with _quiet():
-            if given is not None:
-                return load_tokenizer(given, partial(HFTokenizer, context_length=context))
-            if own:
+            if given is not None or own:
                 mode = text.get("tokenizer_mode")
-                return load_tokenizer(own, partial(HFTokenizer, context_length=context, tokenizer_mode=mode, **options))
-            return open_clip.SimpleTokenizer(context_length=context)
+                make = partial(HFTokenizer, context_length=context, tokenizer_mode=mode, **known)
+                return load_tokenizer(str(given or own), make)
+            known.pop("strip_sep_token", None)  # a plain one has no such token
+            return open_clip.SimpleTokenizer(context_length=context, **known)
     except Exception as error:
         raise CheckpointError(f"{given or name}: its tokenizer cannot be loaded ({first_line(error)})") from error
 
@@ -196,16 +250,18 @@ def _check_tag(architecture: str, tag: str) -> None:
     row = open_clip.get_pretrained_cfg(architecture, tag)
     if not row:
         raise UsageError(f"{architecture} has no weights {tag!r} and no such file exists: {nearest(tag, tags)}")
-    built, trained = (
-        "QuickGELU" if settings.get("quick_gelu") else "GELU"
-        for settings in (open_clip.get_model_config(architecture), row)
+    trained = bool(row.get("quick_gelu"))
+    if trained != bool(open_clip.get_model_config(architecture).get("quick_gelu")):
+        raise CheckpointError(_other_activation(architecture, tag, trained=trained))
+
+
+def _other_activation(architecture: str, tag: str, *, trained: bool) -> str:
+    quick, plain = f"{architecture.removesuffix('-quickgelu')}-quickgelu", architecture.removesuffix("-quickgelu")
+    names = ("QuickGELU", "GELU") if trained else ("GELU", "QuickGELU")
+    return (
+        f"{architecture}/{tag}: the weights were trained with {names[0]}, the architecture has {names[1]}; it would "
+        f"run and be wrong. Use {quick if trained else plain}/{tag}"
     )
-    if built != trained:
-        other = architecture.removesuffix("-quickgelu") if trained == "GELU" else f"{architecture}-quickgelu"
-        raise CheckpointError(
-            f"{architecture}/{tag}: the weights were trained with {trained}, the architecture has {built}; it would "
-            f"run and be wrong. Use {other}/{tag}"
-        )
 
 
 def _weights_file(folder: Path, name: str) -> Path:
@@ -222,12 +278,6 @@ def _weights_file(folder: Path, name: str) -> Path:
 
 def _loading_failed(name: str, architecture: str, tag: str | None, error: Exception) -> str:
     cause = first_line(error)
-    text = f"{type(error).__name__} {error}"
-    if "weights_only" in text or "WeightsUnpickler" in text or "UnpicklingError" in text:
-        return (
-            f"{name}: the weights file is damaged, or needs a full unpickle, which can run any code and is refused; "
-            "convert it to safetensors where you trust it"
-        )
     if architecture.startswith("local-dir:") or (tag is not None and Path(tag).is_file()):
         return f"{name}: the weights do not fit the architecture or are damaged ({cause})"
     row = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}

@@ -127,7 +127,7 @@ def configurations(
         model=segmenter.backbone.name,
         checkpoint=segmenter.backbone.checkpoint_hash,
         weights=segmenter.backbone.fingerprint,
-        protocol=_numbers(segmenter.protocol, segmenter),
+        protocol=_numbers(segmenter.protocol, segmenter) | _range(segmenter),
         templates=Templates(len(segmenter.templates), _hash(segmenter.templates)),
         dtype=str(segmenter.backbone.dtype).removeprefix("torch."),
         labels=tuple((label.name, *label.synonyms) for label in dataset.vocabulary.labels),
@@ -167,6 +167,11 @@ def _numbers(protocol: Protocol, segmenter: Segmenter) -> Numbers:
     numbers = asdict(protocol.in_pixels(segmenter.backbone.native_size))
     del numbers["threshold"]
     return numbers
+
+
+def _range(segmenter: Segmenter) -> Numbers:
+    """The values that were said to be black and white, where they were."""
+    return {} if segmenter.value_range is None else {"range": "{:g}:{:g}".format(*segmenter.value_range)}
 
 
 def _hash(texts: Iterable[str]) -> str:

@@ -213,7 +213,7 @@ def _advance(
     segmenter.embed(dataset.vocabulary)
     first = min(states[name].done for name in unfinished)
     saved = last = time.monotonic()
-    for index, sample in enumerate(read_ahead(items[first:]), start=first):
+    for index, sample in enumerate(read_ahead(items[first:], value_range=segmenter.value_range), start=first):
         behind = {name: states[name] for name in unfinished if states[name].done == index}
         found: Mapping[str, Matrix | str]
         if isinstance(sample, ImageError):

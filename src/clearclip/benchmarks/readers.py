@@ -48,8 +48,8 @@ class Item(Protocol):
     def id(self) -> str:
         """Name within the data set; it may contain folders, never a suffix."""
 
-    def read(self) -> Sample:
-        """Decode it; raises `ImageError` with the file's name where that cannot be done."""
+    def read(self, *, value_range: tuple[float, float] | None = None) -> Sample:
+        """Decode it, with the range of `load_image`; `ImageError` with the file's name where that cannot be done."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Pair:
     as_stored: bool = False
     """Whether the labels were drawn on the image's pixels as they are stored, not as its EXIF turns them."""
 
-    def read(self) -> Sample:
+    def read(self, *, value_range: tuple[float, float] | None = None) -> Sample:
         """Decode both files; `ImageError` if one cannot be read, a label is out of range, or the sizes differ."""
         from clearclip.encode.images import load_image
 
         raw = read_index_map(self.labels)
         if self.as_stored and (turn := stored_size(self.image)[1]) is not None:
             raw = turned(raw, turn)
-        image = load_image(self.image)
+        image = load_image(self.image, value_range=value_range)
         if raw.shape != image.shape[:2]:
             hint = "; one of them is turned by 90°" if raw.shape == image.shape[1::-1] else ""
             raise ImageError(
@@ -92,8 +92,8 @@ class SceneItem:
         """Its number, as in the scenes' own files; outside the test split after the split's name."""
         return f"{self.index:06d}" if self.split == "test" else f"{self.split}-{self.index:06d}"
 
-    def read(self) -> Sample:
-        """Make the scene."""
+    def read(self, *, value_range: tuple[float, float] | None = None) -> Sample:
+        """Make the scene; its levels are what they are."""
         scene = make_scene(self.index, split=self.split)
         return Sample(scene.image, scene.label_map)
 
@@ -342,13 +342,15 @@ def _read_split(path: Path) -> list[str]:
     return ids
 
 
-def read_ahead(items: Sequence[Item], *, workers: int = 2) -> Iterator[Sample | ImageError]:
+def read_ahead(
+    items: Sequence[Item], *, value_range: tuple[float, float] | None = None, workers: int = 2
+) -> Iterator[Sample | ImageError]:
     """Decode items in threads, a few ahead of the one that is asked for, in order; yields a sample or its error."""
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="read-ahead")
     waiting: list[Future[Sample | ImageError]] = []
     try:
         for item in items:
-            waiting.append(pool.submit(_attempt, item))
+            waiting.append(pool.submit(_attempt, item, value_range))
             if len(waiting) >= READ_AHEAD:
                 yield waiting.pop(0).result()
         while waiting:
@@ -357,8 +359,8 @@ def read_ahead(items: Sequence[Item], *, workers: int = 2) -> Iterator[Sample | 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _attempt(item: Item) -> Sample | ImageError:
+def _attempt(item: Item, value_range: tuple[float, float] | None) -> Sample | ImageError:
     try:
-        return item.read()
+        return item.read(value_range=value_range)
     except ImageError as error:
         return error

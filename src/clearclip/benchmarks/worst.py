@@ -36,7 +36,7 @@ def sheets(
     thresholds = {method: config.threshold for method, config in evaluation.config.items()}
     rows: dict[str, dict[int, Image.Image]] = {method: {} for method in chosen}
     for index in wanted:
-        sample = items[index].read()
+        sample = items[index].read(value_range=segmenter.value_range)
         label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds)
         for method, (worst, best) in chosen.items():
             if index in worst or index in best:

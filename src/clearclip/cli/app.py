@@ -26,6 +26,14 @@ AllowHost = Annotated[
         help="A further name under which the studio may be asked, such as a proxy's; NAME or *.NAME. Repeat it.",
     ),
 ]
+RootPath = Annotated[
+    str,
+    typer.Option(
+        "--root-path",
+        envvar="GRADIO_ROOT_PATH",
+        help="Where a proxy shows the studio: /NAME, or a whole address as https://HOST/NAME.",
+    ),
+]
 
 
 def studio(
@@ -38,6 +46,8 @@ def studio(
     device: Annotated[str | None, typer.Option(help="Comma list of the devices that may be chosen.")] = None,
     auth: Auth = None,
     allow_host: AllowHost = None,
+    root_path: RootPath = "",
+    value_range: o.ValueRange = None,
     max_upload: Annotated[int, typer.Option(min=1, help="Size of an uploaded file, in MB.")] = 20,
     max_stored: Annotated[
         int, typer.Option(min=1, help="Uploads and results on disk, in MB; the oldest go first.")
@@ -53,8 +63,9 @@ def studio(
 
     It runs on this machine, for this machine: nothing is sent anywhere. Needs the extra `app`.
     """
+    from clearclip.encode.levels import parse_range
     from clearclip.service.request import Limits
-    from clearclip.studio.server import Options, parse_auth, parse_models, serve
+    from clearclip.studio.server import Options, parse_auth, parse_models, parse_root_path, serve
 
     limits = Limits(
         upload_bytes=max_upload * 1_000_000,
@@ -75,6 +86,8 @@ def studio(
             devices=tuple(o.split(device) or ()),
             auth=parse_auth(auth or ()),
             allow_hosts=tuple(allow_host or ()),
+            root_path=parse_root_path(root_path),
+            value_range=parse_range(value_range),
             limits=limits,
         )
     )

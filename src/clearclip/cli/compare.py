@@ -33,7 +33,6 @@ def compare(
     rows = parse_methods(methods)
     vocabulary = words.vocabulary()
     from clearclip.decompose import fit_depth
-    from clearclip.encode.images import load_image
     from clearclip.engine.run import scan_images
     from clearclip.engine.sources import summary
     from clearclip.inspection.sheets import SheetRow, draw_sheet
@@ -52,7 +51,7 @@ def compare(
         outputs.check([place.name])
         sheet = []
         for path in paths[:limit]:
-            encoded = segmenter.encode(load_image(path))
+            encoded = segmenter.encode(path)
             found = segmenter.classify(encoded, vocabulary, method=fitted, threshold=words.threshold)
             shown = next(iter(found.values()))
             sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import ClearclipError, ImageError, UsageError, printable
 
-Number = TypeVar("Number", int, float)
 Bands = Annotated[
     str | None,
     typer.Option(help="One band, or three as red,green,blue, from 1: '3,2,1'. Default: those the file calls so."),
-]
-Range = Annotated[
-    str | None,
-    typer.Option(
-        "--range",
-        help="LOW,HIGH: values that become black and white. Default: 8 bits as they are, else the 2nd and the 98th "
-        "percentile of the chosen bands together.",
-    ),
 ]
 
 
@@ -40,7 +30,6 @@ def large(
         ),
     ] = 1.0,
     bands: Bands = None,
-    value_range: Range = None,
     driver: Annotated[
         str | None,
         typer.Option(
@@ -66,10 +55,7 @@ def large(
     Memory grows with the image's width alone. Windows without a valid pixel are skipped. Needs the extra `geo`.
     """
     vocabulary = words.vocabulary()
-    chosen = None if bands is None else _numbers(bands, int, "--bands")
-    levels = None if value_range is None else _numbers(value_range, float, "--range")
-    if levels is not None and len(levels) != 2:
-        raise UsageError(f"--range {value_range}: two numbers are needed, as in 0,3000")
+    chosen = None if bands is None else _numbers(bands)
     from clearclip.files.optional import require
     from clearclip.large.label import segment_large
 
@@ -84,7 +70,6 @@ def large(
             scale=scale,
             threshold=words.threshold,
             bands=chosen,
-            value_range=None if levels is None else (levels[0], levels[1]),
             driver=driver,
             scores=scores,
             polygons=polygons,
@@ -110,8 +95,8 @@ def large(
         typer.echo(printable(f"  {result.polygons} polygons → {polygons}"))
 
 
-def _numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
+def _numbers(text: str) -> list[int]:
     try:
-        return [kind(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"{option} {text}: numbers with commas between are needed, as in 3,2,1") from error
+        raise UsageError(f"--bands {text}: numbers with commas between are needed, as in 3,2,1") from error

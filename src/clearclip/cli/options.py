@@ -56,6 +56,13 @@ Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="Prompt with {} for the label; repeat it. Default: the 80 of the paper."),
 ]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        help="LOW:HIGH, values that become black and white. Default: 8 bits as they are, others by what they are.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
 
@@ -130,9 +137,11 @@ class Loading:
     tokenizer: Annotated[
         str | None, typer.Option(help="Hugging Face tokenizer folder or id instead of the model's own.")
     ] = None
+    value_range: ValueRange = None
 
     def load(self, method: Any, *, max_pixels: int | None = None) -> Segmenter:
         """The segmenter that the options describe; numbers in pixels replace the preset's."""
+        from clearclip.encode.levels import parse_range
         from clearclip.segmenter import load
 
         segmenter = load(
@@ -143,6 +152,7 @@ class Loading:
             protocol=self.protocol,
             templates=self.template,
             tokenizer=self.tokenizer,
+            value_range=parse_range(self.value_range),
         )
         numbers = {name: getattr(self, name) for name in ("short_side", "crop_size", "stride")}
         remainder = None if self.remainder is None else self.remainder.value

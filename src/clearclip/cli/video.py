@@ -12,7 +12,7 @@ from clearclip.cli import options as o
 from clearclip.errors import ClearclipError, printable
 
 
-@o.bundles()
+@o.bundles(without=("value_range",))
 def video(
     *,
     source: Annotated[Path, typer.Argument(metavar="VIDEO", help="Any video that FFmpeg reads.")],

@@ -7,10 +7,10 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from clearclip.encode.deep import declared_bits, low_bytes
+from clearclip.encode.levels import check_range, find_range, to_levels
 from clearclip.errors import ImageError
 from clearclip.files.extras import PNG, png_damage, without_extras
 from clearclip.files.kinds import HEAD, IMAGE_FORMATS, kind_of
@@ -34,7 +36,17 @@ MAX_REPAIRED = 1 << 27
 
 NEW_SUBFILE_TYPE, COPY_OR_MASK = 254, 5
 
+RASTERS = (".tif", ".tiff", ".nc", ".h5", ".hdf", ".vrt", ".img", ".grb")
 ImageLike = Any
+
+
+class Levels(NamedTuple):
+    """An image as `load_image` returns it, and a note where its range was guessed or the file has further pages."""
+
+    pixels: npt.NDArray[np.uint8]
+    note: str
+
+
 _PILLOW_GLOBALS = threading.Lock()
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,34 +59,46 @@ _TURNS = {
 }
 
 
-def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def load_image(
+    image: ImageLike, *, max_pixels: int = MAX_PIXELS, value_range: tuple[float, float] | None = None
+) -> npt.NDArray[np.uint8]:
     """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB `(H, W, 3)`.
 
     An image is a path, the bytes of a file, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`
-    of uint8, uint16 or bool; transparent pixels are laid over white. Of a file of many pages the first is taken, with a
-    warning. `ImageError` for whatever cannot be read, and, before they are decoded, for files of more than `max_pixels`
-    or 1 GB (16 bytes a pixel where that is more).
+    of uint8, uint16 or bool; transparent pixels are laid over white. `value_range` becomes black and white, by default
+    what `levels.find_range` finds; an array of uint8 is levels already. Of a file of many pages the first is taken,
+    with a warning. `ImageError` for whatever cannot be read, and, before they are decoded, for files of more than
+    `max_pixels` or 1 GB (16 bytes a pixel where that is more).
     """
-    if isinstance(image, np.ndarray):
-        return _from_array(np.asarray(image), max_pixels=max_pixels)
-    if isinstance(image, Image.Image):
-        with _decoding("the image"):
-            return _from_pil(image, "the image", max_pixels=max_pixels)
-    if not isinstance(image, (bytes, str, Path)):
-        raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
-    pixels, note = read_image(image, max_pixels=max_pixels)
+    pixels, note = read_levels(image, max_pixels=max_pixels, value_range=value_range)
     if note:
-        warnings.warn(f"{_name(image)}: {note}", stacklevel=1)
+        warnings.warn(f"{_name(image)}: {note}" if isinstance(image, (bytes, str, Path)) else note, stacklevel=2)
     return pixels
 
 
-def read_image(image: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.uint8], str | None]:
-    """As `load_image`, of a file: its pixels, and instead of a warning a note of what is not among them."""
+def read_levels(
+    image: ImageLike, *, max_pixels: int = MAX_PIXELS, value_range: tuple[float, float] | None = None
+) -> Levels:
+    """As `load_image`, with a note instead of the warning."""
+    if value_range is not None:
+        check_range(value_range)
+    if isinstance(image, np.ndarray):
+        return _from_array(np.asarray(image), max_pixels=max_pixels, value_range=value_range)
+    if isinstance(image, Image.Image):
+        with _decoding("the image"):
+            return _from_pil(image, "the image", max_pixels=max_pixels, value_range=value_range)
+    if not isinstance(image, (bytes, str, Path)):
+        raise ImageError(f"an image is a {type(image).__name__}: give a path, a PIL image or an array (H, W, 3)")
+    return _from_file(image, max_pixels=max_pixels, value_range=value_range)
+
+
+def _from_file(image: bytes | str | Path, *, max_pixels: int, value_range: tuple[float, float] | None) -> Levels:
     name, limit = _name(image), max(MAX_BYTES, 16 * max_pixels)
+    decoded = partial(_decoded, name=name, max_pixels=max_pixels, value_range=value_range)
     with _decoding(name):
         try:
             with _open(image, limit=limit) as file:
-                return _decoded(file, name, max_pixels=max_pixels)
+                return decoded(file)
         except (ImageError, ExhaustedError):
             raise
         except Exception as error:
@@ -82,24 +106,44 @@ def read_image(image: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> tu
                 data = file.read(MAX_REPAIRED)
             if (plain := without_extras(data)) not in (None, data):
                 with suppress(Exception):
-                    return _decoded(io.BytesIO(plain), name, max_pixels=max_pixels)
+                    return decoded(io.BytesIO(plain))
             if isinstance(error, UnidentifiedImageError) and (kind := kind_of(data[:HEAD])):
                 raise ImageError(f"{name} cannot be read: it is {kind}") from error
             raise
 
 
-def _decoded(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[npt.NDArray[np.uint8], str | None]:
-    size = file.seek(0, os.SEEK_END)
-    if not size:
-        raise ImageError(f"{name}: the file is empty")
-    with Metered(file, max_bytes=4 * size + (1 << 20), max_reads=MAX_READS) as metered:  # TIFF reads its tables twice
-        metered.seek(0)
+def _decoded(file: BinaryIO, *, name: str, max_pixels: int, value_range: tuple[float, float] | None) -> Levels:
+    with _metered(file, name) as metered:
         if metered.read(len(PNG)) == PNG and (damage := png_damage(metered)):
             raise ImageError(f"{name}: {damage}")
-        with _pillow_globals():
-            opened = Image.open(metered, formats=_decoders())
-        with opened:
-            return _from_pil(opened, name, max_pixels=max_pixels), _other_pages(opened)
+        with _head(metered) as opened:
+            pixels, note = _from_pil(opened, name, max_pixels=max_pixels, value_range=value_range)
+            return Levels(pixels, "; ".join(filter(None, (note, _other_pages(opened)))))
+
+
+@contextmanager
+def open_image(image: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Read an image file's head; `ImageError` for whatever goes wrong with it until the block ends."""
+    name = _name(image)
+    with (
+        _decoding(name),
+        _open(image, limit=max(MAX_BYTES, 16 * max_pixels)) as file,
+        _metered(file, name) as metered,
+        _head(metered) as opened,
+    ):
+        yield opened
+
+
+def _metered(file: BinaryIO, name: str) -> Metered:
+    if not (size := file.seek(0, os.SEEK_END)):
+        raise ImageError(f"{name}: the file is empty")
+    file.seek(0)
+    return Metered(file, max_bytes=4 * size + (1 << 20), max_reads=MAX_READS)  # TIFF reads its tables twice
+
+
+def _head(file: BinaryIO) -> Image.Image:
+    with _pillow_globals():
+        return Image.open(file, formats=_decoders())
 
 
 @cache
@@ -113,17 +157,17 @@ def _decoders() -> list[str]:
     return [name for name in IMAGE_FORMATS if name in Image.OPEN]
 
 
-def _other_pages(image: Image.Image) -> str | None:
+def _other_pages(image: Image.Image) -> str:
     """What a file holds beside its first page, once that was read; a TIFF's smaller copies and masks are no pages."""
     if image.format == "MPO" or not getattr(image, "is_animated", False):  # previews and depths of one photograph
-        return None
+        return ""
     try:
         count = getattr(image, "n_frames", 1)
         if image.format == "TIFF":
             count -= sum(_is_copy_or_mask(image, page) for page in range(1, count))
     except Exception:  # the first page is whole
         return "its further pages cannot be read, the first is taken"
-    return None if count == 1 else f"it has {count:,} pages, the first is taken"
+    return "" if count == 1 else f"it has {count:,} pages, the first is taken"
 
 
 def _is_copy_or_mask(image: Any, page: int) -> bool:
@@ -149,7 +193,10 @@ def _decoding(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP") from error
+        more = f"; `clearclip large {name}` reads rasters of more kinds" if name.lower().endswith(RASTERS) else ""
+        raise ImageError(
+            f"{name} is no image that Pillow can read: give a JPEG, PNG, WebP, TIFF or BMP{more}"
+        ) from error
     except Exception as error:
         raise ImageError(f"{name}: the image cannot be read ({error or type(error).__name__})") from error
 
@@ -176,20 +223,29 @@ def _check_size(width: int, height: int, name: str, *, max_pixels: int) -> None:
         )
 
 
-def _from_pil(image: Image.Image, name: str, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _from_pil(image: Image.Image, name: str, *, max_pixels: int, value_range: tuple[float, float] | None) -> Levels:
     width, height = image.size
     _check_size(width, height, name, max_pixels=max_pixels)
-    if width * height > (Image.MAX_IMAGE_PIXELS or max_pixels):
-        with _pillow_globals(max_pixels):  # TIFF asks again for the limit
-            image.load()
+    is_large = width * height > (Image.MAX_IMAGE_PIXELS or max_pixels)
+    with _pillow_globals(max_pixels) if is_large else nullcontext():  # TIFF asks again for the limit
+        lower = low_bytes(image)
+        image.load()
     upright = _upright(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-        return _to_rgb(_to_bytes(np.asarray(upright), name))
+        grey, guess = _to_levels(np.asarray(upright), name, value_range, bits=declared_bits(image))
+        return Levels(_to_rgb(grey), guess)
+    guess = ""
+    if lower is not None:
+        colors = np.asarray(upright, dtype=np.uint16) << 8 | np.asarray(_upright(lower))
+        levels, guess = _to_levels(colors[..., :3], name, value_range)
+        alpha = np.asarray(upright)[..., 3:]
+        upright, value_range = Image.fromarray(np.concatenate([levels, alpha], axis=-1)), None
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(canvas, rgba).convert("RGB"))
-    return np.asarray(upright.convert("RGB"))
+        upright = Image.alpha_composite(canvas, rgba)
+    pixels = np.asarray(upright.convert("RGB"))
+    return Levels(pixels, guess) if value_range is None else _to_levels(pixels, name, value_range)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -209,7 +265,7 @@ def exif_turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _from_array(array: npt.NDArray[Any], *, max_pixels: int, value_range: tuple[float, float] | None) -> Levels:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ImageError(
             f"an image array has the shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"
@@ -217,26 +273,28 @@ def _from_array(array: npt.NDArray[Any], *, max_pixels: int) -> npt.NDArray[np.u
     if array.dtype not in (np.uint8, np.uint16, np.bool_):
         raise ImageError(f"an image array has the type {array.dtype}: uint8 (0–255), uint16 or bool is needed")
     _check_size(array.shape[1], array.shape[0], "the array", max_pixels=max_pixels)
-    pixels = _to_bytes(array, "the array")
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        return _from_pil(Image.fromarray(pixels, "RGBA"), "the array", max_pixels=max_pixels)
-    return _to_rgb(pixels)
+    value_range = None if array.dtype == np.uint8 else value_range
+    if array.ndim == 3 and array.shape[2] == 4:
+        colors, guess = _to_levels(array[..., :3], "the array", value_range)
+        alpha = to_levels(array[..., 3:], 0, 1 if array.dtype == np.bool_ else np.iinfo(array.dtype).max)
+        rgba = Image.fromarray(np.concatenate([colors, alpha], axis=-1), "RGBA")
+        return Levels(_from_pil(rgba, "the array", max_pixels=max_pixels, value_range=None).pixels, guess)
+    levels, guess = _to_levels(array, "the array", value_range)
+    return Levels(_to_rgb(levels), guess)
 
 
-def _to_bytes(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        levels: npt.NDArray[np.uint8] = np.multiply(array, 255, dtype=np.uint8)
-        return levels
-    low, high = float(array.min()), float(array.max())
-    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
-        raise ImageError(f"{name} has values from {low:g} to {high:g}: 8 or 16 bits a channel are needed")
-    if array.dtype.kind == "f" and high <= 1:
-        return np.asarray(np.rint(array * 255), dtype=np.uint8)
-    if array.dtype.kind == "f" and high <= 255:
-        return np.asarray(np.rint(array), dtype=np.uint8)
-    return np.asarray(np.rint(array.astype(np.float64) / 257), dtype=np.uint8)
+def _to_levels(
+    array: npt.NDArray[Any], name: str, value_range: tuple[float, float] | None, *, bits: int | None = None
+) -> Levels:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ImageError(f"{name} has values that are no numbers (nan or inf): `clearclip large` takes them for nodata")
+    if value_range is None:
+        low, high, guess = find_range(array, bits=bits)
+        return Levels(array if array.dtype == np.uint8 else to_levels(array, low, high), guess)
+    low, high = value_range
+    beyond = array.dtype == np.uint8 and high > 255
+    said = f"an image of 8 bits was given the range {low:g} to {high:g}: it becomes darker" if beyond else ""
+    return Levels(to_levels(array, low, high), said)
 
 
 def _to_rgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

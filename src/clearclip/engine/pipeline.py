@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.encode.images import read_image
+from clearclip.encode.images import read_levels
 from clearclip.engine.containers import Member, read_members
 from clearclip.engine.results import Staged, stage
 from clearclip.engine.sources import Source, digest, identity, is_address, read_bytes
@@ -181,7 +181,8 @@ class Labeller:
             found = digest(Path(task.source) if data is None else data)
             if task.wanted and known is not None and known.finished and known.digest == found:
                 return _Read(task, digest=found)
-            pixels, note = read_image(Path(task.source) if data is None else data, max_pixels=self.segmenter.max_pixels)
+            image, segmenter = Path(task.source) if data is None else data, self.segmenter
+            pixels, note = read_levels(image, max_pixels=segmenter.max_pixels, value_range=segmenter.value_range)
         except ClearclipError as error:
             return _Read(task, reason=str(error))
         except Exception as error:  # decoders fail in many ways, and no image may stop the others
@@ -194,7 +195,7 @@ class Labeller:
                 f"{file} exists and was made from another image than {task.source}: use another folder or --overwrite"
             )
             return _Read(task, digest=found, reason=reason)
-        return _Read(task, digest=found, pixels=pixels, note=note)
+        return _Read(task, digest=found, pixels=pixels, note=note or None)
 
     def _label(self, reads: Sequence[_Read]) -> list[tuple[_Read, Segmentation | str]]:
         """The results of wanted images, or why there is none."""

@@ -8,6 +8,7 @@ with any driver. Needs rasterio.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import warnings
@@ -30,23 +31,52 @@ def open_alone(path: str | os.PathLike[str]) -> AbstractContextManager[Any]:
 
     To be used, from here to closing, in a `rasterio.Env(**ALONE)` and in `gdal_errors`.
     """
+    import rasterio
     from rasterio.io import DatasetReader
 
-    name = printable(str(path))
+    name, file, page = printable(str(path)), file_of(path), _page(path)
     try:
-        status = Path(path).stat()
+        status = file.stat()
     except FileNotFoundError as error:
-        address = ": addresses are opened with --driver NAME (driver=), for instance GTiff" if ":" in name else ""
-        raise ImageError(f"{name}: there is no such file{address}") from error
+        raise ImageError(f"{name}: there is no such file{_needs_driver(name)}") from error
     check_regular(status)
     if status.st_size == 0:
         raise ImageError(f"{name}: the file is empty")
-    # A whole path, as a Path: names such as `GTIFF_DIR:1:x` or `zip://x` mean nothing special then.
-    dataset = DatasetReader(Path(path).absolute(), driver=list(DRIVERS))
+    # A whole path, as a Path: names such as `NETCDF:x` or `zip://x` mean nothing special then.
+    if page is None:
+        dataset = DatasetReader(file.absolute(), driver=list(DRIVERS))
+    else:
+        dataset = rasterio.open(f"GTIFF_DIR:{page}:{file.absolute()}", driver="GTiff")
     if "OVERVIEW_FILE" in dataset.tags(ns="OVERVIEWS"):
         dataset.close()
         raise ImageError(f"{name} names another file as its overview: remove what does, OVERVIEW_FILE in its metadata")
     return dataset  # type: ignore[no-any-return]
+
+
+def file_of(path: str | os.PathLike[str]) -> Path:
+    """The file that a name means: of `GTIFF_DIR:2:FILE`, a page of a TIFF, its last part."""
+    name = os.fspath(path)
+    return Path(name if _page(path) is None else name.split(":", 2)[2])
+
+
+def _page(path: str | os.PathLike[str]) -> int | None:
+    match = re.fullmatch(r"GTIFF_DIR:(\d{1,9}):.+", os.fspath(path), re.DOTALL)
+    return int(match[1]) if match and not os.path.lexists(path) else None
+
+
+def _needs_driver(name: str) -> str:
+    """What opens a name that is no file: a raster within a file, or an address."""
+    import rasterio
+
+    prefix, colon, _ = name.partition(":")
+    if not colon:
+        return ""
+    with rasterio.Env() as environment:
+        drivers = {driver.casefold(): driver for driver in environment.drivers()}
+    driver = drivers.get(f"{prefix}image".casefold()) or drivers.get(prefix.casefold())
+    if driver and "://" not in name:
+        return f": a raster within a file is opened with --driver {driver} (driver=)"
+    return ": addresses are opened with --driver NAME (driver=), for instance GTiff"
 
 
 def open_with(path: str | os.PathLike[str], driver: str) -> AbstractContextManager[Any]:
@@ -88,7 +118,7 @@ def gdal_errors(name: str) -> Iterator[None]:
         if "not recognized" in reason:
             reason = (
                 f"it is none of {', '.join(DRIVERS)}; other formats, which may name more files and addresses, are "
-                "opened with --driver NAME (driver=), for instance VRT"
+                "opened with --driver NAME (driver=), for instance VRT, netCDF or HDF5"
             )
         raise ImageError(f"{name}: the image cannot be read ({reason})") from error
 

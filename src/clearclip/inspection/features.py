@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clearclip.backbones import Backbone
 from clearclip.decompose import MethodLike, Parts, pad_to_patches, rewrite, run_trunk
-from clearclip.encode.images import ImageLike, load_image
+from clearclip.encode.images import ImageLike
 from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_method
 from clearclip.segmenter import Segmenter
@@ -106,7 +106,7 @@ def inspect_image(
             f"{row.spelling} rewrites {row.depth} blocks at once: inspect looks at one at a time (depth=1)"
         )
     backbone = segmenter.backbone
-    array = load_image(image, max_pixels=segmenter.max_pixels)
+    array = segmenter.read(image)
     resized = segmenter.encoder.resize(array)
     blocks = block_parts(backbone, segmenter.encoder.normalize(resized)[None], method=row)
     found: list[Statistics] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 import unicodedata
 import warnings
@@ -16,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearclip.errors import ClearclipError, ImageError, UsageError, printable
+from clearclip.errors import ClearclipError, UsageError, printable
 from clearclip.files.gdal import ALONE, from_gdal, gdal_errors, one_line, open_alone
 from clearclip.files.label_maps import save_json
 from clearclip.files.reading import open_regular
 from clearclip.files.writing import atomic_write
+from clearclip.large.globe import Globe
 from clearclip.large.image import Place, Raster
 from clearclip.large.kept import unfinished
 
@@ -62,6 +61,8 @@ def create_geotiff(
         _writing(path),
     ):
         with rasterio.open(partial, "w", **options) as target:
+            if place.rpcs is not None:
+                target.rpcs = place.rpcs
             points, system = place.gcps
             if points:
                 target.gcps = (points, system or rasterio.CRS())
@@ -90,12 +91,9 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def write_polygons(
-    labels: Path, output: Path, *, names: Sequence[str], info: Mapping[str, str], replace: bool = True
+    labels: Path, output: Path, *, globe: Globe, names: Sequence[str], info: Mapping[str, str], replace: bool = True
 ) -> int:
-    """Write the regions of a GeoTIFF of labels as GeoJSON, and say how many there are.
-
-    In longitude and latitude where the map has coordinates, else in pixels; `ImageError` if a place has none.
-    """
+    """Write the regions of a GeoTIFF of labels as GeoJSON, where the globe puts them, and say how many there are."""
     import rasterio
     from rasterio.features import shapes
 
@@ -108,55 +106,20 @@ def write_polygons(
                 continue
             properties = {"label": names[int(value)], "index": int(value)}
             count += 1
-            yield {"type": "Feature", "properties": properties, "geometry": _geometry(shape, dataset.crs)}
+            yield {"type": "Feature", "properties": properties, "geometry": globe.geometry(shape)}
 
     with rasterio.Env(**ALONE), _writing(output), open_alone(labels) as dataset:
         save_json(output, {"type": "FeatureCollection", "info": dict(info)}, {"features": features()}, replace=replace)
     return count
 
 
-def check_places(place: Place, size: tuple[int, int]) -> None:
-    """Refuse coordinates that polygons cannot be written in: `ImageError` if the image's own outline has none."""
-    height, width = size
-    a, b, c, d, e, f = place.transform[:6]
-    corners = [
-        (a * x + b * y + c, d * x + e * y + f) for x, y in ((0, 0), (0, height), (width, height), (width, 0), (0, 0))
-    ]
-    _geometry({"type": "Polygon", "coordinates": [corners]}, place.crs)
-
-
-def _geometry(shape: dict[str, Any], crs: Any) -> dict[str, Any]:
-    from rasterio.warp import transform_geom
-
-    if not crs:
-        return _counterclockwise(shape)
+def _info(file: Path) -> dict[str, str]:
+    """What a GeoTIFF or a GeoJSON that this program wrote says of itself; empty for any other file."""
     try:
-        return _counterclockwise(transform_geom(crs, "OGC:CRS84", shape, precision=9))
-    except Exception as error:  # of many classes, and overflows
-        raise ImageError(
-            f"the image's coordinates have no longitude and latitude everywhere ({one_line(error)}): mend them, or "
-            "leave out the polygons"
-        ) from error
-
-
-def _counterclockwise(geometry: dict[str, Any]) -> dict[str, Any]:
-    """A polygon whose outer ring runs against the clock and its holes with it, as RFC 7946 (3.1.6) wants it."""
-    rings = []
-    for index, ring in enumerate(geometry["coordinates"]):
-        area = math.fsum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
-        if not math.isfinite(area):
-            raise ValueError("a point lies at infinity")
-        rings.append(ring if (area > 0) == (index == 0) else ring[::-1])
-    return {"type": "Polygon", "coordinates": rings}
-
-
-def made_by_clearclip(file: Path) -> bool:
-    """Whether a file is a GeoTIFF or a GeoJSON that this program wrote: only such a one may be replaced."""
-    try:
-        info = _json_info(file) if file.suffix.lower() in (".json", ".geojson") else _tiff_tags(file)
-        return str(info["software"]).startswith("clearclip ")
+        info = dict(_json_info(file) if file.suffix.lower() in (".json", ".geojson") else _tiff_tags(file))
+        return info if str(info["software"]).startswith("clearclip ") else {}
     except (ClearclipError, OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
+        return {}
 
 
 def _tiff_tags(file: Path) -> Any:
@@ -222,13 +185,19 @@ def _same(file: Path, other: Path) -> bool:
         return False
 
 
-def check_replaceable(file: Path, *, overwrite: bool) -> None:
-    """`UsageError` if a file is in the way of a result; its place is claimed."""
+def check_replaceable(file: Path, *, overwrite: bool, own: Mapping[str, str] | None = None) -> None:
+    """`UsageError` if a file is in the way of a result; its place is claimed.
+
+    A file that this program wrote may be replaced with `overwrite`, and one that says `own` of itself always: it is of
+    the run that now goes on.
+    """
     if not os.path.lexists(file):
         return
-    if not made_by_clearclip(file):
+    info = _info(file)
+    if not info:
         raise UsageError(
             f"{file} is there already and was not made by clearclip: name another file, or delete that one"
         )
-    if not overwrite:
+    is_own = own is not None and all(info.get(key) in (text, printable(text)) for key, text in own.items())
+    if not (overwrite or is_own):
         raise UsageError(f"{file} is there already: name another file, or give --overwrite (overwrite=)")

@@ -13,27 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clearclip.encode.levels import check_range, find_range, to_levels
 from clearclip.errors import ImageError, UsageError, printable
-from clearclip.files.gdal import ALONE, BESIDE, gdal_errors, open_alone, open_with
+from clearclip.files.gdal import ALONE, BESIDE, file_of, gdal_errors, open_alone, open_with
 from clearclip.files.optional import require
 
-PERCENTILES = (2.0, 98.0)
 LOOKED_AT = 1024
 CACHE_MB = 256
 """GDAL keeps decoded blocks in it; its own default is a share of the machine's memory."""
 
 
 class Place(NamedTuple):
-    """Where a raster lies: its transform, or ground control points with their own coordinate system."""
+    """Where a raster lies: its transform, ground control points with their own coordinate system, or RPCs."""
 
     crs: Any
     transform: Any
     gcps: tuple[list[Any], Any]
+    rpcs: Any = None
 
     @classmethod
     def of(cls, dataset: Any, name: str) -> Place:
         """What an open raster says; `ImageError` where its numbers give no pixel a place."""
-        place = cls(dataset.crs, dataset.transform, dataset.gcps)
+        place = cls(dataset.crs, dataset.transform, dataset.gcps, dataset.rpcs)
         a, b, _, d, e, _ = numbers = place.transform[:6]
         points = [number for point in place.gcps[0] for number in (point.row, point.col, point.x, point.y, point.z)]
         if not np.isfinite([*numbers, *points]).all() or a * e == b * d:
@@ -93,13 +94,23 @@ class Raster:
     def measured(self) -> Raster:
         """With a value range where none was given and the values are not levels already.
 
-        It is the 2nd to the 98th percentile of all chosen bands together, in a small version of the raster.
+        It is that of all chosen bands together, in a small version of the raster (from its overviews, if it has some),
+        as `levels.find_range` finds it; a guess is warned of.
         """
         kinds = {self.dataset.dtypes[band - 1] for band in self.bands}
-        if self.value_range is not None or self.palette is not None or kinds == {"uint8"}:
-            return self
+        height, width = self.size
+        shrink = max(1.0, max(height, width) / LOOKED_AT)
+        shape = (len(self.bands), max(1, int(height / shrink)), max(1, int(width / shrink)))
         with gdal_errors(self.name):
-            return replace(self, value_range=_stretch(self))
+            told = [self.dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", "") for band in self.bands]
+            bits = max((int(text) if text.isdecimal() else 64 for text in told), default=64)
+            if self.value_range is not None or self.palette is not None or (kinds == {"uint8"} and bits >= 8):
+                return self
+            values, valid = self._values(out_shape=shape)
+            low, high, guess = find_range(values[:, valid], bits=bits)
+        if guess:
+            warnings.warn(f"{self.name}: {guess} ({low:g} to {high:g} here)", stacklevel=1)
+        return replace(self, value_range=(low, high))
 
     def read(self, top: int, bottom: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Rows from top to bottom: `(rows, W, 3)` uint8, and `(rows, W)` bool: not nodata, not transparent, a number.
@@ -111,7 +122,7 @@ class Raster:
         if self.palette is not None:
             colors = self.palette[np.minimum(values[0], len(self.palette) - 1)]
             return np.ascontiguousarray(colors[..., :3]), valid & (colors[..., 3] > 0)
-        levels = np.moveaxis(_to_levels(values, self.value_range), 0, -1)
+        levels = np.moveaxis(values if self.value_range is None else to_levels(values, *self.value_range), 0, -1)
         return np.array(np.broadcast_to(levels, (*levels.shape[:2], 3))), valid
 
     def _values(self, **part: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -146,20 +157,27 @@ def open_raster(
     rasterio = require("rasterio", extra="geo", purpose="an image in tiles")
     name = printable(str(path))
     if value_range is not None:
-        _check_range(value_range)
+        check_range(value_range)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB, **({} if driver else ALONE)))
         with gdal_errors(name):
             dataset = stack.enter_context(open_with(path, driver) if driver else open_alone(path))
+            _check_subdatasets(dataset, name)
             chosen = _choose_bands(dataset, name, bands)
             if any(dataset.dtypes[band - 1].startswith("complex") for band in chosen):
                 raise ImageError(f"{name} has complex numbers: choose other bands, or make a picture of it first")
-            mask = None if driver else _open_mask(Path(path), dataset, stack)
+            mask = None if driver else _open_mask(file_of(path), dataset, stack)
             flags = [dataset.mask_flag_enums[band - 1] for band in chosen]
             masked = mask is not None or not any(rasterio.enums.MaskFlags.all_valid in flag for flag in flags)
             palette = _palette(rasterio, dataset, chosen) if bands is None and value_range is None else None
             place = Place.of(dataset, name) if driver else _read_place(path, name)
             raster = Raster(dataset, name, chosen, value_range, masked, place, palette, mask)
+            if dataset.tags(ns="GEOLOCATION"):
+                warnings.warn(
+                    f"{name} is placed by geolocation arrays, which no result holds: the labels lie in pixels; warp it "
+                    "first, with `gdalwarp -geoloc`",
+                    stacklevel=1,
+                )
             orientation = dataset.tags().get("EXIF_Orientation", "1")
             pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0  # without overviews and masks
         if place.crs is None and orientation not in ("0", "1"):
@@ -171,12 +189,6 @@ def open_raster(
         if pages > 1:
             warnings.warn(f"{name} has {pages} pages, the first is labelled", stacklevel=1)
         yield raster
-
-
-def _check_range(value_range: tuple[float, float]) -> None:
-    low, high = value_range
-    if not (low < high and np.isfinite(high - low)):
-        raise UsageError(f"the range {low:g} to {high:g}: two numbers, the smaller first")
 
 
 def _read_place(path: str | os.PathLike[str], name: str) -> Place:
@@ -202,6 +214,17 @@ def _open_mask(path: Path, dataset: Any, stack: ExitStack) -> Any:
     if mask.shape != dataset.shape:
         raise ImageError(f"{printable(str(file))}: the mask has another size than its image: mend or remove it")
     return mask
+
+
+def _check_subdatasets(dataset: Any, name: str) -> None:
+    """Name what else is in a file: `UsageError` if it has no bands of its own, else a warning."""
+    others = [printable(one) for one in dataset.subdatasets]
+    listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    if others and not dataset.count:
+        driver = "HDF5Image" if dataset.driver == "HDF5" else dataset.driver
+        raise UsageError(f"{name} holds several rasters: name one of {listed}, with --driver {driver} (driver=)")
+    if others and dataset.driver == "GTiff":
+        warnings.warn(f"{name} has several pages, of which one is labelled: name another, {listed}", stacklevel=1)
 
 
 def _choose_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple[int, ...]:
@@ -234,28 +257,3 @@ def _palette(rasterio: Any, dataset: Any, bands: tuple[int, ...]) -> npt.NDArray
     table = np.zeros((max(colors) + 1, 4), dtype=np.uint8)
     table[list(colors)] = list(colors.values())
     return table
-
-
-def _stretch(raster: Raster) -> tuple[float, float]:
-    """The percentiles of a small version of the raster, from its overviews where it has some."""
-    height, width = raster.size
-    shrink = max(1.0, max(height, width) / LOOKED_AT)
-    shape = (len(raster.bands), max(1, int(height / shrink)), max(1, int(width / shrink)))
-    values, valid = raster._values(out_shape=shape)
-    if not valid.any():
-        return 0.0, 1.0
-    low, high = (float(level) for level in np.percentile(values[:, valid].astype(np.float64), PERCENTILES))
-    high = high if low < high else low + max(1.0, abs(low))
-    if not np.isfinite(high - low):
-        raise ImageError(f"{raster.name}: its values reach from {low:g} to {high:g}: say which are wanted with --range")
-    return low, high
-
-
-def _to_levels(values: npt.NDArray[Any], value_range: tuple[float, float] | None) -> npt.NDArray[np.uint8]:
-    if value_range is None:
-        return np.asarray(values, dtype=np.uint8)
-    low, high = value_range
-    kind = np.float64 if values.dtype == np.float64 else np.float32
-    with np.errstate(over="ignore", invalid="ignore"):  # values far outside the range
-        scaled = (values.astype(kind) - kind(low)) * kind(255 / (high - low))
-    return np.asarray(np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)), dtype=np.uint8)

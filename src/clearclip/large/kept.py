@@ -80,6 +80,11 @@ class UnfinishedBands:
             made._check(overwrite=overwrite)
         return made
 
+    @property
+    def begun(self) -> bool:
+        """Whether an interrupted run with the same settings goes on."""
+        return (self.folder / SETTINGS).is_file()
+
     def _check(self, *, overwrite: bool) -> None:
         name = printable(str(self.folder))
         if self.folder.is_symlink() or not self.folder.is_dir():

@@ -32,19 +32,20 @@ from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.windows import Part, Plan, part_of, resample_band
 from clearclip.engine.sources import stamp
 from clearclip.errors import ClearclipError, UsageError, printable
+from clearclip.files.gdal import file_of
 from clearclip.files.progress import Advance, progress_bar
 from clearclip.files.writing import claim
 from clearclip.large.geotiff import (
     check_beside,
     check_names,
     check_no_input,
-    check_places,
     check_replaceable,
     create_geotiff,
     write_polygons,
 )
+from clearclip.large.globe import Globe
 from clearclip.large.image import Raster, mask_file, open_raster
-from clearclip.large.kept import Band, Layout, UnfinishedBands
+from clearclip.large.kept import Band, Layout, UnfinishedBands, unfinished
 from clearclip.methods import Method, parse_method
 from clearclip.segmenter import Segmenter
 
@@ -108,7 +109,7 @@ def segment_large(
         method: Instead of the segmenter's own.
         threshold: As in a call of the segmenter.
         bands: As `open_raster`.
-        value_range: As `open_raster`.
+        value_range: As `open_raster`, instead of the segmenter's own.
         driver: As `open_raster`.
         scores: A `.tif` for each pixel's best probability, float32.
         polygons: A `.geojson` for the labels' regions.
@@ -124,14 +125,16 @@ def segment_large(
     if block < 16 or block % 16:
         raise UsageError(f"block={block}: a multiple of 16 is needed, GeoTIFF has no other blocks")
     with ExitStack() as stack:
-        raster = stack.enter_context(open_raster(image, bands=bands, value_range=value_range, driver=driver))
+        raster = stack.enter_context(
+            open_raster(image, bands=bands, value_range=value_range or segmenter.value_range, driver=driver)
+        )
+        goes_on = os.path.lexists(unfinished(targets["output"]))  # what it made may be there already
         for file in targets.values():
             check_no_input(file, [str(image), *raster.files])
             stack.enter_context(claim(file, is_file=True))
-            check_replaceable(file, overwrite=overwrite)
+            check_replaceable(file, overwrite=overwrite or goes_on)
             check_beside(file, raster.place)
-        if "polygons" in targets:
-            check_places(raster.place, raster.size)
+        globe = Globe.of(raster.place, raster.size, raster.name) if "polygons" in targets else None
         row = segmenter.method if method is None else parse_method(method)
         halo = stitch.STAGES[row.stitched].halo if row.stitched != "none" else 0
         if halo is None:
@@ -144,11 +147,17 @@ def segment_large(
         layout = work.layout(scores="scores" in targets)
         where = {"image": printable(os.path.realpath(image)), "stamp": stamps(image), "driver": f"{driver}"}
         kept = UnfinishedBands.open(targets["output"], {**work.settings, **where}, layout, overwrite=overwrite)
+        goes_on = kept.begun
+        for file in targets.values():
+            check_replaceable(file, overwrite=overwrite, own=work.info if goes_on else None)
+        again = overwrite or goes_on
         advance = stack.enter_context(progress_bar("rows", show=segmenter.show_progress))
-        result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=overwrite, advance=advance)
-        if polygons_file := targets.get("polygons"):
-            names = words.vocabulary.names
-            count = write_polygons(targets["output"], polygons_file, names=names, info=work.info, replace=overwrite)
+        result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=again, advance=advance)
+        if globe is not None:
+            names, labels_file = words.vocabulary.names, targets["output"]
+            count = write_polygons(
+                labels_file, targets["polygons"], globe=globe, names=names, info=work.info, replace=again
+            )
             result = replace(result, polygons=count)
         kept.remove()
         return result
@@ -156,7 +165,8 @@ def segment_large(
 
 def stamps(image: str | Path) -> str:
     """What changes when an image does, or the mask beside it: sizes and times of these files."""
-    return f"{stamp(str(image))}, mask {stamp(mask_file(Path(image))) or 'none'}"
+    file = file_of(image)
+    return f"{stamp(str(file))}, mask {stamp(mask_file(file)) or 'none'}"
 
 
 def check_size(raster: Raster, encoder: Encoder, *, values: int, scale: float, block: int, max_memory: float) -> None:

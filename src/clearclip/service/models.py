@@ -18,7 +18,7 @@ from PIL import Image
 from clearclip.backbones import load_backbone
 from clearclip.decompose import fit_depth
 from clearclip.encode.encoding import Encoded
-from clearclip.encode.images import load_image
+from clearclip.encode.images import Levels, read_levels
 from clearclip.errors import ImageError, UsageError, nearest
 from clearclip.inspection.features import Inspection, inspect_image
 from clearclip.methods import Method
@@ -56,17 +56,22 @@ class Prepared:
 
     full: Encoded
     view: Encoded
+    note: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Segmentations of one image by spelling; `size` is the image's own, `encoder_passes` 0 if it was cached."""
+    """Segmentations of one image by spelling; `size` is the image's own, `encoder_passes` 0 if it was cached.
+
+    `note` is that of `read_levels`.
+    """
 
     results: Mapping[str, Segmentation]
     size: tuple[int, int]
     encoder_passes: int
     seconds: float
     unknown: tuple[str, ...]
+    note: str = ""
 
     @property
     def first(self) -> Segmentation:
@@ -88,6 +93,7 @@ class Models:
         devices: Sequence[str],
         limits: Limits | None = None,
         keeps_words: bool = True,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         if not sources or not devices:
             raise UsageError("at least one model and one device must be allowed")
@@ -95,6 +101,7 @@ class Models:
         self.devices = tuple(devices)
         self.limits = limits or Limits()
         self.keeps_words = keeps_words
+        self.value_range = value_range
         self._loaded: LRUCache[tuple[str, str], Loaded] = LRUCache(self.limits.models)
         self._loading = threading.Lock()
         self._cache: LRUCache[Hashable, Any] = LRUCache(self.limits.cache_bytes, getsizeof=held_bytes)
@@ -120,6 +127,7 @@ class Models:
                 dtype="auto",
                 protocol="native",
                 cache=self.keeps_words,
+                value_range=self.value_range,
             )
             segmenter.max_pixels = self.limits.pixels
             segmenter.show_progress = False
@@ -167,7 +175,7 @@ class Models:
             self._put(("encoded", content, loaded.name, request.device), prepared)  # it has grown
             seconds, passes = perf_counter() - started, prepared.full.encoder_passes - passes
         height, width = prepared.full.size
-        return Answer(results, (height, width), passes, seconds, unknown_words(loaded, vocabulary))
+        return Answer(results, (height, width), passes, seconds, unknown_words(loaded, vocabulary), prepared.note)
 
     def search(
         self, image: Path, request: Request, words: Sequence[str], *, say: Callable[[float, str], None] | None = None
@@ -221,21 +229,21 @@ class Models:
             kept = self._cache.get(key)
         if isinstance(kept, Prepared):
             return kept, kept.full.encoder_passes
-        pixels = self._read(image)
+        pixels, note = self._read(image)
         if say is not None:
             say(f"{loaded.name} reads the image, once for all words")
         full = loaded.segmenter.encode(pixels)
         height, width = pixels.shape[:2]
         scale = min(1.0, VIEW_SIDE / max(height, width))
         if scale == 1:
-            return Prepared(full, full), 0
+            return Prepared(full, full, note), 0
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-        return Prepared(full, replace(full, image=small, size=(size[1], size[0]))), 0
+        return Prepared(full, replace(full, image=small, size=(size[1], size[0])), note), 0
 
-    def _read(self, image: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _read(self, image: Path) -> Levels:
         try:
-            return load_image(image, max_pixels=self.limits.pixels)
+            return read_levels(image, max_pixels=self.limits.pixels, value_range=self.value_range)
         except ImageError as error:
             hidden = str(error).replace(str(image), image.name)
             raise ImageError(

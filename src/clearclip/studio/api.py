@@ -181,4 +181,5 @@ def _summary(answer: Answer) -> Json:
         {"index": index, "name": name, "color": pictures.hex_color(result.palette[index]), "share": share}
         for index, (name, share) in enumerate(_shares(result).items())
     ]
-    return {"height": height, "width": width, "labels": entries, "made": dict(result.info)}
+    notes = [answer.note] if answer.note else []
+    return {"height": height, "width": width, "labels": entries, "made": dict(result.info), "notes": notes}

@@ -21,6 +21,7 @@ from clearclip.service.request import Limits, Request, read_image, read_json
 from clearclip.studio.html import hex_color, label_entry
 
 STATE_KIND = "clearclip studio example"
+ValueRange = tuple[float, float] | None
 NAME_LETTERS = 50  # of four bytes each: a file's name has 255, and gets an ending
 
 
@@ -32,10 +33,19 @@ class Lines:
     python: str
 
 
-def lines(request: Request, *, image: str, source: str, method: str, device: str | None = None) -> Lines:
+def lines(
+    request: Request,
+    *,
+    image: str,
+    source: str,
+    method: str,
+    device: str | None = None,
+    value_range: ValueRange = None,
+) -> Lines:
     """What to type, in a POSIX shell or Python, for the same label map of an image file.
 
-    `source` is what `--model` takes, `method` the spelling that ran, `device` where it is not the default one.
+    `source` is what `--model` takes, `method` the spelling that ran; `device` and `value_range` are told where they are
+    not the default ones.
     """
     words = [label.text for label in request.labels]
     thresholded = request.threshold is not None
@@ -49,9 +59,12 @@ def lines(request: Request, *, image: str, source: str, method: str, device: str
         command += ["--template", template]
     if device:
         command += ["--device", device]
+    if value_range:
+        command += ["--range", "{!r}:{!r}".format(*value_range)]
     load = f"{source!r}, method={method!r}"
     load += f", templates={list(request.templates)!r}" if request.templates else ""
     load += f", device={device!r}" if device else ""
+    load += f", value_range={value_range!r}" if value_range else ""
     labels, threshold = repr(words), ""
     if thresholded:
         labels = f"clearclip.Vocabulary.parse({words!r}, background={request.background!r})"

@@ -83,6 +83,8 @@ def status_line(answer: Answer, *, model: str, methods: str, notes: Sequence[str
         shown.append(
             f"This model has never seen {named}: expect nothing of {'it' if len(answer.unknown) == 1 else 'them'}."
         )
+    if answer.note:
+        shown.append(answer.note)
     extra = "".join(f'<span class="cc-note">{escape(note)}</span>' for note in shown)
     return f'<div class="cc-status" role="status">{head} · {_seconds(answer.seconds)}, {work}{extra}</div>'
 

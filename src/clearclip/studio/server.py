@@ -42,7 +42,8 @@ class Options:
     """How the studio is started: `models` are sources by name, the first one is shown first.
 
     `port` of `None`: the first free one from 7860; no `devices`: all that there are; no `auth`: everybody who reaches
-    the port comes in; `allow_hosts` as in `service.hosts.Hosts`.
+    the port comes in; `allow_hosts` as in `service.hosts.Hosts`. `root_path` is where a proxy shows the studio,
+    `/clearclip` or a whole address; `value_range` as for `load`.
     """
 
     models: dict[str, str] = field(default_factory=lambda: {name: name for name in DEFAULT_MODELS})
@@ -52,6 +53,8 @@ class Options:
     devices: tuple[str, ...] = ()
     auth: tuple[tuple[str, str], ...] = ()
     allow_hosts: tuple[str, ...] = ()
+    root_path: str = ""
+    value_range: tuple[float, float] | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -101,8 +104,8 @@ def exposure(options: Options) -> str | None:
 
 
 def _is_private(options: Options) -> bool:
-    """Whether only this machine can reach the studio; a further name means a proxy."""
-    return is_loopback(options.host) and not options.allow_hosts
+    """Whether only this machine can reach the studio; a further name or a place means a proxy."""
+    return is_loopback(options.host) and not options.allow_hosts and not options.root_path
 
 
 def choose_port(host: str, port: int | None) -> int:
@@ -157,14 +160,16 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
             devices=options.devices or available_devices(),
             limits=options.limits,
             keeps_words=_is_private(options),
+            value_range=options.value_range,
         )
         blocks = page.build(Studio(models, write_scenes(files.scenes), files))
         blocks.queue(max_size=options.limits.queue, default_concurrency_limit=options.limits.concurrency)
-        hosts = Hosts(options.host, allowed=(*options.allow_hosts, *_root_host()))
+        hosts = Hosts(options.host, allowed=(*options.allow_hosts, *_root_host(options.root_path)))
         try:
             _, url, _ = blocks.launch(
                 server_name=options.host if ":" not in options.host else f"[{options.host.strip('[]')}]",
                 server_port=port,
+                root_path=options.root_path,
                 inbrowser=False,
                 auth=list(options.auth) or None,
                 max_file_size=options.limits.example_bytes,
@@ -197,9 +202,17 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
             blocks.close(verbose=False)
 
 
-def _root_host() -> tuple[str, ...]:
-    """The host in Gradio's own setting for proxies, if that is a whole address."""
-    name = urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname
+def parse_root_path(text: str) -> str:
+    """Read `--root-path`, `/NAME` or `https://HOST/NAME`, without a slash at its end; empty stays."""
+    text = text.rstrip("/")
+    if text and not re.fullmatch(r"(https?://[\w.:\[\]-]+)?(/[\w.~-]+)*", text, re.ASCII):
+        raise UsageError(f"--root-path {text[:100]}: write /NAME, or a whole address as https://HOST/NAME")
+    return text
+
+
+def _root_host(root_path: str) -> tuple[str, ...]:
+    """The host in the place where a proxy shows the studio, if that is a whole address."""
+    name = urlsplit(root_path).hostname
     return (name,) if name else ()
 
 

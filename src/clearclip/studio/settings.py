@@ -64,7 +64,9 @@ class Studio:
         """The command and the Python lines of a request, with the spelling of the method that ran."""
         device = request.device if request.device != available_devices()[0] else None
         source = self.models.sources[request.model]
-        return export.lines(request, image=image, source=source, method=method, device=device)
+        return export.lines(
+            request, image=image, source=source, method=method, device=device, value_range=self.models.value_range
+        )
 
     def checked(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings from outside, reduced to those that are known and usable; their labels may be empty."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import tarfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,18 @@ from tests.hostile.targets.common import ASKED, command, encoded, formatted, pic
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
+def write_deep(file: Path, **options: str) -> None:
+    """12 bits in 16, in colour."""
+    import rasterio
+
+    pixels = np.moveaxis(np.asarray(picture(18), dtype=np.uint16) * 16, 2, 0)
+    shape = {"count": 3, "height": 40, "width": 56, "dtype": "uint16"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of missing coordinates
+        with rasterio.open(file, "w", **shape, **options) as written:
+            written.write(pixels)
+
+
 def seed_images(place: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -27,6 +40,9 @@ def seed_images(place: Path) -> None:
     texts.add_text("a", "b" * 99, zip=True)
     texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
     pages = {"save_all": True, "append_images": [picture(33), picture(34)]}
+    colour = {"driver": "GTiff", "photometric": "RGB", "interleave": "pixel"}
+    for name, options in (("twelve.png", {"driver": "PNG"}), ("twelve.tif", colour)):
+        write_deep(place / name, **options)
     grey = Image.fromarray(np.asarray(picture(3).convert("L"), dtype=np.uint16) * 257)
     made = {
         "rgb.png": (picture(1), {}), "palette.png": (picture(2).quantize(16), {"transparency": 3}),

@@ -35,9 +35,11 @@ def check_models(case: Case, code: int) -> str | None:
 def models(case: Case) -> Action:
     rng, folder = case.rng, case.inputs / "model"
     shutil.copytree(case.seeds / "model", folder)
-    name = rng.choice((*SETTINGS, SETTINGS[0], WEIGHTS, WEIGHTS, "code"))
+    name = rng.choice((*SETTINGS, SETTINGS[0], WEIGHTS, WEIGHTS, "code", "torch"))
     if name == "code":
         _add_code(case, folder)
+    elif name == "torch":
+        _damage_torch(case, folder)
     elif name == WEIGHTS:
         _damage_weights(case, folder / name)
     else:
@@ -78,6 +80,21 @@ def _damage_weights(case: Case, file: Path) -> None:
         file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
     else:
         _damage_tensor(case, file)
+
+
+def _damage_torch(case: Case, folder: Path) -> None:
+    """A torch file with wrappers' prefixes in the weights' place, or something that is none."""
+    import torch
+    from safetensors.torch import load_file
+
+    rng, file = case.rng, folder / WEIGHTS
+    prefix = "".join(rng.choices(("module.", "model.", "_orig_mod."), k=rng.randrange(3)))
+    state = {f"{prefix}{name}": tensor for name, tensor in load_file(file).items()}
+    file.unlink()
+    file = folder / "open_clip_pytorch_model.bin"
+    torch.save(rng.choice((state, {"model": state}, {"state_dict": state, "best": np.float64(1)})), file)
+    if rng.random() < 0.5:
+        file.write_bytes(damage(rng.choice((file.read_bytes(), b"version https://git-lfs", b"<html>", b"PK")), rng))
 
 
 def _damage_tensor(case: Case, file: Path) -> None:

@@ -40,12 +40,18 @@ def seed_rasters(place: Path) -> None:
         ("deep.tif", pixels[:1].astype("float32") * 10, {**place_of, "nodata": -9999.0}),
         ("ints.tif", pixels.astype("uint16") * 40, {"nodata": 0, "compress": "lzw"}),
         ("points.tif", pixels, {"gcps": points, "crs": "EPSG:4326"}),
+        ("bits.tif", pixels[:1] >> 4, {"nbits": 4}),
+        ("across.tif", pixels, {"crs": "EPSG:3857", "transform": from_origin(20_037_000, 0, 10, 10)}),
+        ("pages.tif", pixels, {}),
         ("plain.png", pixels, {}),
     ):
         driver = "PNG" if name.endswith("png") else "GTiff"
         shape = {"count": len(array), "height": array.shape[1], "width": array.shape[2], "dtype": array.dtype.name}
         with rasterio.open(place / name, "w", driver=driver, **shape, **options) as written:
             written.write(array)
+    with rasterio.open(place / "pages.tif", "r+") as written:
+        written.update_tags(ns="GEOLOCATION", X_DATASET="/etc/passwd", Y_DATASET="http://127.0.0.1:9/y")
+        written.update_tags(ns="RPC", LINE_OFF="35", LINE_NUM_COEFF="1 2 3")
 
 
 def check_rasters(case: Case, code: int) -> str | None:
@@ -83,13 +89,15 @@ def rasters(case: Case) -> Action:
         if rng.random() < 0.1:
             beside = rng.choice((".ovr", ".msk", ".aux.xml"))
             case.write(f"{file.name}{beside}", damage(rng.choice(files).read_bytes(), rng))
+    if rng.random() < 0.1:
+        file = Path(f"GTIFF_DIR:{rng.choice((1, 2, 999_999_999))}:{file}")
     case.output.mkdir()
     options: list[list[Any]] = [
         ["--scores", case.output / "s.tif"],
         ["--polygons", case.output / "p.geojson"],
         ["--bands", "1"],
         ["--scale", rng.choice(("0.5", "2", "1e-9", "1e300", "nan"))],
-        ["--range", rng.choice(("0,255", "nan,1", "-1e308,1e308"))],
+        ["--range", rng.choice(("0:255", "nan:1", "-1e308:1e308"))],
         ["--threshold", "0.5", "--background", "none"],
     ]
     more: list[Any] = []
