@@ -427,7 +427,10 @@ def test_pages_of_a_tiff_are_named_and_taken(segmenter, tmp_path):
     path = tmp_path / "pages.tif"
     pages = [Image.fromarray(make_scene(index, size=(40, 56)).image) for index in (1, 2)]
     pages[0].save(path, save_all=True, append_images=pages[1:])
-    with pytest.warns(UserWarning, match=f"has several pages.*GTIFF_DIR:2:{path}"), open_raster(path) as raster:
+    with (
+        pytest.warns(UserWarning, match=f"has 2 pages, the first is labelled: .*GTIFF_DIR:2:{path}"),
+        open_raster(path) as raster,
+    ):
         assert np.array_equal(raster.read(0, 40)[0], np.asarray(pages[0]))
     with open_raster(f"GTIFF_DIR:2:{path}") as raster:
         assert np.array_equal(raster.read(0, 40)[0], np.asarray(pages[1]))

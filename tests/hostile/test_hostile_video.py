@@ -300,7 +300,7 @@ def test_a_model_that_gives_nan_leaves_nothing(segmenter, clip, tmp_path, monkey
 
 
 KILLS = """
-import os, signal, sys, warnings
+import gc, os, signal, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 import torch
@@ -343,6 +343,7 @@ def counted(call):
 
 _, whole = run("whole")
 for moment in (1, 2, 3, 4, 17, 40, 60, 81, 82):
+    gc.collect()  # frames of PyAV wait for threads that a child does not have
     child = os.fork()
     if child == 0:
         os.link, frames.FrameWriter.write = counted(link), counted(write)

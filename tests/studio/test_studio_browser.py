@@ -152,7 +152,7 @@ def test_new_words_change_the_picture_and_run_no_encoder(page):
     with repainted(page):
         name.fill("sky")
     with repainted(page):
-        page.locator("#labels .cc-synonyms").first.fill("road, sand")
+        page.locator("#labels .cc-synonyms").first.fill("lighthouse, cactus")
 
 
 def test_rows_of_labels_by_keyboard(page):

@@ -179,15 +179,12 @@ def open_raster(
                     stacklevel=1,
                 )
             orientation = dataset.tags().get("EXIF_Orientation", "1")
-            pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0  # without overviews and masks
         if place.crs is None and orientation not in ("0", "1"):
             warnings.warn(
                 f"{name} is stored lying down (EXIF orientation {orientation}) and is labelled as it lies: turn the "
                 "file first if it is a photograph",
                 stacklevel=1,
             )
-        if pages > 1:
-            warnings.warn(f"{name} has {pages} pages, the first is labelled", stacklevel=1)
         yield raster
 
 
@@ -224,7 +221,7 @@ def _check_subdatasets(dataset: Any, name: str) -> None:
         driver = "HDF5Image" if dataset.driver == "HDF5" else dataset.driver
         raise UsageError(f"{name} holds several rasters: name one of {listed}, with --driver {driver} (driver=)")
     if others and dataset.driver == "GTiff":
-        warnings.warn(f"{name} has several pages, of which one is labelled: name another, {listed}", stacklevel=1)
+        warnings.warn(f"{name} has {len(others)} pages, the first is labelled: name another, {listed}", stacklevel=1)
 
 
 def _choose_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple[int, ...]:
