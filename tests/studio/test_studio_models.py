@@ -174,7 +174,8 @@ def test_too_many_methods(models, image):
 
 
 def test_unknown_words_are_named(models, image):
-    assert models.segment(image, ask(["sky", "sofa"])).unknown == ("sofa",)
+    labels = ["sky", "sofa", "red cars", "red elephant"]
+    assert models.segment(image, ask(labels)).unknown == ("sofa", "red elephant")
 
 
 def test_search_finds_what_the_library_finds(models, image, calls):

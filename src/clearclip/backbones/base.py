@@ -101,6 +101,13 @@ class TextEncoder:
     known_words: frozenset[str] | None = None
     tokenizer: object = None
 
+    def unknown(self, queries: Iterable[str]) -> tuple[str, ...]:
+        """Queries whose last word the model never saw (a plural's s aside), if the checkpoint lists its words."""
+        if self.known_words is None:
+            return ()
+        words = {query: query.lower().split()[-1] for query in queries}
+        return tuple(query for query, word in words.items() if not {word, word.removesuffix("s")} & self.known_words)
+
     def fingerprint(self) -> str:
         """Hash of the tower's weights (dtype included) and settings: another activation or ε makes another tower."""
         modules = [module for module in self.modules if isinstance(module, nn.Module)]

@@ -142,12 +142,10 @@ def _tokenize(encoder: TextEncoder, query: str, templates: Iterable[str]) -> lis
 
 
 def _warn_unknown(encoder: TextEncoder, queries: Iterable[str]) -> None:
-    if encoder.known_words is None:
-        return
-    unknown = [query for query in queries if not encoder.known_words & set(query.lower().split())]
+    unknown = encoder.unknown(queries)
     if unknown:
         warnings.warn(
-            f"the model has never seen a word of {', '.join(map(repr, unknown))}: expect nothing of "
+            f"the model has never seen {', '.join(map(repr, unknown))}: expect nothing of "
             f"{'it' if len(unknown) == 1 else 'them'}",
             UserWarning,
             stacklevel=4,

@@ -175,7 +175,9 @@ class Models:
             self._put(("encoded", content, loaded.name, request.device), prepared)  # it has grown
             seconds, passes = perf_counter() - started, prepared.full.encoder_passes - passes
         height, width = prepared.full.size
-        return Answer(results, (height, width), passes, seconds, unknown_words(loaded, vocabulary), prepared.note)
+        text = loaded.backbone.text
+        unknown = text.unknown(vocabulary.queries) if text else ()
+        return Answer(results, (height, width), passes, seconds, unknown, prepared.note)
 
     def search(
         self, image: Path, request: Request, words: Sequence[str], *, say: Callable[[float, str], None] | None = None
@@ -280,14 +282,6 @@ def available_devices() -> tuple[str, ...]:
 def digest(image: Path, *, limits: Limits) -> str:
     """SHA-256 of an image's file, its key in the cache; `ImageError` as `read_image`."""
     return hashlib.sha256(read_image(image, limits=limits)).hexdigest()
-
-
-def unknown_words(loaded: Loaded, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Queries without any word that the model has seen; none where the model lists no words."""
-    text = loaded.backbone.text
-    if text is None or text.known_words is None:
-        return ()
-    return tuple(query for query in vocabulary.queries if not text.known_words & set(query.lower().split()))
 
 
 def held_bytes(value: Any) -> int:

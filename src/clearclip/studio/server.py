@@ -231,7 +231,7 @@ def _quiet(work: Path) -> AbstractContextManager[None]:
 
 def serve(options: Options) -> None:
     """Start the studio and wait until it is interrupted or told to end; `ClearclipError` as `running`."""
-    warnings.filterwarnings("ignore", "the model has never seen a word of")  # visitors are told, the log is not filled
+    warnings.filterwarnings("ignore", "the model has never seen")  # visitors are told, the log is not filled
     warning = exposure(options)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
