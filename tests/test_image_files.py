@@ -239,7 +239,7 @@ def test_heic_is_read_and_turned_once(orientation):
         (bytes(257) + b"ustar" + bytes(250), r"a tar: give it the suffix \.tar"),
         (b"%PDF-1.7", "a PDF: save its pages"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
-        (b"II*\0\xff\xff\xff\xff", "a damaged or cut TIFF"),
+        (b"II*\0\xff\xff\xff\xff", "a TIFF that is damaged, or of a kind .* try `clearclip large`"),
         (b"\0\0\0\x18ftypavif" + bytes(99), "an AVIF that is damaged"),
     ],
 )

@@ -29,11 +29,12 @@ COPIES = frozenset(("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "
 
 UNPACK = "{}: unpack it first, or pack its images into an uncompressed .tar"
 DAMAGED = "a damaged or cut {}"
+TIFF = "a TIFF that is damaged, or of a kind that Pillow does not read: try `clearclip large` (extra geo)"
 BEGINNINGS = (
     (0, b"\xff\xd8\xff", DAMAGED.format("JPEG")),
     (0, b"\x89PNG", DAMAGED.format("PNG")),
-    (0, b"II*\0", DAMAGED.format("TIFF")),
-    (0, b"MM\0*", DAMAGED.format("TIFF")),
+    (0, b"II*\0", TIFF),
+    (0, b"MM\0*", TIFF),
     (0, b"GIF8", DAMAGED.format("GIF")),
     (8, b"WEBP", DAMAGED.format("WebP")),
     (4, b"ftypavif", "an AVIF that is damaged, or newer than this Pillow: try pip install --upgrade pillow"),
