@@ -236,7 +236,7 @@ def refuse_earlier(output: Path, config: Configuration) -> None:
         except EarlierStateError:
             raise
         except UsageError:
-            pass
+            pass  # damaged, or not a state: whoever reads it says so, if anybody needs it
 
 
 def add_shards(folders: Iterable[Path]) -> list[State]:
