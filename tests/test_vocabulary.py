@@ -1,5 +1,7 @@
 """Labels in every form that users write, and what is refused."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from clearclip import Label, UsageError, Vocabulary
 from clearclip.vocabulary import distinct_colors, read_labels, spoken
+from colour_difference import ciede2000, difference
 
 PERSON = Label("person", ("man", "woman"))
 
@@ -154,6 +157,23 @@ def test_colours_depend_on_the_index_alone(count):
     colors = distinct_colors(count)
     assert colors.shape == (count, 3)
     assert np.array_equal(colors, distinct_colors(300)[:count])
+
+
+@pytest.mark.parametrize(("eyes", "least"), [("normal", 20), ("protanopia", 10), ("deuteranopia", 10)])
+def test_the_first_colours_and_black_are_told_apart_by_all_eyes(eyes, least):
+    colors = [*distinct_colors(20).tolist(), [0, 0, 0]]
+    pairs = itertools.combinations(colors, 2)
+    assert min(difference(first, second, eyes=eyes) for first, second in pairs) >= least
+
+
+def test_differences_are_those_of_the_formulas_authors():
+    for first, second, published in (
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 0, 0), (50, -1, 2), 2.3669),
+        ((50, 2.49, -0.001), (50, -2.49, 0.0011), 7.2195),
+        ((2.0776, 0.0795, -1.135), (0.9033, -0.0636, -0.5514), 0.9082),
+    ):
+        assert ciede2000(first, second) == pytest.approx(published, abs=1e-4)
 
 
 def test_colours_differ():

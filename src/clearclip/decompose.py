@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.attention import KINDS, Site, fused_attention
-from clearclip.backbones.base import Backbone
+from clearclip.backbones.base import Backbone, check_backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
 from clearclip.methods import Method, parse_method, parse_methods
@@ -71,6 +71,7 @@ def dense_features(
     X_attn and X_sum too; for a list of methods a dict by spelling. `UsageError` if the images have another shape, or a
     method is unknown or deeper than the model.
     """
+    check_backbone(backbone)
     if images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(f"images have the shape {tuple(images.shape)}: (B, 3, H, W) is needed")
     single = isinstance(method, (str, Method))

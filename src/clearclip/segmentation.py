@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,12 @@ from clearclip.files.drawing import draw_overlay
 from clearclip.files.label_maps import save_label_map
 from clearclip.vocabulary import Vocabulary
 
+SHOWN = 5
+"""Labels in a result's short form."""
+NOTEBOOK_PIXELS = 1000
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """A label for every pixel, with how sure it is.
 
@@ -39,6 +44,21 @@ class Segmentation:
     _grid: LogitGrid | None = field(default=None, repr=False)
     _words: Words | None = field(default=None, repr=False)
     _scores: Tensor | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        counts = np.bincount(self.label_map.ravel(), minlength=len(self.labels))
+        largest = [index for index in np.argsort(-counts, kind="stable")[:SHOWN].tolist() if counts[index]]
+        shown = [f"{self.labels[index]} {counts[index] / counts.sum():.0%}" for index in largest]
+        more = ", …" if np.count_nonzero(counts) > len(shown) else ""
+        return f"Segmentation({width} × {height} pixels, {len(self.labels)} labels: {', '.join(shown)}{more})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlay, at most `NOTEBOOK_PIXELS` wide and high."""
+        picture, file = self.overlay(), io.BytesIO()
+        picture.thumbnail((NOTEBOOK_PIXELS, NOTEBOOK_PIXELS))
+        picture.save(file, "PNG")
+        return file.getvalue()
 
     @cached_property
     def scores(self) -> npt.NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import repeat
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
+from clearclip.backbones.base import check_backbone
 from clearclip.backbones.devices import pick_device, pick_dtype
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.maps import grids
@@ -35,6 +37,8 @@ from clearclip.vocabulary import Vocabulary
 
 IMAGES_AT_ONCE = 8
 BACKGROUND = "background"
+EMBEDDED = 10_000
+"""Words whose embeddings stay in memory."""
 
 
 def load(
@@ -46,6 +50,9 @@ def load(
     protocol: str | Protocol = "native",
     templates: TemplatesLike = None,
     tokenizer: str | None = None,
+    cache: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    show_progress: bool | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Segmenter:
     """Load a checkpoint, named as for `load_backbone`, and make a segmenter of it.
@@ -57,8 +64,8 @@ def load(
     `device` is `"auto"` (CUDA, then Apple's MPS, then the CPU) or torch's name of one; `dtype` is `"auto"`,
     `"float32"`, `"float16"` or `"bfloat16"`; `templates` are prompts with `{}` for the label, instead of the paper's
     80; `tokenizer` is a Hugging Face tokenizer's folder or id instead of the model's own; `value_range` are the values
-    that become black and white, by default as `load_image` finds them. `ClearclipError` says what to do about a name
-    that is unknown, or a checkpoint that cannot be used.
+    that become black and white, by default as `load_image` finds them; the others are `Segmenter`'s. `ClearclipError`
+    says what to do about a name that is unknown, or a checkpoint that cannot be used.
     """
     parse_method(method), get_protocol(protocol), pick_dtype(dtype, pick_device(device))
     if templates is not None:
@@ -72,6 +79,9 @@ def load(
         dtype=dtype,
         protocol=protocol,
         templates=templates,
+        cache=cache,
+        max_pixels=max_pixels,
+        show_progress=show_progress,
         value_range=value_range,
     )
 
@@ -81,7 +91,7 @@ class Segmenter:
 
     The backbone is moved in place; `dtype="model"` leaves its weights as they are. `cache` keeps text embeddings on
     disk (`$CLEARCLIP_CACHE`, else the user's cache folder), `max_pixels` refuses larger images, `show_progress` draws
-    bars on standard error (`None`: where that is a terminal).
+    bars on standard error (`None`: where that is a terminal; elsewhere lines go to the logger `clearclip`).
 
     Attributes:
         backbone: The model.
@@ -115,6 +125,7 @@ class Segmenter:
         self._cache_dir = default_cache_dir() if cache else None
         self._embedded: dict[tuple[tuple[str, ...], str], Tensor] = {}
         self._told_apart: dict[Vocabulary, Vocabulary] = {}
+        check_backbone(backbone)
         target = pick_device(device)
         check_depth(backbone, self.method)
         self.backbone = backbone.to(target, backbone.dtype if dtype == "model" else pick_dtype(dtype, target))
@@ -254,16 +265,16 @@ class Segmenter:
         """
         prompts = self.templates if templates is None else read_templates(templates)
         queries = Vocabulary.parse(labels).queries
-        missing = [query for query in dict.fromkeys(queries) if (prompts, query) not in self._embedded]
+        known = self._embedded  # another thread may begin a new one
+        missing = [query for query in dict.fromkeys(queries) if (prompts, query) not in known]
         if missing:
-            if len(self._embedded) > 10_000:
-                self._embedded.clear()
-                missing = list(dict.fromkeys(queries))
+            if len(known) > EMBEDDED:
+                self._embedded = known = {key: known[key] for one in queries if (key := (prompts, one)) in known}
             embeddings = embed_queries(
                 self.backbone, missing, templates=prompts, cache_dir=self._cache_dir, show_progress=self.show_progress
             )
-            self._embedded.update(zip(((prompts, query) for query in missing), embeddings, strict=True))
-        return torch.stack([self._embedded[prompts, query] for query in queries])
+            known.update(zip(((prompts, query) for query in missing), embeddings, strict=True))
+        return torch.stack([known[prompts, query] for query in queries])
 
     def logits(
         self,
@@ -337,27 +348,36 @@ class Segmenter:
 
         A synonym that is another label's word to the model is left to that label, with a warning.
         """
-        vocabulary = self._distinct(Vocabulary.parse(labels))
-        if threshold is None:
-            limit = self.protocol.threshold if vocabulary.background is not None else None
-            if limit is None and not vocabulary.asks_background:
-                raise UsageError(
-                    f"background {vocabulary.background!r} has no words of its own and there is no threshold, so it "
-                    "would never win: give a threshold (--threshold 0.4), or list it among the labels"
-                )
-            return vocabulary, limit
-        if not 0 <= threshold <= 1:
-            raise UsageError(f"threshold={threshold!r}: a probability from 0 to 1 is needed")
-        return vocabulary if vocabulary.background else vocabulary.with_background(BACKGROUND), threshold
+        vocabulary, limit = self._distinct(Vocabulary.parse(labels)), threshold
+        if limit is not None and not 0 <= limit <= 1:
+            raise UsageError(f"threshold={limit!r}: a probability from 0 to 1 is needed")
+        if limit is not None and vocabulary.background is None:
+            vocabulary = vocabulary.with_background(BACKGROUND)
+        if limit is None and vocabulary.background is not None:
+            limit = self.protocol.threshold
+        if limit is None and not vocabulary.asks_background:
+            raise UsageError(
+                f"background {vocabulary.background!r} has no words of its own and there is no threshold, so it "
+                "would never win: give a threshold (--threshold 0.4), or list it among the labels"
+            )
+        count = len(vocabulary.queries)
+        if limit is not None and 0 < limit <= 1 / count:
+            warnings.warn(
+                f"threshold {limit:g} gives no background: the likeliest of {count} queries always has a probability "
+                f"of at least {1 / count:.3g}; name more labels, best some for what else is in the picture",
+                stacklevel=2,
+            )
+        return vocabulary, limit
 
     def _distinct(self, vocabulary: Vocabulary) -> Vocabulary:
         if self.backbone.text is None:
             return vocabulary
-        if vocabulary not in self._told_apart:
-            if len(self._told_apart) > 100:
-                self._told_apart.clear()
-            self._told_apart[vocabulary] = distinct(vocabulary, self.backbone.text)
-        return self._told_apart[vocabulary]
+        known = self._told_apart
+        if vocabulary not in known:
+            if len(known) > 100:
+                self._told_apart = known = {}
+            known[vocabulary] = distinct(vocabulary, self.backbone.text)
+        return known[vocabulary]
 
     def _rows(self, method: MethodLike | Several | None) -> tuple[Method, ...]:
         if method is None:

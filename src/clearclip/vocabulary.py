@@ -29,6 +29,16 @@ QUERIES = 200_000
 """Names and synonyms of all labels."""
 SHOWN = 8
 """Labels in the sentence that says how they were read."""
+PALETTE = (
+    (86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (51, 0, 255), (221, 238, 221), (119, 119, 136),
+    (34, 85, 85), (85, 34, 0), (204, 170, 170), (255, 238, 17), (102, 85, 0), (204, 51, 68), (255, 102, 187),
+    (102, 17, 51), (136, 119, 255), (34, 238, 136), (0, 255, 255), (0, 51, 102), (187, 17, 170),
+)  # fmt: skip
+"""Colours of labels without one of their own, far from each other and from a background's black.
+
+Okabe and Ito's first four (https://jfly.uni-koeln.de/color/) and 16 found by exchanging the nearest pair of all colours
+in steps of 17: the least CIEDE2000 of two is 21.6, of protanopes 10.9, of deuteranopes 11.3 (Machado et al., 2009).
+"""
 
 
 def spoken(word: str) -> str:
@@ -320,13 +330,9 @@ def _from_entry(name: str, entry: Any) -> Label:
 def distinct_colors(count: int) -> npt.NDArray[np.uint8]:
     """Colours `(count, 3)`, uint8, that can be told apart; colour i does not depend on how many there are.
 
-    The first ones are Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), the others walk the
-    hue circle by the golden angle at alternating brightness.
+    The first ones are `PALETTE`, the others walk the hue circle by the golden angle at alternating brightness.
     """
-    okabe_ito = [
-        (86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (240, 228, 66), (0, 114, 178),
-    ]  # fmt: skip
-    colors = okabe_ito[:count]
+    colors = list(PALETTE[:count])
     for index in range(len(colors), count):
         hue = (index * 0.618033988749895) % 1.0
         lightness, saturation = ((0.45, 0.75), (0.65, 0.6), (0.3, 0.7), (0.78, 0.5))[index % 4]

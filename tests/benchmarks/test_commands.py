@@ -24,7 +24,7 @@ def run(monkeypatch):
         segmenter.backbone.name = model
         return segmenter
 
-    monkeypatch.setattr(options, "prepare", lambda: None)
+    monkeypatch.setattr(options, "prepare", lambda **_: None)
     monkeypatch.setattr("clearclip.segmenter.load", load)
 
     def invoke(*words):

@@ -22,6 +22,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clearclip.cli.options import prepare
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.outputs import Outputs
 from clearclip.files.progress import progress_bar
@@ -31,8 +32,6 @@ from tools.tiny.recipe import CLIP_MEAN, CLIP_STD, WEIGHTS_NAME, Recipe, write_m
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
-LINE_EVERY = 100
-"""Steps between two lines where standard error is no terminal."""
 console = Console(stderr=True)
 
 
@@ -313,6 +312,7 @@ def train(
     change: Annotated[list[str] | None, typer.Option("--set", help="Other values of the recipe, NAME=VALUE.")] = None,
 ) -> None:
     """Train the embedded model from nothing on generated scenes; run it again to go on after an interruption."""
+    prepare()
     if threads is not None:
         torch.set_num_threads(threads)
     recipe = Recipe(steps=steps, seed=seed, pictures=pictures, batch_size=batch_size)
@@ -336,8 +336,6 @@ def train(
                 for step, loss in trainer.run(save_every=save_every):
                     if advance is not None:
                         advance(step, recipe.steps, f"loss {loss:.3f}")
-                    elif step % LINE_EVERY == 0:
-                        console.print(f"step {step}, loss {loss:.3f}, {trainer.seconds / 60:.1f} minutes")
     except ClearclipError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

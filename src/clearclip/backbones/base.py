@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearclip.backbones.positions import resize_positions
-from clearclip.errors import CheckpointError, UnsupportedModelError
+from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError
 from clearclip.files.hashes import file_hash
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
@@ -100,6 +100,17 @@ class TextEncoder:
     modules: tuple[nn.Module | nn.Parameter | None, ...]
     known_words: frozenset[str] | None = None
     tokenizer: object = None
+
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        """As `tokenize`; `CheckpointError` where a damaged tokenizer fails, in any way that its library has."""
+        try:
+            rows = self.tokenize(texts)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"the tokenizer fails over {texts[0][:60]!r} ({reason}): give another one") from error
+        if not all(rows):
+            raise CheckpointError(f"the tokenizer gives no ids for {texts[0][:60]!r}: give another one")
+        return rows
 
     def unknown(self, queries: Iterable[str]) -> tuple[str, ...]:
         """Queries whose last word the model never saw (a plural's s aside), if the checkpoint lists its words."""
@@ -335,3 +346,10 @@ def _hash_tensors(tensors: Iterable[Tensor]) -> str:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_backbone(backbone: object) -> None:
+    """`UsageError` for something else, such as another library's model, in a backbone's place."""
+    if not isinstance(backbone, Backbone):
+        kind = f"{type(backbone).__module__}.{type(backbone).__qualname__}"
+        raise UsageError(f"a {kind} is no backbone: give clearclip.view(model), or what load_backbone returns")

@@ -40,7 +40,8 @@ def pick_device(device: str) -> torch.device:
             torch.ones(1, device=picked).item()  # the meta device makes tensors, but they hold no numbers
         except Exception as error:  # also of libraries that a device needs
             raise UsageError(
-                f"device {device!r} cannot be used ({str(error).splitlines()[0][:200]}): try auto or cpu"
+                f"device {device!r} cannot be used ({str(error).splitlines()[0][:200]}): try auto or cpu; a GPU "
+                "is called cuda (NVIDIA, AMD) or mps (Apple)"
             ) from error
         return picked
     if torch.cuda.is_available():

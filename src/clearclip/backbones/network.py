@@ -15,11 +15,14 @@ TIMEOUT_SECONDS = 5.0
 
 def reachable(url: str) -> bool:
     """Whether a URL's host answers at all. Behind a proxy it is taken to."""
-    if any(name.lower() in ("https_proxy", "all_proxy") and value for name, value in os.environ.items()):
-        return True
     parts = urlsplit(url)
+    scheme = parts.scheme or "https"
+    if any(name.lower() in (f"{scheme}_proxy", "all_proxy") and value for name, value in os.environ.items()):
+        return True
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=TIMEOUT_SECONDS).close()
+        socket.create_connection(
+            (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)), timeout=TIMEOUT_SECONDS
+        ).close()
     except OSError:
         return False
     return True

@@ -98,6 +98,12 @@ class Evaluation:
         """Scores of one method, by its spelling."""
         return scores(self.matrices[method])
 
+    def is_official(self, method: str) -> bool:
+        """Whether a method was measured on the benchmark's own images, by its own protocol and threshold."""
+        config, official = self.config[method], self.facts[method].official
+        measured = (self.images, config.protocol, config.threshold)
+        return measured == (official.images, official.protocol, official.threshold)
+
 
 def evaluate(
     segmenter: Segmenter,

@@ -27,8 +27,8 @@ Record = dict[str, Any]
 def records(evaluation: Evaluation) -> list[Record]:
     """The outcome of a run as JSON-able data, one record for each method, scores in percent.
 
-    `published` is the number that the paper prints for the cell, quoted, with `difference` = measured minus printed, or
-    `None`; `warnings` say where the two are not of the same protocol or images.
+    `published` is the number that the paper prints for the cell, quoted, or `None`. Its `difference`, measured minus
+    printed, is `None` where the two are not of the same images, protocol and threshold; `warnings` say so.
     """
     return [_record(evaluation, method) for method in evaluation.matrices]
 
@@ -50,7 +50,9 @@ def _record(evaluation: Evaluation, method: str) -> Record:
         else {
             "miou": printed.miou,
             "source": printed.source,
-            "difference": None if math.isnan(found.miou) else round(100 * found.miou - printed.miou, 4),
+            "difference": round(100 * found.miou - printed.miou, 4)
+            if evaluation.is_official(method) and not math.isnan(found.miou)
+            else None,
         },
         "images": evaluation.images,
         "shard": str(evaluation.shard) if evaluation.shard.count > 1 else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import sys
 from contextlib import suppress
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     help="Label every pixel of an image with your own words, without training anything.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take what stands in brackets for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -49,9 +51,11 @@ def _common(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
+    quiet: bool = typer.Option(False, "-q", "--quiet", help="No lines on how far the work is."),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Also say what is read and loaded, from where."),
 ) -> None:
     """Label every pixel of an image with your own words, without training anything."""
-    options.prepare()
+    options.prepare(level=logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 for command in (demo.demo, segment.segment, large.large, video.video):
@@ -59,11 +63,13 @@ for command in (demo.demo, segment.segment, large.large, video.video):
 app.command("app")(studio.studio)
 for command in (compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):
     app.command()(command)
-group = typer.Typer(invoke_without_command=True, help="List the benchmarks, or check one's files.")
+group = typer.Typer(
+    invoke_without_command=True, rich_markup_mode=None, help="List the benchmarks, or check one's files."
+)
 group.callback()(benchmarks.benchmarks)
 group.command()(benchmarks.check)
 app.add_typer(group, name="benchmarks")
-for command in (catalog.models, catalog.methods):
+for command in (catalog.models, catalog.methods, catalog.cache):
     app.command()(command)
 
 

@@ -187,10 +187,7 @@ def _print(report: Report, *, hint: str) -> None:
 
 @contextmanager
 def measuring_bar(name: str) -> Iterator[Advanced | None]:
-    """A bar with the running mIoU of the first methods; yields what `evaluate` calls after each image.
-
-    `None` where standard error is no terminal.
-    """
+    """A bar with the running mIoU of the first methods; yields what `evaluate` calls after each image."""
     with progress_bar(name) as advance:
         if advance is None:
             yield None

@@ -1,13 +1,15 @@
-"""`clearclip models` and `clearclip methods`: what there is. No torch."""
+"""`clearclip models`, `clearclip methods` and `clearclip cache`: what there is. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.cli import options as o
+from clearclip.files.cache import clear_cache, kept_in_cache
 from clearclip.methods import ABOUT, AXES, METHODS
 
 
@@ -41,3 +43,24 @@ def methods(as_json: o.AsJson = False) -> None:
     o.print_table("Methods", ("name", "attention", "residual", "ffn", "depth", "about"), rows)
     title = "Axes, changed as in 'clearclip[residual=beta:30]' or 'vanilla[residual=drop,ffn=drop]'"
     o.print_table(title, ("axis", "values", "meaning"), [(axis.name, axis.values, axis.meaning) for axis in AXES])
+
+
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove all of it; it is made again when it is needed.")
+    ] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Say what is kept between runs, where, and how much: embeddings of words and hashes of files.
+
+    Weights that were downloaded lie in the cache of Hugging Face or torch, which have commands of their own.
+    """
+    with o.writing():
+        if clear:
+            clear_cache()
+        kept = kept_in_cache()
+    if as_json:
+        o.print_json([one._asdict() for one in kept])
+        return
+    rows = [(one.kind, f"{one.files:,}", f"{one.size / 1e6:.1f}", str(one.folder)) for one in kept]
+    o.print_table("Cache", ("what", "files", "MB", "folder"), rows)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import printable
+from clearclip.errors import ImageError, printable
 from clearclip.files.outputs import hold
 from clearclip.methods import parse_methods
 
@@ -36,8 +36,9 @@ def compare(
     from clearclip.engine.run import scan_images
     from clearclip.engine.sources import summary
     from clearclip.inspection.sheets import SheetRow, draw_sheet
-    from clearclip.inspection.style import save
+    from clearclip.inspection.style import require_matplotlib, save
 
+    require_matplotlib()
     paths, left_out = scan_images(images)
     segmenter = loading.load("clearclip")
     blocks = len(segmenter.backbone.blocks)
@@ -49,15 +50,22 @@ def compare(
     titles = {run.spelling: row.name.upper() for row, run in zip(rows, fitted, strict=True) if row != run}
     with o.writing(place), hold(place.parent) as outputs:
         outputs.check([place.name])
-        sheet = []
+        sheet, failed = [], []
         for path in paths[:limit]:
-            encoded = segmenter.encode(path)
+            try:
+                encoded = segmenter.encode(path)
+            except ImageError as error:
+                failed.append(error)
+                continue
             found = segmenter.classify(encoded, vocabulary, method=fitted, threshold=words.threshold)
             shown = next(iter(found.values()))
             sheet.append(SheetRow(path.stem, shown.image, {name: one.label_map for name, one in found.items()}))
             vocabulary = shown.vocabulary
+        if not sheet:
+            raise failed[0]
         with outputs.write(place.name) as partial:
             save(draw_sheet(sheet, vocabulary, titles=titles), partial)
     typer.echo(str(place))
     if left_out:
         typer.echo(f"note: {printable(summary(left_out))}", err=True)
+    o.tell_failed(failed)

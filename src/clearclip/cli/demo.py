@@ -30,9 +30,7 @@ def demo(
     if as_json:
         o.print_json({"miou": report.miou, "files": report.files})
         return
-    from rich.markup import escape
-
-    rows = [(escape(name), f"{value:.1f}") for name, value in report.miou.items()]
+    rows = [(name, f"{value:.1f}") for name, value in report.miou.items()]
     o.print_table(f"{limit} made scenes, {model}", ("method", "mIoU"), rows)
     typer.echo(f"Look at {report.files[0]}")
     typer.echo("Your own photographs, with real weights (600 MB, once):")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import printable
+from clearclip.errors import ImageError, printable
 from clearclip.files.outputs import hold
 
 Method = Annotated[
@@ -31,24 +31,34 @@ def inspect(
     from clearclip.engine.run import scan_images
     from clearclip.engine.sources import summary
     from clearclip.inspection.features import inspect_image
+    from clearclip.inspection.style import require_matplotlib
     from clearclip.paper.figure2 import features_page
     from clearclip.paper.measure import Lab
     from clearclip.paper.models import Model
     from clearclip.paper.page import REPORT_NAME, about
 
+    require_matplotlib()
     paths, left_out = scan_images(images)
     segmenter = loading.load("clearclip")
     lab = Lab(output=output, device=loading.device, dtype=loading.dtype)
     with o.writing(output), hold(output) as outputs:
         outputs.check([f"inspect/{name}" for name in (REPORT_NAME, "numbers.json")])
-        seen = [inspect_image(segmenter, path, method=method, name=path.stem) for path in paths[:limit]]
+        seen, failed = [], []
+        for path in paths[:limit]:
+            try:
+                seen.append(inspect_image(segmenter, path, method=method, name=path.stem))
+            except ImageError as error:
+                failed.append(error)
+        if not seen:
+            raise failed[0]
         page = features_page(seen, name="inspect", title="What flows through the model")
         report = page.write(outputs, about=about(lab, [Model(loading.model)]))
     if as_json:
         o.print_json({"findings": page.findings, "statistics": page.numbers})
-        return
-    for sentence in page.findings:
-        typer.echo(sentence)
-    typer.echo(str(report))
-    if left_out:
-        typer.echo(f"note: {printable(summary(left_out))}", err=True)
+    else:
+        for sentence in page.findings:
+            typer.echo(sentence)
+        typer.echo(str(report))
+        if left_out:
+            typer.echo(f"note: {printable(summary(left_out))}", err=True)
+    o.tell_failed(failed)

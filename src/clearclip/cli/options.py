@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from clearclip.errors import UsageError, printable
+from clearclip.errors import ImageError, UsageError, printable
 from clearclip.files.commas import split_items
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Workers:
     """Who does the work."""
 
     engine: Annotated[
-        Engine, typer.Option(help="local: this process. ray: workers, here or on a cluster (clearclip[ray]).")
+        Engine, typer.Option(help="local: this process. ray: workers, here or on a cluster (extra ray).")
     ] = Engine.local
     workers: Annotated[
         int | None,
@@ -234,15 +234,33 @@ def bundles(*, without: Collection[str] = ()) -> Callable[[Command], Command]:
     return spread
 
 
-def prepare() -> None:
-    """Keep the libraries quiet and turn warnings into one line each."""
+class _Lines(logging.Handler):
+    """Messages as lines on what standard error is when they come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(printable(record.getMessage()), file=sys.stderr)
+
+
+def prepare(*, level: int = logging.INFO) -> None:
+    """Keep the libraries quiet, turn warnings into one line each, and show what the logger `clearclip` says."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.getLogger().setLevel(logging.ERROR)
+    log = logging.getLogger("clearclip")
+    log.setLevel(level)
+    log.propagate = False
+    log.handlers = [_Lines()]
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning, module="clearclip")
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    said: set[str] = set()
+
+    def say_once(message: Warning | str, *_: Any, **__: Any) -> None:
+        if (line := f"warning: {message}") not in said:  # Python's own memory is lost where filters change
+            said.add(line)
+            print(line, file=sys.stderr)
+
+    warnings.showwarning = say_once
 
 
 def print_json(value: Any) -> None:
@@ -251,14 +269,23 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Iterable[Any], rows: Iterable[Iterable[str]]) -> None:
-    """A table on the terminal; a column is its name, or rich's `Column`."""
+    """A table on the terminal, its texts as they are; a column is its name, or rich's `Column`."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
+
+
+def tell_failed(failed: Iterable[ImageError]) -> None:
+    """Say which images were left out, and end with code 1 if any was."""
+    lines = [f"failed: {printable(' '.join(str(error).split()))}" for error in failed]
+    for line in lines:
+        typer.echo(line, err=True)
+    if lines:
+        raise typer.Exit(1)
 
 
 def read_labels(path: Path, *, background: str | None) -> Vocabulary:

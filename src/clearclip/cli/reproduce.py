@@ -57,11 +57,13 @@ def reproduce(
     from clearclip.paper.rows import find_targets
 
     targets = tuple(find_targets(target))
+    from clearclip.inspection.style import require_matplotlib
     from clearclip.paper.measure import Lab, parse_data
     from clearclip.paper.models import parse_models
     from clearclip.paper.reproduce import Request
     from clearclip.paper.reproduce import reproduce as make
 
+    require_matplotlib()
     folder, places = parse_data(data or ())
     request = Request(
         targets=targets,

@@ -74,9 +74,7 @@ def emit(found: Sequence[Record], layout: Table, *, formats: Sequence[str], titl
             typer.echo(FORMATS[name](layout))
     if formats:
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table as Drawn
+    from rich.table import Column
 
     from clearclip.benchmarks.tables import EMPTY
 
@@ -87,10 +85,9 @@ def emit(found: Sequence[Record], layout: Table, *, formats: Sequence[str], titl
         index for index in range(len(layout.columns)) if layout.columns[index] in SHARED and len(values[index]) == 1
     ]
     shared = [f"{layout.columns[index]} {texts[0][index]}" for index in common if index not in empty]
-    drawn = Drawn(title=" · ".join([title, *shared]), title_justify="left")
     shown = [index for index in range(len(layout.columns)) if index not in empty and index not in common]
-    for index in shown:
-        drawn.add_column(layout.columns[index], justify="right" if numeric[index] else "left", no_wrap=numeric[index])
-    for row in texts:
-        drawn.add_row(*(escape(row[index]) for index in shown))
-    Console().print(drawn)
+    columns = [
+        Column(layout.columns[index], justify="right" if numeric[index] else "left", no_wrap=numeric[index])
+        for index in shown
+    ]
+    o.print_table(" · ".join([title, *shared]), columns, ([row[index] for index in shown] for row in texts))

@@ -83,7 +83,7 @@ def segment(
     load = partial(loading.load, rows[0], max_pixels=max_pixels)
     run = partial(segment_files, load()) if fleet is None else partial(segment_on_ray, load, fleet=fleet)
     report = run(
-        scanned.files[:limit],
+        scanned.first(limit),
         labels=vocabulary,
         output=output,
         threshold=words.threshold,

@@ -66,7 +66,7 @@ def distinct(vocabulary: Vocabulary, encoder: TextEncoder) -> Vocabulary:
     Two labels whose names have the same tokens are a `UsageError`: rounding would decide between them.
     """
     queries = list(dict.fromkeys(vocabulary.queries))
-    tokens = dict(zip(queries, map(tuple, encoder.tokenize(queries)), strict=True))
+    tokens = dict(zip(queries, map(tuple, encoder.ids(queries)), strict=True))
     unasked = None if vocabulary.asks_background else vocabulary.background
     asked = [label for label in vocabulary.labels if label.name != unasked]
     owners: dict[tuple[int, ...], str] = {}
@@ -131,7 +131,7 @@ def embed_queries(
 
 def _tokenize(encoder: TextEncoder, query: str, templates: Iterable[str]) -> list[list[int]]:
     texts = [template.replace("{}", query) for template in templates]
-    rows = encoder.tokenize(texts)
+    rows = encoder.ids(texts)
     longest = max(range(len(rows)), key=lambda index: len(rows[index]))
     if len(rows[longest]) > encoder.context_length:
         raise UsageError(
@@ -162,7 +162,13 @@ def _encode(backbone: Backbone, encoder: TextEncoder, queries: Sequence[list[lis
         for place, row in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row)
             mask[place, : len(row)] = True
-        features = encoder.encode(ids.to(backbone.device), mask.to(backbone.device))
+        try:
+            features = encoder.encode(ids.to(backbone.device), mask.to(backbone.device))
+        except IndexError as error:
+            raise CheckpointError(
+                f"{backbone.name}: the tokenizer gives the id {int(ids.max())}, which the model's vocabulary lacks: "
+                "give the model's own"
+            ) from error
         for (query, prompt), embedding in zip(places, F.normalize(features.float(), dim=-1).cpu(), strict=True):
             encoded[query][prompt] = embedding
     if not all(prompts.isfinite().all() and prompts.any(dim=-1).all() for prompts in encoded):

@@ -45,24 +45,26 @@ class Member:
     """Files of the container, since the last image that told any, that are none, as `Scan.left_out`."""
 
 
-def read_members(container: Source) -> Iterator[Member]:
+def read_members(container: Source, stem: str | None = None) -> Iterator[Member]:
     """The images in a tar or Parquet file (a column of encoded images), in its order.
+
+    Their stems begin with the container's, by default that of its file.
 
     Where files of a tar share what precedes the first dot, WebDataset's key, `KEY.jpg` is taken and no `KEY.seg.png`;
     without the former all are. So one key's images are in memory at a time, of at most `MAX_MEMBER` bytes and one more.
     An image that cannot be used is a member with the reason; a container that is damaged gives the images before the
     damage, then one member with the reason.
     """
-    name = str(container)
+    name, stem = str(container), stem or stem_of(container)
     tar = name.partition("?")[0].lower().endswith(".tar")
     try:
         with open_source(container) as file:
-            yield from _tar_members(name, file) if tar else _parquet_members(name, file)
+            yield from _tar_members(name, file, stem) if tar else _parquet_members(name, file, stem)
     except FileNotFoundError:
-        yield Member(name, stem_of(container), reason=f"{name}: there is no such file")
+        yield Member(name, stem, reason=f"{name}: there is no such file")
     except Exception as error:  # libraries fail in many ways over a damaged file, and none may stop a run
         kind = "tar" if tar else "Parquet file"
-        yield Member(name, stem_of(container), reason=f"{name}: the {kind} cannot be read ({_first_line(error)})")
+        yield Member(name, stem, reason=f"{name}: the {kind} cannot be read ({_first_line(error)})")
 
 
 class _Entry(tarfile.TarInfo):
@@ -87,10 +89,10 @@ class _Image:
     member: Member
 
 
-def _tar_members(name: str, file: BinaryIO) -> Iterator[Member]:
+def _tar_members(name: str, file: BinaryIO, stem: str) -> Iterator[Member]:
     left_out: Counter[str] = Counter()
     held: list[_Image] = []
-    images = _tar_images(name, file, left_out)
+    images = _tar_images(name, file, stem, left_out)
     try:
         for image in images:
             if held and (image.key != held[0].key or sum(len(one.member.data) for one in held) > MAX_MEMBER):
@@ -118,7 +120,7 @@ def _of_one_key(images: Sequence[_Image], left_out: Counter[str]) -> Iterator[Me
         yield replace(member, left_out=told)
 
 
-def _tar_images(name: str, file: BinaryIO, left_out: Counter[str]) -> Iterator[_Image]:
+def _tar_images(name: str, file: BinaryIO, container: str, left_out: Counter[str]) -> Iterator[_Image]:
     seen: set[str] = set()
     with Metered(file, max_bytes=MAX_HEADERS) as metered, _open_tar(file, metered) as archive:
         for entry in archive:
@@ -134,7 +136,7 @@ def _tar_images(name: str, file: BinaryIO, left_out: Counter[str]) -> Iterator[_
             if last.startswith(".") or suffix not in IMAGE_SUFFIXES:
                 left_out[kind_by_name(last)] += 1
                 continue
-            stem = safe_stem(f"{stem_of(name)}-{folder}/{base}" if folder else f"{stem_of(name)}-{base}")
+            stem = _stem_in(container, f"{folder}/{base}" if folder else base)
             source = f"{name}#{entry.name}"
             reason, data, is_cut = None, b"", False
             if stem in seen:
@@ -165,11 +167,16 @@ def _open_tar(file: BinaryIO, metered: Metered) -> tarfile.TarFile:
         raise
 
 
+def _stem_in(container: str, key: str) -> str:
+    *folders, name = container.split("/")
+    return "/".join([*folders, safe_stem(f"{name}-{key}")])
+
+
 def _too_large(source: str, size: int) -> str:
     return f"{source} has {size:,} bytes, more than the limit of {MAX_MEMBER:,}: put it beside the container as a file"
 
 
-def _parquet_members(name: str, file: BinaryIO) -> Iterator[Member]:
+def _parquet_members(name: str, file: BinaryIO, container: str) -> Iterator[Member]:
     parquet = require("pyarrow.parquet", extra="ray", purpose="reading Parquet")
     _check_footer(file)
     table = parquet.ParquetFile(file, buffer_size=1 << 16)
@@ -183,7 +190,7 @@ def _parquet_members(name: str, file: BinaryIO) -> Iterator[Member]:
         for batch in table.iter_batches(batch_size=1, row_groups=[group], columns=[column], use_threads=False):
             values = batch.column(0)
             data = (values if len(path) == 1 else values.flatten()[0])[0]
-            source, stem = f"{name}#{row}", f"{stem_of(name)}-{row:08d}"
+            source, stem = f"{name}#{row}", f"{container}-{row:08d}"
             row += 1
             if not data.is_valid:
                 yield Member(source, stem, reason=f"{source}: the row has no image")

@@ -78,6 +78,11 @@ class Ledger:
             self._connection.execute("DELETE FROM about")
             self._connection.execute("INSERT INTO about VALUES (?)", (json.dumps(settings),))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no image is finished."""
+        return self._connection.execute("SELECT 1 FROM images LIMIT 1").fetchone() is None
+
     def get(self, stem: str) -> Entry | None:
         """The entry of an image."""
         return next(self._entries("stem = ?", printable(stem)), None)

@@ -72,6 +72,7 @@ class Container:
     """A tar or Parquet file of a run, with what the ledger has of its images by stem."""
 
     source: Source
+    stem: str
     stamp: str
     group_size: int
     known: Mapping[str, Known] = field(default_factory=dict)
@@ -115,7 +116,7 @@ def groups_of(job: Job) -> Iterator[Group]:
     if not isinstance(job, Container):
         yield job
         return
-    members = read_members(job.source)
+    members = read_members(job.source, job.stem)
     while chunk := list(islice(members, job.group_size)):
         group = tuple(map(job.task, chunk))
         if any(task.wanted for task in group):

@@ -178,11 +178,14 @@ class Results:
                 continue
             if known.written.stands(file):
                 file.unlink()
-                if file.parent != self.folder:
-                    with suppress(OSError):  # not empty
-                        file.parent.rmdir()
-            if not os.path.lexists(file):
-                gone.append(path)
+            if os.path.lexists(file):
+                continue
+            gone.append(path)
+            above = file.parent
+            with suppress(OSError):  # not empty
+                while above != self.folder:
+                    above.rmdir()
+                    above = above.parent
         return gone
 
     def _taken(self, stem: str, staged: Staged, others: Mapping[str, Owned]) -> str | None:

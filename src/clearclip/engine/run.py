@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from clearclip.engine.ledger import LEDGER_NAME, Entry, open_ledger
@@ -18,6 +18,7 @@ from clearclip.engine.pipeline import FULL, Container, Group, Job, Known, Labell
 from clearclip.engine.report import ERROR_TABLE, Report
 from clearclip.engine.results import Results, Staged, is_folder, naming, stage
 from clearclip.engine.sources import (
+    Scan,
     Source,
     identity,
     is_address,
@@ -30,6 +31,7 @@ from clearclip.engine.sources import (
     summary,
 )
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.names import safe_stem
 from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim
 from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
@@ -45,6 +47,26 @@ NOT_COMPARED = ("software", "versions")
 
 Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], None, None]]
 """Takes jobs, the writer and the hash of the settings; gives outcomes in any order, as they come."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The images and containers of a run, and the names of results that are not `stem_of` theirs, as `Scan.names`."""
+
+    files: Sequence[Source]
+    names: Mapping[Source, str] = field(default_factory=dict)
+
+    def stem(self, source: Source) -> str:
+        """The name of a source's results, without suffix."""
+        return self.names.get(source) or stem_of(source)
+
+    def former_stems(self, source: Source) -> set[str]:
+        """What an image's results were called while it was named alone, or beside other images in its folder."""
+        if is_address(source):
+            return set()
+        folders, whole = PurePosixPath(self.stem(source)).parent, safe_stem(Path(source).name)
+        stems = {stem_of(source), whole, str(folders / stem_of(source)), str(folders / whole)}
+        return stems - {self.stem(source)}
 
 
 @dataclass(frozen=True)
@@ -118,7 +140,7 @@ def scan_images(sources: Sequence[str]) -> tuple[list[Path], Counter[str]]:
 
 def segment_files(
     segmenter: Segmenter,
-    paths: Sequence[Source],
+    paths: Sequence[Source] | Scan,
     *,
     labels: Any,
     output: Path,
@@ -132,6 +154,7 @@ def segment_files(
 
     An image that cannot be used is listed, also in `errors.csv`, and the others go on. A result gets its name only when
     it is complete, and is entered in the folder's ledger, so that a run that was stopped goes on where it was.
+    What `scan` found in subfolders is mirrored; files in a list have names of their own.
     `batch_size` images go through the encoder together; `formats` are names of `clearclip.formats.FORMAT_NAMES`.
     `UsageError` if the folder cannot be written or holds results of other labels or settings; `ClearclipError` if the
     disk is full.
@@ -153,7 +176,7 @@ def segment_files(
 
 def segment_on_ray(
     load: Load,
-    paths: Sequence[Source],
+    paths: Sequence[Source] | Scan,
     *,
     labels: Any,
     output: Path,
@@ -191,8 +214,9 @@ def segment_on_ray(
         return carry_out(order, paths, on_workers)
 
 
-def carry_out(order: Order, sources: Sequence[Source], engine: Engine) -> Report:
+def carry_out(order: Order, paths: Sequence[Source] | Scan, engine: Engine) -> Report:
     """Make an order's results with an engine; started again, it goes on with what is left."""
+    sources = Sources(paths.files, paths.names) if isinstance(paths, Scan) else Sources(paths)
     report = Report()
     writer = order.writer()
     try:
@@ -232,7 +256,7 @@ def _run_files(writer: Writer) -> tuple[str, ...]:
     return (SETTINGS_NAME, ERROR_TABLE, *(name for format_ in writer.formats for name in format_.run_files))
 
 
-def _settle(order: Order, sources: Sequence[Source], results: Results, writer: Writer, report: Report) -> None:
+def _settle(order: Order, sources: Sources, results: Results, writer: Writer, report: Report) -> None:
     """Refuse a folder that holds something else; to overwrite it, first remove what has other settings.
 
     What this run does not make again is set aside: no old label map is ever read with new names.
@@ -240,7 +264,7 @@ def _settle(order: Order, sources: Sequence[Source], results: Results, writer: W
     output, settings, ledger = order.output, order.settings, results.ledger
     known = settings if ledger.settings is None else ledger.settings
     differing = sorted(key for key in compared(settings, known) if settings.get(key) != known.get(key))
-    if differing and not order.overwrite:
+    if differing and not order.overwrite and not ledger.is_empty:
         raise UsageError(
             f"{output} holds results with other settings ({', '.join(differing)}): choose another folder, or make "
             "everything again with --overwrite"
@@ -262,18 +286,16 @@ def _settle(order: Order, sources: Sequence[Source], results: Results, writer: W
         results.publish(Staged.of(folder))
 
 
-def _left_out(entries: Sequence[Entry], sources: Sequence[Source]) -> list[Entry]:
+def _left_out(entries: Sequence[Entry], sources: Sources) -> list[Entry]:
     """The entries whose names no image of these sources will take."""
-    stems = {stem_of(source) for source in sources if not is_container(source)}
-    others = {identity(source) for source in sources if is_container(source)}
+    stems = {sources.stem(source) for source in sources.files if not is_container(source)}
+    others = {identity(source) for source in sources.files if is_container(source)}
     return [entry for entry in entries if entry.stem not in stems and entry.source.rpartition("#")[0] not in others]
 
 
-def _work(
-    order: Order, sources: Sequence[Source], results: Results, engine: Engine, writer: Writer, report: Report
-) -> None:
+def _work(order: Order, sources: Sources, results: Results, engine: Engine, writer: Writer, report: Report) -> None:
     ledger, run = results.ledger, uuid.uuid4().hex
-    containers = {identity(source) for source in sources if is_container(source)}
+    containers = {identity(source) for source in sources.files if is_container(source)}
     with progress_bar("Segmenting", show=order.show_progress) as advance:
         jobs = _jobs(order, sources, results, writer, report)
         with closing(engine(jobs, writer, order.mark)) as stream:
@@ -281,7 +303,7 @@ def _work(
                 _enter(outcomes, order, results, run, containers, report)
                 if advance is not None:
                     note = f"{len(report.failed)} failed" if report.failed else ""
-                    advance(report.total, max(report.total, len(sources)), note)
+                    advance(report.total, max(report.total, len(sources.files)), note)
     report.failed.sort(key=lambda failure: str(failure[0]))
     with stage(order.output) as folder:
         replace(writer, run=replace(writer.run, folder=folder)).finish(lambda: ledger.records(order.mark))
@@ -291,10 +313,10 @@ def _work(
         results.remove([ERROR_TABLE])
 
 
-def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Writer, report: Report) -> Iterator[Job]:
+def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, report: Report) -> Iterator[Job]:
     """Groups of files and containers with anything left to do, in the order of the sources."""
     output, ledger, same = resolved(order.output), results.ledger, naming(order.output)
-    local = (resolved(Path(source)) for source in sources if not is_address(source))
+    local = (resolved(Path(source)) for source in sources.files if not is_address(source))
     inputs = {same(str(path)) for path in local if output in path.parents}
     taken: dict[str, Source] = {}
     group: list[Task] = []
@@ -322,7 +344,10 @@ def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Wri
             same(f"{stem} of {Path(str(source)).suffix}" if is_container(source) else stem), source
         )
         if first != source:
-            return f"{source} and {first} would both become {stem}: rename one, or use two folders"
+            return (
+                f"{source} and {first} would both become {stem}: name a folder that holds both, whose "
+                "subfolders are mirrored, or use two output folders"
+            )
         if is_container(source):
             return None
         files = [file for file in writer.files(stem) if not is_folder(file)]
@@ -330,16 +355,20 @@ def _jobs(order: Order, sources: Sequence[Source], results: Results, writer: Wri
             return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"
         return results.obstacle((file.relative_to(order.output).as_posix() for file in files), stem=stem)
 
-    for source in sources:
-        stem = stem_of(source)
+    for source in sources.files:
+        stem = sources.stem(source)
         if reason := obstacle(source, stem):
             report.failed.append((source, reason))
         elif is_container(source):
             entries = {entry.stem: known(entry) for entry in ledger.below(f"{stem}-")}
-            container = Container(source, stamp(source), order.batch_size, entries)
+            container = Container(source, stem, stamp(source), order.batch_size, entries)
             report.skipped += container.finished
             yield container
         else:
+            for former in sources.former_stems(source):
+                if (entry := ledger.get(former)) is not None and entry.source == identity(source):
+                    results.remove(ledger.files(former))
+                    ledger.forget(former)
             entry = ledger.get(stem)
             found = None if entry is None else known(entry)
             group.append(Task(str(source), identity(source), stem, stamp(source), known=found))

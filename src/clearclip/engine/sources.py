@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -17,7 +18,7 @@ from clearclip.engine.ledger import LEDGER_NAME, results_below
 from clearclip.errors import ImageError, UsageError
 from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
 from clearclip.files.label_maps import read_comment, read_info
-from clearclip.files.names import safe_stem
+from clearclip.files.names import safe_path, safe_stem
 from clearclip.files.reading import open_regular, sha256_of
 
 PREVIEW_SUFFIX = ".overlay.jpg"
@@ -33,16 +34,25 @@ Source = Path | str
 
 @dataclass
 class Scan:
-    """What sources name, each once, in order, and how many files below them are left out, by suffix or folder."""
+    """What sources name, each once, in order, and how many files below them are left out, by suffix or folder.
+
+    `names` has the names, without suffixes, of the results of files in subfolders of what was searched, which are
+    mirrored: `cat/001` for `photos/cat/001.jpg`. They are those of `stem_of` for all others.
+    """
 
     found: dict[Source, Source] = field(default_factory=dict)
     """By identity."""
     left_out: Counter[str] = field(default_factory=Counter)
+    names: dict[Source, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Source]:
         """Images and containers."""
         return list(self.found.values())
+
+    def first(self, limit: int | None) -> Scan:
+        """The first images and containers alone, under the same names."""
+        return Scan(dict(islice(self.found.items(), limit)), self.left_out, self.names)
 
 
 def is_address(source: Source) -> bool:
@@ -71,13 +81,18 @@ def scan(sources: Sequence[str]) -> Scan:
     these are the tar's texts. A missing file or an unlistable folder is found, so that a run can list it as failed.
     """
     all_of_them = Scan()
+    tops: dict[str, list[Path]] = {}
     for source in sources:
         if is_address(source):
-            listed = _list_address(source, all_of_them.left_out)
-            all_of_them.found.update((address, address) for address in listed)
+            for address, name in _list_address(source, all_of_them.left_out).items():
+                all_of_them.found[address] = address
+                all_of_them.names[address] = name
         else:
-            for match in _list_local(source, all_of_them.left_out):
-                all_of_them.found.setdefault(resolved(match), match)
+            top, matches = _list_local(source, all_of_them.left_out)
+            for match in matches:
+                if all_of_them.found.setdefault(resolved(match), match) is match and top is not None:
+                    tops.setdefault(top, []).append(match)
+    all_of_them.names |= _mirrored(tops, all_of_them.files)
     if not all_of_them.found:
         there = f" ({summary(left_out)})" if (left_out := all_of_them.left_out) else ""
         raise UsageError(
@@ -103,10 +118,33 @@ def kind_by_name(name: str) -> str:
     return "hidden" if name.startswith(".") else PurePosixPath(name).suffix.lower() or "without suffix"
 
 
-def _list_local(source: str, left_out: Counter[str]) -> list[Path]:
+def _mirrored(tops: Mapping[str, Sequence[Path]], files: Sequence[Source]) -> dict[Source, str]:
+    """Names of the results by file: with the folders below the one that was searched, or several ones' common parent.
+
+    Images in one folder that differ in their suffix alone keep it.
+    """
+    folders: dict[Source, tuple[str, ...]] = {}
+    if tops:
+        base = os.path.commonpath(tops)
+        for match in (match for matches in tops.values() for match in matches):
+            folders[match] = Path(os.path.relpath(match.absolute(), base)).parts[:-1]
+    local = [file for file in files if isinstance(file, Path) and not is_container(file)]
+    twins = Counter((file.parent, file.stem.casefold()) for file in local)
+    names: dict[Source, str] = {}
+    for file in files:
+        if not isinstance(file, Path):
+            continue
+        has_twin = not is_container(file) and twins[file.parent, file.stem.casefold()] > 1
+        if (above := folders.get(file, ())) or has_twin:
+            names[file] = safe_path(*above, file.name if has_twin else file.stem)
+    return names
+
+
+def _list_local(source: str, left_out: Counter[str]) -> tuple[str | None, list[Path]]:
+    """The folder that was searched, absolute, if any was, and the files."""
     path = Path(source)
     if exists(path) and path.is_dir():
-        return sorted(_images_below(path, left_out))
+        return str(path.absolute()), sorted(_images_below(path, left_out))
     if not exists(path) and glob.has_magic(source):
         expanded = glob.glob(source, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
         matches = []
@@ -117,8 +155,9 @@ def _list_local(source: str, left_out: Counter[str]) -> list[Path]:
                 matches.append(match)
         if not matches:
             raise UsageError(f"{source} matches no images: name files, folders or globs that hold some")
-        return matches
-    return [path]
+        plain = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
+        return str(Path(*plain).absolute()), matches
+    return None, [path]
 
 
 def _images_below(top: Path, left_out: Counter[str]) -> Iterator[Path]:
@@ -163,20 +202,28 @@ def _has_image_name(name: str) -> bool:
     return not name.startswith(".") and (suffix in IMAGE_SUFFIXES or suffix in CONTAINER_SUFFIXES)
 
 
-def _list_address(source: str, left_out: Counter[str]) -> list[str]:
+def _list_address(source: str, left_out: Counter[str]) -> dict[str, str]:
+    """Addresses, and the names of their results, with the folders below the one that was searched."""
     files, path = _open_files(source)
+    top = path
     try:
         if glob.has_magic(path):
             matches = [match for match in sorted(files.glob(path)) if files.isfile(match)]
+            top = "/".join(takewhile(lambda part: not glob.has_magic(part), path.split("/")))
         elif files.isdir(path):
             matches = _images_of(sorted(files.find(path)), path, left_out)
         else:
-            return [source]
+            return {source: stem_of(source)}
     except (OSError, ValueError) as error:
         raise UsageError(f"{source} cannot be listed ({_first_line(error)}): check address and credentials") from error
     if not matches:
         raise UsageError(f"{source} holds no images: name files, folders or globs that hold some")
-    return [_address_of(source, files, match) for match in matches]
+    return {_address_of(source, files, match): _name_below(match, top) for match in matches}
+
+
+def _name_below(path: str, top: str) -> str:
+    *above, name = path.removeprefix(top).strip("/").split("/")
+    return safe_path(*above, PurePosixPath(name).stem)
 
 
 def _images_of(listed: Sequence[str], top: str, left_out: Counter[str]) -> list[str]:
@@ -212,7 +259,7 @@ def _open_files(address: str) -> tuple[Any, str]:
         files, path = url_to_fs(address)
     except (ImportError, OSError, ValueError) as error:
         raise UsageError(
-            f"{address} cannot be reached ({_first_line(error)}): s3:// and gs:// need pip install 'clearclip[ray]', "
+            f"{address} cannot be reached ({_first_line(error)}): s3:// and gs:// need python -m pip install pyarrow, "
             "other addresses fsspec's package for them"
         ) from error
     return files, str(path)

@@ -25,15 +25,18 @@ def draw_overlay(
 ) -> Image.Image:
     """An image `(H, W, 3)` as RGB with its labels' colours over it, their borders, and with `names` a legend below.
 
-    `label_map` `(H, W)` holds indices into the palette `(n, 3)`; other values (ignored pixels) stay uncoloured.
+    `label_map` `(H, W)` holds indices into the palette `(n, 3)`; other values (ignored pixels) stay uncoloured. Letters
+    and borders grow with the picture.
     """
+    longest = max(label_map.shape)
+    thick = max(1, round(longest / 1000))
     known = (label_map >= 0) & (label_map < len(palette))
     colors = palette[np.where(known, label_map, 0)]
     weight = np.where(known, opacity, 0.0)[..., None]
     blended = np.rint(image * (1 - weight) + colors * weight).astype(np.uint8)
     border = np.zeros(label_map.shape, dtype=bool)
-    border[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
-    border[1:] |= label_map[1:] != label_map[:-1]
+    border[:, thick:] |= label_map[:, thick:] != label_map[:, :-thick]
+    border[thick:] |= label_map[thick:] != label_map[:-thick]
     blended[border] = (blended[border] * 0.35 + 255 * 0.65).astype(np.uint8)
     picture = Image.fromarray(blended)
     if names is None:
@@ -41,12 +44,17 @@ def draw_overlay(
     shares = np.bincount(label_map[known].ravel(), minlength=len(palette)) / max(1, label_map.size)
     present = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
     entries = [(f"{names[index]}  {shares[index]:.1%}", palette[index].tolist()) for index in present]
-    return stack([picture, draw_legend(entries, width=max(picture.width, 160))])
+    return stack([picture, draw_legend(entries, width=max(picture.width, 160), size=letter_size(longest))])
+
+
+def letter_size(longest: int) -> int:
+    """Height in pixels of the letters beside a picture whose longer side has so many."""
+    return max(14, round(longest / 72))
 
 
 def draw_legend(entries: Iterable[tuple[str, Sequence[int]]], *, width: int, size: int = 14) -> Image.Image:
     """A white strip of coloured squares with texts, wrapped to a width; `size` is the letters' height in pixels."""
-    pad, line = size // 2, size + 10
+    pad, line = size // 2, size + size * 5 // 7
     places, x, y = [], pad, pad
     for text, color in entries:
         shown = _fit(text, size, width - size - 4 * pad)

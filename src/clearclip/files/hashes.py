@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from clearclip.errors import UsageError
 from clearclip.files.reading import open_regular, read_bytes, sha256_of
 from clearclip.files.writing import atomic_write
 
@@ -17,10 +18,16 @@ SETTLED_NS = 3_000_000_000
 
 
 def default_cache_dir() -> Path:
-    """`$CLEARCLIP_CACHE`, else a folder in the user's cache folder; it may not exist yet."""
+    """`$CLEARCLIP_CACHE`, else a folder in the user's cache folder; it may not exist yet.
+
+    `UsageError` for a user without a home, as the numeric ones of containers are.
+    """
     if os.environ.get("CLEARCLIP_CACHE"):
         return Path(os.environ["CLEARCLIP_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clearclip"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clearclip"
+    except RuntimeError as error:
+        raise UsageError("this user has no home folder to cache in: set CLEARCLIP_CACHE to a folder") from error
 
 
 def file_hash(path: Path) -> str:

@@ -39,7 +39,7 @@ BEGINNINGS = (
     (8, b"WEBP", DAMAGED.format("WebP")),
     (4, b"ftypavif", "an AVIF that is damaged, or newer than this Pillow: try pip install --upgrade pillow"),
     *(
-        (4, b"ftyp" + brand, 'a HEIC that is damaged, or lacks its decoder: python -m pip install "clearclip[heic]"')
+        (4, b"ftyp" + brand, "a HEIC that is damaged, or lacks its decoder: python -m pip install pillow-heif")
         for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
     ),
     (0, b"\x1f\x8b", UNPACK.format("compressed by gzip")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -104,8 +105,9 @@ def _installed() -> tuple[Path, ...]:
     """Regular fonts of this machine, those for many scripts first."""
     found = []
     for folder in FOLDERS:
-        for root, _, names in os.walk(Path(os.path.expandvars(folder)).expanduser()):
-            found += [Path(root, name) for name in names if name.lower().endswith(SUFFIXES)]
+        with suppress(RuntimeError):  # a user without a home
+            for root, _, names in os.walk(Path(os.path.expandvars(folder)).expanduser()):
+                found += [Path(root, name) for name in names if name.lower().endswith(SUFFIXES)]
     regular = [path for path in found if not any(variant in path.stem.lower() for variant in VARIANTS)]
     wide = ("cjk", "fallback", "unicode", "hansans", "wqy", "gothic", "yahei", "msyh", "pingfang", "sans")
     rank = {path: next((place for place, part in enumerate(wide) if part in path.stem.lower()), 99) for path in regular}

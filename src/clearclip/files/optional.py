@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 from clearclip.errors import UsageError
 
 
 def require(library: str, *, extra: str, purpose: str) -> Any:
-    """Import an optional library; `UsageError` names the extra of this package that installs it.
+    """Import an optional library; `UsageError` says how to install what the extra of this package names.
 
     `purpose` is how the message begins.
     """
@@ -17,5 +19,19 @@ def require(library: str, *, extra: str, purpose: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         raise UsageError(
-            f'{purpose} needs {library.partition(".")[0]} ({error}): python -m pip install "clearclip[{extra}]"'
+            f"{purpose} needs {library.partition('.')[0]} ({error}): {installation(extra)} (the extra {extra!r})"
         ) from error
+
+
+def installation(extra: str) -> str:
+    """The command that installs an extra's libraries, wherever clearclip itself was installed from.
+
+    >>> installation("geo")
+    'python -m pip install "rasterio>=1.4"'
+    """
+    try:
+        listed = [re.split(r"\s*;\s*", line) for line in requires("clearclip") or ()]
+    except PackageNotFoundError:  # run from its sources, without an installation
+        listed = []
+    found = [library for library, *markers in listed if f"extra == '{extra}'" in " ".join(markers).replace('"', "'")]
+    return "python -m pip install " + " ".join(f'"{library}"' for library in found or [f".[{extra}]"])

@@ -1,25 +1,34 @@
-"""One progress bar for every long loop, on standard error."""
+"""One progress for every long loop: a bar where standard error is a terminal, elsewhere a log line now and then."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Advance = Callable[[int, int, str], None]
+LINE_SECONDS = 30.0
+"""Between two log lines, and before the first."""
+log = logging.getLogger("clearclip")
 
 
 @contextmanager
 def progress_bar(description: str, *, show: bool | None = None) -> Iterator[Advance | None]:
     """A bar that appears when it is first told how far the work is, and is wiped at the end.
 
-    What comes takes the number done, the total and a note that stands behind the bar. It is `None` where there is no
-    bar: with `show=False`, or by default where standard error is no terminal.
+    What comes takes the number done, the total and a note that stands behind the bar; it is `None` with `show=False`.
+    By default, where standard error is no terminal, work that takes longer writes lines to the logger `clearclip`.
     """
-    if not (sys.stderr.isatty() if show is None else show):
+    if show is False:
         yield None
+        return
+    if show is None and not sys.stderr.isatty():
+        yield _lines(description)
         return
     from rich import progress as rich
     from rich.console import Console
@@ -39,6 +48,31 @@ def progress_bar(description: str, *, show: bool | None = None) -> Iterator[Adva
         yield advance
     finally:
         bar.stop()
+
+
+def _lines(description: str) -> Advance:
+    started = last = time.monotonic()
+
+    def advance(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last < LINE_SECONDS:
+            return
+        last = now
+        spent = now - started
+        left = f", about {_clock(spent / done * (total - done))} left" if done else ""
+        noted = f"; {note}" if note else ""
+        log.info("%s: %s of %s after %s%s%s", description, f"{done:,}", f"{total:,}", _clock(spent), left, noted)
+
+    return advance
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as `h:mm:ss`.
+
+    >>> _clock(75)
+    '0:01:15'
+    """
+    return str(timedelta(seconds=int(seconds)))
 
 
 def track(items: Sequence[Item], description: str, *, show: bool | None = None) -> Iterator[Item]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 from clearclip.errors import UsageError
-from clearclip.files.names import safe_stem
+from clearclip.files.names import safe_path
 from clearclip.files.optional import require
 from clearclip.formats.regions import Choices, Region, Result, find_regions
 from clearclip.vocabulary import Vocabulary
@@ -61,8 +61,8 @@ class Sample:
     georeference: GeoReference | None = None
 
     def __post_init__(self) -> None:
-        if self.stem != safe_stem(self.stem):
-            raise UsageError(f"the name {self.stem!r} cannot be a file's: use {safe_stem(self.stem)!r}")
+        if self.stem != (safe := safe_path(*self.stem.split("/"))):
+            raise UsageError(f"the name {self.stem!r} cannot be a file's: use {safe!r}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -145,8 +145,12 @@ def xml_safe(text: str) -> str:
 
 
 def image_name(record: Mapping[str, Any]) -> str:
-    """The name by which annotation tools know an image: its file's without folders, in a container that of its key."""
+    """The name by which annotation tools know an image: its path in the folder that was searched.
+
+    In a container it is its key's.
+    """
     source = re.sub(r"^.*\.(tar|tgz|tar\.gz|parquet)#(?=.)", "", record["source"], flags=re.IGNORECASE | re.DOTALL)
     if "://" in source:
         source = source.partition("?")[0]
-    return PurePath(source).name or str(record["stem"])
+    inner = str(record["stem"]).count("/") if source == record["source"] else 0
+    return "/".join(PurePath(source).parts[-1 - inner :]) or str(record["stem"])

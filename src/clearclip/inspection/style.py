@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearclip.errors import ClearclipError
 from clearclip.files.lettering import SHIPPED, drawn, font_of
+from clearclip.files.optional import require
 from clearclip.files.writing import atomic_write
 
 if TYPE_CHECKING:
@@ -48,14 +48,13 @@ _LOOK: Any = {
 @contextmanager
 def look() -> Iterator[None]:
     """Within the block, figures are made and saved in the package's look; the caller's settings stay as they are."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ClearclipError(
-            'pictures of plots need matplotlib: python -m pip install "clearclip[paper]" (or matplotlib itself)'
-        ) from error
-    with matplotlib.rc_context(_LOOK):
+    with require_matplotlib().rc_context(_LOOK):
         yield
+
+
+def require_matplotlib() -> Any:
+    """matplotlib; `UsageError` where it is not installed, which is asked before the work that a figure shows."""
+    return require("matplotlib", extra="paper", purpose="a figure")
 
 
 def write(text: Text, words: str) -> None:

@@ -36,6 +36,7 @@ class Cell:
         miou: Percent; `None` where nothing was measured.
         method: The spelling that was run; shallower models than GEM's six blocks run it over half of theirs.
         images: How many were counted.
+        is_official: Whether it may be compared with the paper's, as `Evaluation.is_official`.
         warnings: What must be known to compare the number with others.
     """
 
@@ -44,6 +45,7 @@ class Cell:
     method: str = ""
     threshold: float | None = None
     images: int = 0
+    is_official: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -188,6 +190,7 @@ def _cell(outcome: Evaluation, method: str) -> Cell:
         method=method,
         threshold=outcome.config[method].threshold,
         images=outcome.images,
+        is_official=outcome.is_official(method),
         warnings=outcome.warnings,
     )
 

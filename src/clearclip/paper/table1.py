@@ -58,7 +58,9 @@ def table1_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
             measured = [name for name, cell in cells.items() if cell.miou is not None]
             mean = mean_miou(lab, model.name, benchmarks=benchmarks, method=method)
             printed = None if axis == "alpha" else TABLE1.get(axis if value is None else value)
-            comparable = model.name == TABLE1_MODEL and set(ALL_EIGHT) <= set(measured)
+            comparable = model.name == TABLE1_MODEL and set(ALL_EIGHT) <= {
+                name for name, cell in cells.items() if cell.miou is not None and cell.is_official
+            }
             rows.append(
                 {
                     "model": model.name,

@@ -44,7 +44,8 @@ def row_name(model: str, base: str) -> str:
 def table2_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) -> list[Row]:
     """Every cell in long form: a row for each model, method and benchmark.
 
-    `published` is quoted, `measured` is ours or `None` with a `reason`, `difference` is measured minus published.
+    `published` is quoted, `measured` is ours or `None` with a `reason`, `difference` is measured minus published
+    where both are of the same images, protocol and threshold.
     """
     rows: list[Row] = []
     for model in models:
@@ -60,7 +61,7 @@ def table2_rows(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
                         "benchmark": benchmark,
                         "published": printed,
                         "measured": cell.miou,
-                        "difference": _minus(cell.miou, printed),
+                        "difference": _minus(cell.miou, printed) if cell.is_official else None,
                         "run_as": cell.method,
                         "images": cell.images,
                         "reason": cell.reason,
@@ -89,8 +90,13 @@ def _lines(lab: Lab, model: Model, base: str, benchmarks: Sequence[str]) -> list
     before: dict[str, list[float | None]] = {}
     for name, clear in ((base, False), (with_clearclip(base), True)):
         published = published_cells(benchmarks, model=model.name, method=name)
-        measured = [lab.cell(model.name, benchmark, parse_method(name)).miou for benchmark in benchmarks]
-        kinds = {"published": published, "measured": measured, "difference": list(map(_minus, measured, published))}
+        cells_measured = [lab.cell(model.name, benchmark, parse_method(name)) for benchmark in benchmarks]
+        measured = [cell.miou for cell in cells_measured]
+        difference = [
+            _minus(cell.miou, printed) if cell.is_official else None
+            for cell, printed in zip(cells_measured, published, strict=True)
+        ]
+        kinds = {"published": published, "measured": measured, "difference": difference}
         for kind, cells in kinds.items():
             if kind != "measured" and all(cell is None for cell in published):
                 continue
@@ -175,7 +181,8 @@ def table2_page(lab: Lab, models: Sequence[Model], benchmarks: Sequence[str]) ->
     page = Page("table2", TARGETS["table2"].title, numbers=table2_rows(lab, models, benchmarks))
     page.lead = [
         "mIoU in percent, each row without and with ClearCLIP: the paper's number (*published*, quoted), ours "
-        "(*measured*) and measured minus published (*difference*). A mean is given only where the whole row has "
+        "(*measured*) and measured minus published (*difference*), where both are of the same images, protocol and "
+        "threshold. A mean is given only where the whole row has "
         "numbers; the gain is the mean with ClearCLIP minus the mean without. MaskCLIP, SCLIP and GEM run on OpenAI's "
         "CLIP. BLIP's large model is a ViT-L/16."
     ]

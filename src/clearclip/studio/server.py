@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import re
 import secrets
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.optional import require
 from clearclip.files.reading import read_text
 from clearclip.files.temporary import environment
 from clearclip.service.files import Files, work_folder
@@ -140,8 +140,8 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
 
     `ClearclipError` if the extra is not installed, or the port cannot be used.
     """
-    if importlib.util.find_spec("gradio") is None or importlib.util.find_spec("cachetools") is None:
-        raise UsageError('the studio needs Gradio: python -m pip install "clearclip[app]"')
+    for library in ("gradio", "cachetools"):
+        require(library, extra="app", purpose="the studio")
     port = choose_port(options.host, options.port)
     with work_folder() as work, _quiet(work):
         from gradio import processing_utils

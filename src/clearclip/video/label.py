@@ -28,7 +28,7 @@ from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike
 from clearclip.encode.encoding import Encoder
 from clearclip.errors import ImageError, UsageError, printable
-from clearclip.files.drawing import draw_legend, draw_overlay
+from clearclip.files.drawing import draw_legend, draw_overlay, letter_size
 from clearclip.files.label_maps import read_info, read_settings, save_json, save_label_map, verify
 from clearclip.files.progress import progress_bar
 from clearclip.files.reading import RefusedError, check_regular, open_regular
@@ -377,7 +377,7 @@ class _Layout:
         self._canvas = np.full((height, width, 3), 255, dtype=np.uint8)
         if vocabulary is not None:
             entries = zip(vocabulary.names, vocabulary.palette.tolist(), strict=True)
-            strip = np.asarray(draw_legend(entries, width=max(width, LEAST_LEGEND)))
+            strip = np.asarray(draw_legend(entries, width=max(width, LEAST_LEGEND), size=letter_size(max(size))))
             self._canvas = np.full((height + len(strip) + len(strip) % 2, strip.shape[1], 3), 255, dtype=np.uint8)
             self._canvas[height : height + len(strip)] = strip
         self._even = (height, size[1] + size[1] % 2)
