@@ -241,3 +241,18 @@ def test_a_hub_is_asked_at_its_own_port(monkeypatch, url, port):
     monkeypatch.setattr(network.socket, "create_connection", lambda place, timeout: asked.append(place) or io.BytesIO())
     assert network.reachable(url)
     assert asked == [("h", port)]
+
+
+def test_a_json_line_for_each_image_on_request(run, clip_folder, photo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    given = ("segment", photo(), tmp_path / "broken.png", "-l", "sky", "-l", "tree", "--model", clip_folder,
+             "--device", "cpu", "--template", "{}", "-o")  # fmt: skip
+    events = [json.loads(line) for line in run("--log-json", *given, tmp_path / "a").err.splitlines() if line[0] == "{"]
+    became = {str(event["image"]): event for event in events if "image" in event}
+    assert became[str(tmp_path / "photo.png")]["became"] == "segmented"
+    assert became[str(tmp_path / "photo.png")]["name"] == "photo"
+    assert became[str(tmp_path / "broken.png")]["became"] == "failed"
+    assert "broken.png" in became[str(tmp_path / "broken.png")]["reason"]
+    assert all(event["time"].endswith("+00:00") for event in events)
+    assert f"{tmp_path / 'photo.png'}: segmented" in run("--verbose", *given, tmp_path / "b").err
+    assert "segmented" not in run(*given, tmp_path / "c").err

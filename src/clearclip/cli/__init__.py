@@ -52,10 +52,12 @@ def _common(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
     quiet: bool = typer.Option(False, "-q", "--quiet", help="No lines on how far the work is."),
-    verbose: bool = typer.Option(False, "-v", "--verbose", help="Also say what is read and loaded, from where."),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Also a line for each image."),
+    log_json: bool = typer.Option(False, "--log-json", help="Log lines as JSON, one for each image among them."),
 ) -> None:
     """Label every pixel of an image with your own words, without training anything."""
-    options.prepare(level=logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    options.prepare(level=level, as_json=log_json)
 
 
 for command in (demo.demo, segment.segment, large.large, video.video):

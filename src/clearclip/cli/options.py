@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -235,14 +236,26 @@ def bundles(*, without: Collection[str] = ()) -> Callable[[Command], Command]:
 
 
 class _Lines(logging.Handler):
-    """Messages as lines on what standard error is when they come."""
+    """Messages as lines on what standard error is when they come, or as JSON with the record's `event`."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(printable(record.getMessage()), file=sys.stderr)
+        line = printable(record.getMessage())
+        if self._as_json:
+            time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+            event = {"time": time, "level": record.levelname.lower(), "message": line, **getattr(record, "event", {})}
+            line = json.dumps(event, default=str)
+        print(line, file=sys.stderr)
 
 
-def prepare(*, level: int = logging.INFO) -> None:
-    """Keep the libraries quiet, turn warnings into one line each, and show what the logger `clearclip` says."""
+def prepare(*, level: int = logging.INFO, as_json: bool = False) -> None:
+    """Keep the libraries quiet, turn warnings into one line each, and show what the logger `clearclip` says.
+
+    With `as_json` these are JSON, one more for each image among them.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -250,7 +263,8 @@ def prepare(*, level: int = logging.INFO) -> None:
     log = logging.getLogger("clearclip")
     log.setLevel(level)
     log.propagate = False
-    log.handlers = [_Lines()]
+    log.handlers = [_Lines(as_json=as_json)]
+    logging.getLogger("clearclip.images").setLevel(logging.DEBUG if as_json else logging.NOTSET)
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning, module="clearclip")
     said: set[str] = set()
@@ -258,7 +272,7 @@ def prepare(*, level: int = logging.INFO) -> None:
     def say_once(message: Warning | str, *_: Any, **__: Any) -> None:
         if (line := f"warning: {message}") not in said:  # Python's own memory is lost where filters change
             said.add(line)
-            print(line, file=sys.stderr)
+            log.warning("%s", line)
 
     warnings.showwarning = say_once
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import uuid
 from collections import Counter
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from clearclip.engine.ray_worker import Load
 
 SETTINGS_NAME = "labels.json"
+log = logging.getLogger("clearclip.images")
 NOT_COMPARED = ("software", "versions")
 
 Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], None, None]]
@@ -359,6 +361,7 @@ def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, repo
         stem = sources.stem(source)
         if reason := obstacle(source, stem):
             report.failed.append((source, reason))
+            _log(source, "failed", reason=reason)
         elif is_container(source):
             entries = {entry.stem: known(entry) for entry in ledger.below(f"{stem}-")}
             container = Container(source, stem, stamp(source), order.batch_size, entries)
@@ -382,7 +385,7 @@ def _enter(
     outcomes: Iterable[Outcome], order: Order, results: Results, run: str, containers: set[str], report: Report
 ) -> None:
     """Give new results their names, and note in ledger and report what became of each image."""
-    ledger, made = results.ledger, []
+    ledger, made, failed_before = results.ledger, [], len(report.failed)
     sources: dict[str, Source] = {}
     for outcome in outcomes:
         task = outcome.task
@@ -395,6 +398,7 @@ def _enter(
         elif outcome.record is None or outcome.staged is None:
             ledger.recognise(task.stem, source=task.identity, stamp=task.stamp)
             report.skipped += 1
+            _log(source, "there already", name=task.stem)
         else:
             old = ledger.get(task.stem)
             # another image of this run has the name, or will have it
@@ -413,3 +417,12 @@ def _enter(
     refused = results.accept(made)
     report.failed += [(sources[stem], reason) for stem, reason in refused.items()]
     report.done += len(made) - len(refused)
+    for entry, _, _ in made:
+        if entry.stem not in refused:
+            _log(sources[entry.stem], "segmented", name=entry.stem)
+    for source, reason in report.failed[failed_before:]:
+        _log(source, "failed", reason=reason)
+
+
+def _log(source: Source, became: str, **more: str) -> None:
+    log.debug("%s: %s", source, became, extra={"event": {"image": source, "became": became, **more}})
