@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from clearclip.engine.run import find_images as find_images
     from clearclip.engine.run import segment_files as segment_files
     from clearclip.engine.run import segment_on_ray as segment_on_ray
+    from clearclip.engine.sources import Scan as Scan
     from clearclip.engine.sources import find_sources as find_sources
+    from clearclip.engine.sources import scan as scan
     from clearclip.errors import CheckpointError as CheckpointError
     from clearclip.errors import ClearclipError as ClearclipError
     from clearclip.errors import ImageError as ImageError
@@ -54,7 +56,7 @@ _HOMES = {
     "encode.images": ("load_image",),
     "engine.ray_pool": ("Fleet",),
     "engine.run": ("find_images", "segment_files", "segment_on_ray"),
-    "engine.sources": ("find_sources",),
+    "engine.sources": ("Scan", "find_sources", "scan"),
     "errors": ("CheckpointError", "ClearclipError", "ImageError", "UnsupportedModelError", "UsageError"),
     "formats": ("Choices",),
     "large.label": ("LargeResult", "segment_large"),
