@@ -127,3 +127,11 @@ def test_emptied_folders_of_results_are_removed(segmenter, tree, tmp_path):
     (aside,) = out.glob("earlier-*")
     with Image.open(aside / "val" / "cat" / "001.png") as kept:
         assert kept.size == (56, 40)
+
+
+def test_yolo_labels_that_no_reader_finds_are_told(go, photo, tmp_path):
+    photo('a/x"y.png'), photo("a/plain.png"), photo("a/IMG.png"), photo("a/IMG.jpg")
+    (note,) = go(tmp_path / "a", formats=["yolo"]).notes.items()
+    assert "its YOLO labels have another name" in note[0]
+    assert [path.name for path in note[1]] == ["IMG.jpg", "IMG.png", 'x"y.png']
+    assert not go(tmp_path / "a", out=tmp_path / "png").notes

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from clearclip.engine.ray_worker import Load
 
 SETTINGS_NAME = "labels.json"
+OTHER_NAME = (
+    "its YOLO labels have another name than the image, so that Ultralytics takes it for one without objects: rename it"
+)
 log = logging.getLogger("clearclip.images")
 NOT_COMPARED = ("software", "versions")
 
@@ -372,6 +375,8 @@ def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, repo
                 if (entry := ledger.get(former)) is not None and entry.source == identity(source):
                     results.remove(ledger.files(former))
                     ledger.forget(former)
+            if "yolo" in formats and PurePosixPath(stem).name != stem_of(source, safe=False):
+                report.notes.setdefault(OTHER_NAME, []).append(source)
             entry = ledger.get(stem)
             found = None if entry is None else known(entry)
             group.append(Task(str(source), identity(source), stem, stamp(source), known=found))

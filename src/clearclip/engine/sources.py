@@ -327,10 +327,11 @@ def identity(source: Source) -> str:
     return source if isinstance(source, str) and is_address(source) else str(resolved(Path(source)))
 
 
-def stem_of(source: Source) -> str:
-    """The safe file name, without suffix, that an image's results get."""
+def stem_of(source: Source, *, safe: bool = True) -> str:
+    """The safe file name, without suffix, that an image's results get, or its own."""
     name = str(source).partition("?")[0] if is_address(source) else str(source)
-    return safe_stem(PurePosixPath(name).stem if is_address(source) else Path(name).stem)
+    stem = PurePosixPath(name).stem if is_address(source) else Path(name).stem
+    return safe_stem(stem) if safe else stem
 
 
 def exists(path: Path) -> bool:
