@@ -29,8 +29,9 @@ def test_files_folders_and_globs(segment, photo, tmp_path, clip_folder):
     ran = segment(tmp_path / "in", str(tmp_path / "*.png"), "-l", "sky", "-l", "person=man|woman @#ff0000", "-o", out)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("3 segmented")
-    assert sorted(file.name for file in out.iterdir()) == sorted(
-        [f"{stem}{end}" for stem in "abc" for end in (".png", ".overlay.jpg")] + ["labels.json", "ledger.sqlite"]
+    assert sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()) == sorted(
+        [f"{stem}{end}" for stem in ("a", "sub/b", "c") for end in (".png", ".overlay.jpg")]
+        + ["labels.json", "ledger.sqlite"]
     )
     segmenter = clearclip.load(str(clip_folder), device="cpu", templates="a photo of a {}.")
     expected = segmenter(tmp_path / "c.png", ["sky", "person=man|woman"])

@@ -46,6 +46,8 @@ def test_names_are_paths_below_what_was_searched(tree, monkeypatch):
     assert names("train", "val") == ["train/001", "train/cat/001", "train/dog/001", "val/cat/001"]
     assert names("train/cat", tree / "train" / "dog") == ["cat/001", "dog/001"]
     assert names("train/001.png", "val") == ["001", "cat/001"]
+    (tree / "val" / "cat" / "001.png").rename(tree / "val" / "2.png")
+    assert names("train/cat", "val") == ["001", "2"]
 
 
 def test_images_that_differ_in_their_suffix_keep_it(photo, tmp_path):

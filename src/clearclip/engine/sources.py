@@ -119,24 +119,29 @@ def kind_by_name(name: str) -> str:
 
 
 def _mirrored(tops: Mapping[str, Sequence[Path]], files: Sequence[Source]) -> dict[Source, str]:
-    """Names of the results by file: with the folders below the one that was searched, or several ones' common parent.
+    """Names of the results by file, with the folders below the one that was searched.
 
-    Images in one folder that differ in their suffix alone keep it.
+    Where names in several such folders would be equal, these begin below what all have in common. Images in one folder
+    that differ in their suffix alone keep it.
     """
-    folders: dict[Source, tuple[str, ...]] = {}
-    if tops:
-        base = os.path.commonpath(tops)
-        for match in (match for matches in tops.values() for match in matches):
-            folders[match] = Path(os.path.relpath(match.absolute(), base)).parts[:-1]
-    local = [file for file in files if isinstance(file, Path) and not is_container(file)]
-    twins = Counter((file.parent, file.stem.casefold()) for file in local)
-    names: dict[Source, str] = {}
-    for file in files:
-        if not isinstance(file, Path):
-            continue
-        has_twin = not is_container(file) and twins[file.parent, file.stem.casefold()] > 1
-        if (above := folders.get(file, ())) or has_twin:
-            names[file] = safe_path(*above, file.name if has_twin else file.stem)
+    local = [file for file in files if isinstance(file, Path)]
+    images = [file for file in local if not is_container(file)]
+    twins = Counter((file.parent, file.stem.casefold()) for file in images)
+    last = {file: file.stem for file in local}
+    last |= {file: file.name for file in images if twins[file.parent, file.stem.casefold()] > 1}
+
+    def below(file: Path, top: str) -> str:
+        return safe_path(*Path(os.path.relpath(file.absolute(), top)).parts[:-1], last[file])
+
+    names: dict[Source, str] = {file: safe_stem(name) for file, name in last.items() if name != file.stem}
+    owners: dict[str, set[str]] = {}
+    for top, matches in tops.items():
+        for file in matches:
+            names[file] = below(file, top)
+            owners.setdefault(names[file].casefold(), set()).add(top)
+    shared = set().union(*(both for both in owners.values() if len(both) > 1))
+    for top in shared:
+        names |= {file: below(file, os.path.commonpath(tops)) for file in tops[top]}
     return names
 
 
