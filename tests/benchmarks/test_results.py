@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from clearclip import Segmenter
 from clearclip.benchmarks import Run, evaluate, open_benchmark, read_results, records, scores, table
 from clearclip.benchmarks.results import append_results
 from clearclip.benchmarks.worst import sheets
@@ -124,10 +126,29 @@ def test_the_papers_number_is_found_for_its_cell(segmenter, voc):
     finally:
         backbone.name = name
     assert found[0]["published"]["miou"] == 77.9
-    assert found[0]["published"]["difference"] == pytest.approx(found[0]["miou"] - 77.9, abs=1e-3)
+    assert found[0]["published"]["difference"] is None
     assert found[1]["published"]["miou"] == 80.9
     assert any("not comparable" in warning for warning in found[0]["warnings"])
     assert any("another protocol" in warning for warning in found[0]["warnings"])
+
+
+def test_the_difference_is_of_equal_images_protocol_and_threshold(segmenter, voc, monkeypatch):
+    backbone = segmenter.backbone
+    monkeypatch.setattr(backbone, "name", "ViT-B-16-quickgelu/openai")
+    dataset = open_benchmark("voc20", data=voc)
+    own = Segmenter(backbone, protocol=dataset.benchmark.protocol, templates=["{}"], device="cpu")
+    outcome = evaluate(own, dataset, methods="clearclip")
+    facts = outcome.facts["clearclip"]
+    for images, official in ((outcome.images, True), (1449, False)):
+        facts = replace(facts, official=replace(facts.official, images=images))
+        (record,) = records(replace(outcome, facts={"clearclip": facts}))
+        assert outcome.is_official("clearclip") is False
+        assert (record["published"]["difference"] is not None) == official
+    for part, value in (("threshold", 0.5), ("protocol", {**outcome.config["clearclip"].protocol, "stride": 1.0})):
+        changed = replace(outcome.config["clearclip"], **{part: value})
+        fitting = replace(facts, official=replace(facts.official, images=outcome.images))
+        other = replace(outcome, config={"clearclip": changed}, facts={"clearclip": fitting})
+        assert not other.is_official("clearclip")
 
 
 def test_methods_by_benchmarks_with_the_paper_below():

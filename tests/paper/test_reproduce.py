@@ -78,7 +78,7 @@ def test_targets_share_what_is_computed(run, coarse_folder, voc, tmp_path, encod
     rows = [row for row in numbers(out / "table2")["numbers"] if row["method"] == "clearclip"]
     assert rows[0]["published"] == 80.9
     assert rows[0]["measured"] != rows[0]["published"]
-    assert rows[0]["difference"] == pytest.approx(rows[0]["measured"] - 80.9)
+    assert rows[0]["difference"] is None  # of 2 images
     assert "not the paper's weights" in page
     assert "| measured † |" in page
     assert "| published † |" not in page
