@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 import clearclip
-from clearclip.backbones import network
 from clearclip.backbones.devices import pick_device
 from clearclip.errors import UsageError
 from clearclip.files import lettering, optional, progress
@@ -231,18 +230,6 @@ def test_a_tokenizer_that_fails_is_one_line(clip_model):
             clearclip.Segmenter(backbone, cache=False, templates=["{}"]).embed(["sky"])
 
 
-@pytest.mark.parametrize(
-    ("url", "port"), [("http://h", 80), ("https://h", 443), ("http://h:8080", 8080), ("https://h:1", 1)]
-)
-def test_a_hub_is_asked_at_its_own_port(monkeypatch, url, port):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    asked = []
-    monkeypatch.setattr(network.socket, "create_connection", lambda place, timeout: asked.append(place) or io.BytesIO())
-    assert network.reachable(url)
-    assert asked == [("h", port)]
-
-
 def test_a_json_line_for_each_image_on_request(run, clip_folder, photo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     given = ("segment", photo(), tmp_path / "broken.png", "-l", "sky", "-l", "tree", "--model", clip_folder,
@@ -256,3 +243,12 @@ def test_a_json_line_for_each_image_on_request(run, clip_folder, photo, tmp_path
     assert all(event["time"].endswith("+00:00") for event in events)
     assert f"{tmp_path / 'photo.png'}: segmented" in run("--verbose", *given, tmp_path / "b").err
     assert "segmented" not in run(*given, tmp_path / "c").err
+
+
+def test_a_model_is_downloaded_and_checked_before_it_is_needed(run, clip_folder, tmp_path):
+    ran = run("models", "download", "tiny", clip_folder)
+    assert ran.code == 0
+    assert [line.partition(":")[0] for line in ran.out.splitlines()] == ["tiny", str(clip_folder)]
+    assert " MB in " in ran.out
+    assert run("models", "download", tmp_path / "none").code == 2
+    assert "clip-b16" in run("models").out

@@ -64,8 +64,13 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
         else:
             from clearclip.backbones.network import offline_if_unreachable
 
-            with offline_if_unreachable():
-                backbone = _load(source, tokenizer)
+            with offline_if_unreachable() as reason:
+                try:
+                    backbone = _load(source, tokenizer)
+                except CheckpointError as error:
+                    if reason is None:
+                        raise
+                    raise CheckpointError(f"{error}; {reason}") from error
     except ClearclipError:
         raise
     except Exception as error:  # the libraries do not say what they raise for files that contradict each other
@@ -160,15 +165,15 @@ def _load_hf_folder(folder: Path, tokenizer: str | None) -> Backbone:
 def _download(url: str) -> Path:
     import torch
 
-    from clearclip.backbones.network import reachable
+    from clearclip.backbones.network import unreachable
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / url.rsplit("/", 1)[1]
     if file.is_file():
         return file
     try:
-        if not reachable(url):
-            raise ConnectionError("the host cannot be reached")
+        if reason := unreachable(url):
+            raise ConnectionError(reason)
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file))
     except OSError as error:

@@ -7,14 +7,16 @@ that are listed below.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants as hub
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -22,6 +24,7 @@ from clearclip.errors import CheckpointError
 from clearclip.files.reading import read_bytes, read_text
 from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
+log = logging.getLogger("clearclip")
 CONFIG_BYTES = 10_000_000
 TOKENIZER_BYTES = 200_000_000
 EXTRA_TOKENS = 1000
@@ -165,4 +168,12 @@ def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pret
 
 def fetch(repository: str, patterns: Iterable[str]) -> Path:
     """Download the files of a hub repository that match, where the cache lacks them, and return their folder."""
+    log.info("Looking for %s on %s; what is not in the cache is downloaded", repository, hub.ENDPOINT)
     return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+
+
+def fetch_file(repository: str, name: str) -> Path:
+    """Download a file of a hub repository, where the cache lacks it."""
+    if not isinstance(try_to_load_from_cache(repository, name), str):
+        log.info("Downloading %s of %s from %s", name, repository, hub.ENDPOINT)
+    return Path(hf_hub_download(repository, name))

@@ -1,39 +1,69 @@
-"""Hubs that cannot be reached: said at once, where the hub libraries would retry every file for half a minute."""
+"""What goes wrong with hubs, said at once and by its cause: the libraries retry, and name the last error."""
 
 from __future__ import annotations
 
-import os
-import socket
+import errno
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants as hub
+from huggingface_hub.errors import GatedRepoError
 
 TIMEOUT_SECONDS = 5.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LOGIN = "log in with `hf auth login`, or give a token in HF_TOKEN"
+ANSWERS = {
+    401: f"it wants a login, or there is no such repository: check the name, and {LOGIN}",
+    403: f"the login has no right to it: accept its terms on its page, and {LOGIN}",
+    404: "there is no such repository or file: check the name",
+    429: f"too many requests: wait some minutes, or {LOGIN}",
+}
 
 
-def reachable(url: str) -> bool:
-    """Whether a URL's host answers at all. Behind a proxy it is taken to."""
-    parts = urlsplit(url)
-    scheme = parts.scheme or "https"
-    if any(name.lower() in (f"{scheme}_proxy", "all_proxy") and value for name, value in os.environ.items()):
-        return True
+def unreachable(url: str) -> str | None:
+    """Why a URL's host gives no answer within some seconds, through the proxies that the environment names.
+
+    `None` if it gives any, a refusal too.
+    """
     try:
-        socket.create_connection(
-            (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)), timeout=TIMEOUT_SECONDS
-        ).close()
-    except OSError:
-        return False
-    return True
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{urlsplit(url).netloc} cannot be reached ({getattr(error, 'reason', error)})"
+    return None
 
 
 @contextmanager
-def offline_if_unreachable() -> Iterator[None]:
-    """Within the block, the Hugging Face libraries read their cache alone where the hub cannot be reached."""
+def offline_if_unreachable() -> Iterator[str | None]:
+    """Within the block, the Hugging Face libraries read their cache alone where the hub cannot be reached.
+
+    Yields why it cannot.
+    """
     before = hub.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = before or not reachable(hub.ENDPOINT)
+    reason = "HF_HUB_OFFLINE is set" if before else unreachable(hub.ENDPOINT)
+    hub.HF_HUB_OFFLINE = reason is not None
     try:
-        yield
+        yield reason
     finally:
         hub.HF_HUB_OFFLINE = before
+
+
+def cause_of(error: BaseException) -> str:
+    """Why a download failed: the most telling of an error and of those that it came from."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    if any(isinstance(one, OSError) and one.errno in FULL for one in chain):
+        return "the disk is full: free some space, or name another folder in HF_HOME"
+    answers = [response.status_code for one in chain if (response := getattr(one, "response", None)) is not None]
+    if any(isinstance(one, GatedRepoError) for one in chain):
+        return f"the hub answers {answers[0]}: {ANSWERS[403]}"
+    if answers:
+        return f"the hub answers {answers[0]}: {ANSWERS.get(answers[0], 'it is out of order, try again later')}"
+    if any("Timeout" in type(one).__name__ for one in chain):
+        return "the hub does not go on answering: try again, what is there is kept"
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 
 import huggingface_hub.constants as hub
 import open_clip
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
@@ -23,11 +24,13 @@ from clearclip.backbones.folder import (
     TOKENIZER_PATTERNS,
     check_shape,
     fetch,
+    fetch_file,
     first_line,
     load_tokenizer,
     read_config,
     three_numbers,
 )
+from clearclip.backbones.network import cause_of
 from clearclip.backbones.weights import read_weights, whose
 from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
 from clearclip.files.reading import read_text
@@ -35,6 +38,7 @@ from clearclip.protocol import CLIP_MEAN, CLIP_STD
 
 KNOWN_WORDS = "known_words.txt"
 CONFIG = "open_clip_config.json"
+HUB_WEIGHTS = "open_clip_model.safetensors"
 MODEL_SETTINGS = (
     "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias",
     "nonscalar_logit_scale",
@@ -114,7 +118,7 @@ def _load_known(name: str, tokenizer: str | None) -> Backbone:
     try:
         with _quiet():
             row = open_clip.get_pretrained_cfg(architecture, tag)
-            file = Path(open_clip.download_pretrained(row) if row else tag)
+            file = _download(row) if row else Path(tag)
             state = read_weights([file])
         preprocess = row or _settings_of(architecture, file, state)
         with _quiet():
@@ -276,13 +280,24 @@ def _weights_file(folder: Path, name: str) -> Path:
     return Path(found)
 
 
+def _download(row: Mapping[str, Any]) -> Path:
+    """The weights of a row of open_clip's: safetensors of the hub where it has them, else what open_clip finds."""
+    repository, _, file = str(row.get("hf_hub", "")).rpartition("/")
+    if repository:
+        try:
+            return fetch_file(repository, (file or HUB_WEIGHTS).replace(".bin", ".safetensors"))
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
+    return Path(open_clip.download_pretrained(dict(row)))
+
+
 def _loading_failed(name: str, architecture: str, tag: str | None, error: Exception) -> str:
     cause = first_line(error)
     if architecture.startswith("local-dir:") or (tag is not None and Path(tag).is_file()):
         return f"{name}: the weights do not fit the architecture or are damaged ({cause})"
     row = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    if hub.HF_HUB_OFFLINE:
-        cause = "huggingface.co cannot be reached, and the file is not in the cache"
+    cause = "the file is not in the cache" if hub.HF_HUB_OFFLINE else cause_of(error)
     home = str(row.get("hf_hub", "")).rstrip("/") or architecture.removeprefix("hf-hub:")
     return (
         f"{name} could not be downloaded ({cause}). Without network: put open_clip_config.json and "

@@ -65,13 +65,15 @@ for command in (demo.demo, segment.segment, large.large, video.video):
 app.command("app")(studio.studio)
 for command in (compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):
     app.command()(command)
-group = typer.Typer(
-    invoke_without_command=True, rich_markup_mode=None, help="List the benchmarks, or check one's files."
-)
-group.callback()(benchmarks.benchmarks)
-group.command()(benchmarks.check)
-app.add_typer(group, name="benchmarks")
-for command in (catalog.models, catalog.methods, catalog.cache):
+for name, listing, command, about in (
+    ("benchmarks", benchmarks.benchmarks, benchmarks.check, "List the benchmarks, or check one's files."),
+    ("models", catalog.models, catalog.download, "List the checkpoints with friendly names, or download some."),
+):
+    group = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help=about)
+    group.callback()(listing)
+    group.command()(command)
+    app.add_typer(group, name=name)
+for command in (catalog.methods, catalog.cache):
     app.command()(command)
 
 

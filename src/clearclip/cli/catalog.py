@@ -1,4 +1,4 @@
-"""`clearclip models`, `clearclip methods` and `clearclip cache`: what there is. No torch."""
+"""`clearclip models`, `clearclip methods` and `clearclip cache`: what there is. No torch but for a download."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from clearclip.files.cache import clear_cache, kept_in_cache
 from clearclip.methods import ABOUT, AXES, METHODS
 
 
-def models(as_json: o.AsJson = False) -> None:
-    """List the checkpoints with friendly names, and what else --model takes."""
+def models(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """List the checkpoints with friendly names, and what else --model takes; `download` fetches some."""
+    if context.invoked_subcommand is not None:
+        return
     if as_json:
         o.print_json([asdict(row) for row in CHECKPOINTS.values()])
         return
@@ -26,6 +28,19 @@ def models(as_json: o.AsJson = False) -> None:
         "hf-hub:ORG/NAME and local-dir:FOLDER (open_clip), a Hugging Face ORG/NAME or folder (CLIPModel,\n"
         "BlipForImageTextRetrieval), and BLIP's original .pth (with --tokenizer FOLDER where there is no network)."
     )
+
+
+def download(
+    names: Annotated[list[str], typer.Argument(help="Models, as --model takes them.", metavar="NAME...")],
+    tokenizer: Annotated[str | None, typer.Option(help="As for `segment`.")] = None,
+) -> None:
+    """Download models into their libraries' caches, and load each once to check it."""
+    from clearclip.backbones import load_backbone
+
+    for name in names:
+        files = load_backbone(name, tokenizer=tokenizer).weights_files
+        size = sum(file.stat().st_size for file in files) / 1e6
+        typer.echo(f"{name}: {size:,.0f} MB in {files[0].parent if files else 'memory'}")
 
 
 def methods(as_json: o.AsJson = False) -> None:

@@ -260,6 +260,7 @@ def prepare(*, level: int = logging.INFO, as_json: bool = False) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry is a line, and the last one an error
     log = logging.getLogger("clearclip")
     log.setLevel(level)
     log.propagate = False
