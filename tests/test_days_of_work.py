@@ -250,5 +250,6 @@ def test_a_model_is_downloaded_and_checked_before_it_is_needed(run, clip_folder,
     assert ran.code == 0
     assert [line.partition(":")[0] for line in ran.out.splitlines()] == ["tiny", str(clip_folder)]
     assert " MB in " in ran.out
-    assert run("models", "download", tmp_path / "none").code == 2
+    assert "there is no such file" in (failed := run("models", "download", tmp_path / "none")).err
+    assert (failed.code, failed.err.count("HF_HUB_OFFLINE")) == (1, 0)
     assert "clip-b16" in run("models").out

@@ -13,6 +13,8 @@ import huggingface_hub.constants as hub
 from huggingface_hub.errors import GatedRepoError
 
 TIMEOUT_SECONDS = 5.0
+NOT_DOWNLOADED = "could not be downloaded"
+"""In the message of every error of a download."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOGIN = "log in with `hf auth login`, or give a token in HF_TOKEN"
 ANSWERS = {

@@ -30,7 +30,7 @@ from clearclip.backbones.folder import (
     read_config,
     three_numbers,
 )
-from clearclip.backbones.network import cause_of
+from clearclip.backbones.network import NOT_DOWNLOADED, cause_of
 from clearclip.backbones.weights import read_weights, whose
 from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
 from clearclip.files.reading import read_text
@@ -300,7 +300,7 @@ def _loading_failed(name: str, architecture: str, tag: str | None, error: Except
     cause = "the file is not in the cache" if hub.HF_HUB_OFFLINE else cause_of(error)
     home = str(row.get("hf_hub", "")).rstrip("/") or architecture.removeprefix("hf-hub:")
     return (
-        f"{name} could not be downloaded ({cause}). Without network: put open_clip_config.json and "
+        f"{name} {NOT_DOWNLOADED} ({cause}). Without network: put open_clip_config.json and "
         f"open_clip_model.safetensors of https://huggingface.co/{home} into a folder and use --model local-dir:FOLDER; "
         "--model tiny (the embedded model) works offline"
     )
