@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from clearclip.benchmarks.configuration import Configuration, configurations, thresholds_for
 from clearclip.benchmarks.evaluation import Advanced, Evaluation, Run, held_states, measure, outcome
 from clearclip.benchmarks.readers import Dataset
-from clearclip.benchmarks.state import WHOLE, Shard, State, state_path, sum_of
+from clearclip.benchmarks.state import State, state_path, sum_of
 from clearclip.errors import ClearclipError, UsageError
+from clearclip.files.shards import WHOLE, Shard
 from clearclip.methods import Method, parse_methods
 
 if TYPE_CHECKING:

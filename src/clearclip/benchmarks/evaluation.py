@@ -18,8 +18,9 @@ from clearclip.benchmarks.configuration import Configuration, Facts, configurati
 from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
 from clearclip.benchmarks.predictions import Predictions, hold_predictions
 from clearclip.benchmarks.readers import OWN, Dataset, Item, read_ahead
-from clearclip.benchmarks.state import WHOLE, Shard, State, add_shards, load_state, refuse_earlier, state_path
+from clearclip.benchmarks.state import State, add_shards, load_state, refuse_earlier, state_path
 from clearclip.errors import ClearclipError, ImageError, UsageError
+from clearclip.files.shards import WHOLE, Shard
 from clearclip.files.writing import claim
 from clearclip.methods import Method, parse_methods
 

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from clearclip.benchmarks.configuration import Configuration, file_digest
 from clearclip.benchmarks.readers import Dataset, Item, Pair
-from clearclip.benchmarks.state import Shard, file_name
+from clearclip.benchmarks.state import file_name
 from clearclip.errors import UsageError
 from clearclip.files.label_maps import read_info, save_label_map
 from clearclip.files.outputs import Outputs, hold
+from clearclip.files.shards import Shard
 
 
 def prediction_name(method: str, item: Item) -> str:

@@ -60,7 +60,7 @@ def _common(
     options.prepare(level=level, as_json=log_json)
 
 
-for command in (demo.demo, segment.segment, large.large, video.video):
+for command in (demo.demo, segment.segment, segment.merge, large.large, video.video):
     app.command()(command)
 app.command("app")(studio.studio)
 for command in (compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):

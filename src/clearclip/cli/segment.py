@@ -1,16 +1,21 @@
-"""`clearclip segment`: photographs and words → label maps, overlays and other files, here or on a cluster."""
+"""`clearclip segment` and `merge`: photographs and words → label maps, overlays and other files, here or on clusters."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import UsageError, printable
 from clearclip.files.commas import unquoted
+from clearclip.files.shards import Shard
 from clearclip.methods import parse_methods
+
+if TYPE_CHECKING:
+    from clearclip.engine.report import Report
 
 Sources = Annotated[
     list[str],
@@ -40,6 +45,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images whose windows go thr
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Make existing results again; never replaces a file that no run wrote.")
 ]
+ShardText = Annotated[
+    str, typer.Option("--shard", help="Only part i of n of the images, as 1/4; see `clearclip merge`.")
+]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")]
 
 
@@ -60,6 +68,7 @@ def segment(
     loading: o.Loading,
     max_pixels: MaxPixels = 100_000_000,
     limit: o.Limit = None,
+    shard: ShardText = "1/1",
     as_json: o.AsJson = False,
 ) -> None:
     """Label every pixel of images with your own words.
@@ -73,17 +82,20 @@ def segment(
         raise UsageError(
             f"segment takes one method, {len(rows)} were given: run it once per method, with a folder each"
         )
+    part = Shard.parse(shard)
     vocabulary = words.vocabulary()
     from clearclip.engine.run import segment_files, segment_on_ray
+    from clearclip.engine.shards import shard_folder
     from clearclip.engine.sources import scan
     from clearclip.formats import DEFAULT_FORMATS, Choices
 
     fleet = workers.fleet(loading.device)
-    scanned = scan(sources)
+    scanned = scan(sources).first(limit).part(part, group_size=batch_size)
+    output = shard_folder(output, part)
     load = partial(loading.load, rows[0], max_pixels=max_pixels)
     run = partial(segment_files, load()) if fleet is None else partial(segment_on_ray, load, fleet=fleet)
     report = run(
-        scanned.first(limit),
+        scanned,
         labels=vocabulary,
         output=output,
         threshold=words.threshold,
@@ -93,6 +105,21 @@ def segment(
         choices=Choices(things=tuple(map(unquoted, o.items(things or ()))), min_area=min_area, simplify=simplify),
     )
     report.left_out.update(scanned.left_out)
+    tell(report, output, as_json=as_json)
+
+
+def merge(
+    output: Annotated[Path, typer.Argument(help="The output folder of all parts.")], as_json: o.AsJson = False
+) -> None:
+    """Put the results of `segment --shard 1/n` to `n/n` together, as one run would have left them."""
+    from clearclip.engine.shards import merge_shards
+
+    with o.writing(output):
+        tell(merge_shards(output), output, as_json=as_json)
+
+
+def tell(report: Report, output: Path, *, as_json: bool) -> None:
+    """Say what became of a run's images; ends with code 1 if any failed."""
     if as_json:
         o.print_json(report.as_dict())
     else:

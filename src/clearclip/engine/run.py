@@ -105,9 +105,7 @@ class Order:
     @property
     def mark(self) -> str:
         """Short hash of the settings, stored with every result: an interrupted --overwrite leaves older ones behind."""
-        settings = self.settings
-        texts = json.dumps({key: settings[key] for key in compared(settings)}, sort_keys=True)
-        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+        return mark_of(self.settings)
 
     def writer(self) -> Writer:
         """What writes the results; `UsageError` if a format is unknown, its library missing, or a thing is no label."""
@@ -116,6 +114,12 @@ class Order:
         )
         writer.check()
         return writer
+
+
+def mark_of(settings: Mapping[str, Any]) -> str:
+    """Short hash of what decides a result."""
+    texts = json.dumps({key: settings[key] for key in compared(settings)}, sort_keys=True)
+    return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
 
 def compared(*settings: Mapping[str, Any]) -> set[str]:

@@ -20,6 +20,7 @@ from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
 from clearclip.files.label_maps import read_comment, read_info
 from clearclip.files.names import safe_path, safe_stem
 from clearclip.files.reading import open_regular, sha256_of
+from clearclip.files.shards import Shard
 
 PREVIEW_SUFFIX = ".overlay.jpg"
 CONTAINER_SUFFIXES = (".tar", ".parquet")
@@ -53,6 +54,21 @@ class Scan:
     def first(self, limit: int | None) -> Scan:
         """The first images and containers alone, under the same names."""
         return Scan(dict(islice(self.found.items(), limit)), self.left_out, self.names)
+
+    def part(self, shard: Shard, *, group_size: int) -> Scan:
+        """A part in whole groups, each of which goes through the model together in an undivided run, too.
+
+        A container is a group of its own.
+        """
+        images, groups = 0, dict[Source, int]()
+        for source in self.files:
+            if not is_container(source):
+                groups[source] = images // group_size
+                images += 1
+        last = -(-images // group_size)
+        groups |= {source: last + number for number, source in enumerate(filter(is_container, self.files))}
+        wanted = {one for one, source in self.found.items() if groups[source] % shard.count == shard.index - 1}
+        return Scan({one: self.found[one] for one in self.found if one in wanted}, self.left_out, self.names)
 
 
 def is_address(source: Source) -> bool:
