@@ -1,4 +1,4 @@
-"""`clearclip segment` and `merge`: photographs and words → label maps, overlays and other files, here or on clusters."""
+"""`clearclip segment` and `merge`: photographs and words → label maps, overlays and other files, here or elsewhere."""
 
 from __future__ import annotations
 
