@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from clearclip.encode.deep import declared_bits, low_bytes
+from clearclip.encode.deep import declared, low_bytes
 from clearclip.encode.levels import check_range, find_range, to_levels
 from clearclip.errors import ImageError
 from clearclip.files.extras import PNG, png_damage, without_extras
@@ -228,13 +228,20 @@ def _from_pil(image: Image.Image, name: str, *, max_pixels: int, value_range: tu
     _check_size(width, height, name, max_pixels=max_pixels)
     is_large = width * height > (Image.MAX_IMAGE_PIXELS or max_pixels)
     with _pillow_globals(max_pixels) if is_large else nullcontext():  # TIFF asks again for the limit
-        lower = low_bytes(image)
+        said, lower = declared(image), low_bytes(image)
         image.load()
     upright = _upright(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-        grey, guess = _to_levels(np.asarray(upright), name, value_range, bits=declared_bits(image))
-        return Levels(_to_rgb(grey), guess)
-    guess = ""
+        values = np.asarray(upright)
+        if image.format == "PPM" and said.bits is None and upright.mode == "I":
+            values = values.astype(np.uint16)
+        if values.dtype == np.int32 and image.format == "TIFF" and _wraps(image) and values.min() < 0:
+            raise ImageError(f"{name} has values of 2³¹ and more, which Pillow cannot read: use `clearclip large`")
+        if value_range is not None:
+            value_range = (value_range[0] * said.scale, value_range[1] * said.scale)
+        grey, guess = _to_levels(values, name, value_range, bits=said.bits)
+        return Levels(_to_rgb(255 - grey if said.inverted else grey), guess)
+    guess = said.note
     if lower is not None:
         colors = np.asarray(upright, dtype=np.uint16) << 8 | np.asarray(_upright(lower))
         levels, guess = _to_levels(colors[..., :3], name, value_range)
@@ -246,6 +253,11 @@ def _from_pil(image: Image.Image, name: str, *, max_pixels: int, value_range: tu
         upright = Image.alpha_composite(canvas, rgba)
     pixels = np.asarray(upright.convert("RGB"))
     return Levels(pixels, guess) if value_range is None else _to_levels(pixels, name, value_range)
+
+
+def _wraps(image: Any) -> bool:
+    """Whether a TIFF's 32 bits, which Pillow reads as signed, have no sign."""
+    return 1 in image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
 
 
 def _upright(image: Image.Image) -> Image.Image:
