@@ -9,8 +9,8 @@ import pytest
 
 from clearclip import UsageError, Vocabulary
 from clearclip.files.commas import quoted, split_items, unquoted
-from clearclip.files.label_files import PARTS, YAML_BYTES, read_label_file
-from clearclip.vocabulary import read_labels
+from clearclip.files.label_files import PARTS, YAML_BYTES, parse_label_file, read_label_file
+from clearclip.vocabulary import labels_of, read_labels
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_colours_are_read(text, tmp_path):
         ("names: [sky\n", "no YAML"),
         ("<annotations><label><name>sky</name></label></annotations>", "XML or HTML"),
         ("<!DOCTYPE html>", "XML or HTML"),
-        ('item {\n  id: 1\n  name: "sky"\n}\n', "'}' has no letter"),
+        ('item {\n  id: 1\n  name: "sky"\n}\n', "'}' is a program's"),
         ("train: images\nval: images\n", "settings"),
         ("sky\t0.3\ntree\t0.4\n", "columns, and no header"),
         ("sky,3\ntree,8\n", "numbers between its commas"),
@@ -131,6 +131,18 @@ def test_colours_are_read(text, tmp_path):
         ("id,name\nx,sky\n", "no whole number"),
         ("id,name\n", "without a row"),
         ("# nothing\n", "holds no label"),
+        ("name\nsky\ntree\n", "looks like a heading"),
+        ("-1 unlabeled\n0 sky\n1 tree\n", "'-1 unlabeled' does not"),
+        ("background\n1 sky\n2 tree\n", "'background' does not"),
+        ("id name\n0 sky\n1 tree\n", "'id name' does not"),
+        ("__ignore__\n_background_\nsky\n", "labelme's '__ignore__'"),
+        ("1 166 206 227\n2 31 120 180\n", "'166 206 227' has no letter"),
+        ("n01440764\nn01443537\n", "WordNet's numbers"),
+        ("classes= 2\nnames = data/voc.names\n", "darknet's settings"),
+        ('CLASSES = ["sky", "tree"]\n', "is a program's"),
+        ("classes=(\n'sky',\n'tree'\n)\n", "is a program's"),
+        ("Value,Count,Red,Green,Blue,Class\n11,5,1,2,3,sky\n12,5,1,2,4,tree\n", "numbers are 11, 12"),
+        ("kode,navn\n0,sky\n1,tree\n", "'kode,navn' does not"),
     ],
 )
 def test_what_cannot_be_told_is_refused_with_the_reason(words_of, text, said):
@@ -261,3 +273,59 @@ def test_commas_of_the_command_line(run, photo, tmp_path):
     assert (out / "mask" / "photo.png").exists()
     ran = run("segment", photo(), "-l", "sky", "-l", "", "--model", "tiny", "-o", tmp_path / "no")
     assert "a label is empty" in ran.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Value,Name\n0,sky\n1,tree\n",
+        "code,name\n1,sky\n2,tree\n",
+        "pixel value,class\n0,sky\n1,tree\n",
+        "class,name\n0,sky\n1,tree\n",
+        "label,name\n1,tree\n0,sky\n",
+        "LabelID,LabelName\n0,sky\n1,tree\n",
+        "category_id,category_name\n0,sky\n1,tree\n",
+        "Class Index,Class Name\n0,sky\n1,tree\n",
+        ",name\n0,sky\n1,tree\n",
+        "id;class\n1;sky\n2;tree\n",
+        '"id","name"\n"0","sky"\n"1","tree"\n',
+        '{"categories": [{"id": 2, "name": "tree"}, {"id": 1, "name": "sky"}]}',
+        '{"labels": [{"index": 1, "name": "tree"}, {"index": 0, "name": "sky"}]}',
+        "n01440764 0 sky\nn01443537 1 tree\n",
+        "0 n01440764 sky\n1 n01443537 tree\n",
+        "0 -> sky\n1 -> tree\n",
+        "0|sky\n1|tree\n",
+    ],
+)
+def test_tables_and_numbers_of_other_programs(text):
+    assert [label.queries for label in parsed(text)] == [("sky",), ("tree",)]
+
+
+def parsed(text):
+    return labels_of(parse_label_file(text, "words.txt"))
+
+
+def test_a_table_with_synonyms_and_colours():
+    sky, tree = parsed('name,synonyms,r,g,b\nsky,"blue|air",1,2,3\ntree,,4,5,6\n')
+    assert (sky.queries, sky.color) == (("sky", "blue", "air"), (1, 2, 3))
+    assert (tree.queries, tree.color) == (("tree",), (4, 5, 6))
+
+
+def test_colours_behind_names():
+    for text in ("sky,#0a0b0c\ntree,#010203\n", "sky 10 11 12 255\ntree 1 2 3 255\n"):
+        assert [(label.name, label.color) for label in parsed(text)] == [
+            ("sky", (10, 11, 12)),
+            ("tree", (1, 2, 3)),
+        ]
+
+
+def test_one_numbered_class():
+    assert [label.name for label in parsed("0: person\n")] == ["person"]
+
+
+def test_gaps_between_ids_are_told(tmp_path):
+    file = tmp_path / "coco.json"
+    file.write_text('{"categories": [{"id": 9, "name": "tree"}, {"id": 1, "name": "sky"}]}')
+    labels, said = read_labels(file)
+    assert [label.name for label in labels] == ["sky", "tree"]
+    assert "whose ids are not 0, 1" in said

@@ -333,7 +333,6 @@ ACROSS = {
     "degrees beyond 180": ("EPSG:4326", rasterio.Affine(0.01, 0, 179, 0, -0.01, 1)),
     "degrees below -180": ("EPSG:4326", rasterio.Affine(0.01, 0, -181, 0, -0.01, 1)),
     "polar": ("EPSG:3413", rasterio.Affine(1000, 0, -800_000, 0, -1000, 800_000)),
-    "with the pole": ("EPSG:3031", rasterio.Affine(1000, 0, -100_000, 0, -1000, 80_000)),
 }
 
 
@@ -347,9 +346,34 @@ def test_polygons_are_cut_at_the_antimeridian(segmenter, scene, write, tmp_path,
     assert min(shape.bounds[0] for shape in shapes) == -180
     assert max(shape.bounds[2] for shape in shapes) == 180
     pieces = [part for shape in shapes for part in getattr(shape, "geoms", [shape])]
-    if place != "with the pole":
-        assert max(part.bounds[2] - part.bounds[0] for part in pieces) < 180
-        assert sum(shape.area for shape in shapes) == pytest.approx(shapely.union_all(shapes).area, rel=1e-3)
+    assert max(part.bounds[2] - part.bounds[0] for part in pieces) < 180
+    assert sum(shape.area for shape in shapes) == pytest.approx(shapely.union_all(shapes).area, rel=1e-3)
+
+
+@pytest.mark.parametrize(("crs", "pole"), [("EPSG:3031", "South"), ("EPSG:3413", "North"), ("EPSG:6931", "North")])
+def test_an_image_around_a_pole_has_no_polygons_and_is_told_before_the_work(
+    segmenter, scene, write, tmp_path, crs, pole
+):
+    path = write(scene(), crs=crs, transform=rasterio.Affine(1000, 0, -100_000, 0, -1000, 80_000))
+    with pytest.raises(ImageError, match=f"the {pole} Pole lies in it.*leave out the polygons"):
+        features_of(segmenter, path, tmp_path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_long_edges_follow_the_projection(segmenter, scene, write, tmp_path):
+    """A border that is straight in Albers' projection lies kilometres off a straight line on the globe."""
+    transform = rasterio.Affine(10_000, 0, -1_000_000, 0, -10_000, 2_000_000)
+    features = features_of(segmenter, write(scene(), crs="EPSG:5070", transform=transform), tmp_path)
+    for feature in features:
+        for ring in (ring for rings in polygons_of(feature["geometry"]) for ring in rings):
+            x, y = np.array(rasterio.warp.transform("OGC:CRS84", "EPSG:5070", *map(list, zip(*ring, strict=True))))
+            steps = np.abs(np.diff([x, y], axis=1))
+            assert steps.max() <= 80_001
+            assert steps.min(axis=0).max() <= 1  # as the edges of pixels lie
+
+
+def polygons_of(geometry):
+    return [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
 
 
 LOCAL = 'LOCAL_CS["a quarry",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
@@ -511,7 +535,7 @@ def test_photographs_stored_lying_down_are_named(segmenter, scene, tmp_path):
     photo, exif = Image.fromarray(scene()), Image.Exif()
     exif[274] = 6
     photo.save(tmp_path / "photo.jpg", exif=exif)
-    with pytest.warns(UserWarning, match="EXIF orientation 6"):
+    with pytest.warns(UserWarning, match="is stored lying down"):
         labels_of(segmenter, tmp_path / "photo.jpg", tmp_path)
 
 

@@ -108,3 +108,15 @@ def test_an_image_object_of_pillow_still_has_what_its_file_says():
     with Image.open(io.BytesIO(tiff(RAMP, bits=16, kind=1, white_is_0=True))) as opened:
         opened.load()
         assert read_levels(opened).pixels.mean() == pytest.approx(127, abs=2)
+
+
+def test_large_and_segment_agree_on_white(tmp_path):
+    pytest.importorskip("rasterio")
+    from clearclip.large.image import open_raster
+
+    for name, values, bits in (("8", (RAMP >> 4).astype(np.uint8), 8), ("16", RAMP * 16, 16)):
+        path = tmp_path / f"{name}.tif"
+        path.write_bytes(tiff(values, bits=bits, kind=1, white_is_0=True))
+        with open_raster(path) as raster:
+            read = raster.measured().read(0, 48)[0]
+        assert np.abs(read.astype(int) - read_levels(path).pixels).max() <= 1, name

@@ -1,5 +1,8 @@
 """Truth of one's own that cannot mean what was said: what is told, and what makes it right."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +11,8 @@ import clearclip
 from clearclip import ImageError, UsageError
 from clearclip.benchmarks import Run, check_dataset, evaluate, open_folders
 from clearclip.benchmarks.check import shifted_warnings, truth_warnings
+from clearclip.benchmarks.orientation import stored_size
+from clearclip.benchmarks.readers import read_index_map
 from clearclip.scenes import CLASSES, make_scene
 
 LABELS = ("sky", "grass", "tree")
@@ -167,3 +172,33 @@ def test_the_options_of_the_command(run, own, tmp_path):
     assert [one.code for one in other] == [0, 0], other[1].err
     assert "0 sky is 100.0%" in other[0].err
     assert len(list((tmp_path / "out" / "state").iterdir())) == 2
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_label_maps_of_few_bits_keep_their_values(tmp_path, bits):
+    values = np.arange(2**bits, dtype=np.uint8).reshape(2, -1).repeat(8, axis=0).repeat(8, axis=1)
+    per_byte = 8 // bits
+    packed = sum(values[:, place::per_byte] << (8 - bits * (place + 1)) for place in range(per_byte)).astype(np.uint8)
+    height, width = values.shape
+    raw = b"".join(b"\0" + row.tobytes() for row in packed)
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    path = tmp_path / "truth.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    )
+    assert np.array_equal(read_index_map(path), values)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg"])
+def test_the_stored_size_of_a_turned_image(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", (60, 40)).save(tmp_path / f"a.{suffix}", exif=exif)
+    size, turn = stored_size(tmp_path / f"a.{suffix}")
+    assert size == (60, 40)
+    assert (turn is None) == (orientation == 1)

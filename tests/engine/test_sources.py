@@ -256,3 +256,14 @@ def standin_run(tmp_path):
         return segment_files(standin.load(), find_sources([str(source)]), labels=["sky"], output=tmp_path / "result")
 
     return segment
+
+
+def test_a_parquet_file_without_rows_or_with_addresses_is_told(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for columns, said in (
+        ({"image": arrow.array([], arrow.binary())}, "it has no rows"),
+        ({"image": ["http://x/a.jpg"], "mask": [b"x"]}, "its column 'image' holds no bytes"),
+    ):
+        parquet.write_table(arrow.table(columns), tmp_path / "a.parquet")
+        (only,) = read_members(tmp_path / "a.parquet")
+        assert said in only.reason

@@ -17,9 +17,9 @@ from clearclip.errors import CheckpointError
 from clearclip.files.reading import open_regular
 
 COMPILED = "_orig_mod."
-WRAPPERS = ("module.", "model.")
+WRAPPERS = ("module.", "model.", "clip.", "clip_model.", "net.")
 """What DistributedDataParallel and Lightning put before every name."""
-NESTED = ("state_dict", "model")
+NESTED = ("state_dict", "model_state_dict", "module", "model", "params")
 HEAD_BYTES = 512
 
 
@@ -39,6 +39,8 @@ def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
         refuse_what_holds_none(file, head)
         try:
             state |= _tensors(file)
+        except CheckpointError:
+            raise
         except Exception as error:
             raise CheckpointError(_damaged(file, error)) from error
     for name, tensor in state.items():
@@ -55,7 +57,15 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     for key in NESTED:
         loaded = loaded[key] if isinstance(loaded, dict) and isinstance(loaded.get(key), dict) else loaded
     found = loaded.items() if isinstance(loaded, dict) else ()
-    return {str(name): tensor for name, tensor in found if isinstance(tensor, Tensor)}
+    tensors = {str(name): tensor for name, tensor in found if isinstance(tensor, Tensor)}
+    if not tensors:
+        held = (
+            f"its keys are {', '.join(map(str, loaded))[:200]}"
+            if isinstance(loaded, dict)
+            else f"it is a {type(loaded).__name__}"
+        )
+        raise CheckpointError(f"{file} holds no tensors by name at its top or under {', '.join(NESTED)} ({held})")
+    return tensors
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,7 +78,7 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def refuse_what_holds_none(file: Path, head: bytes) -> None:
     """`CheckpointError` that names what a file is instead of weights, by its first bytes; damaged ones pass."""
-    text = head.lstrip()
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     is_zip, is_safetensors = head.startswith(b"PK"), head[8:9] == b"{"
     if text.startswith(b"version https://git-lfs"):
         raise CheckpointError(
@@ -89,7 +99,7 @@ def refuse_what_holds_none(file: Path, head: bytes) -> None:
         raise CheckpointError(f"{file} is a file of torch.save: name it .pt")
     if is_safetensors and file.suffix != ".safetensors":
         raise CheckpointError(f"{file} is a safetensors file: name it .safetensors")
-    if text and text.isascii() and text.decode().isprintable():
+    if text and text.isascii() and b" ".join(text.split()).decode().isprintable():
         raise CheckpointError(f"{file} is a text, not weights: {text[:60].decode()!r}")
 
 

@@ -11,6 +11,9 @@ from PIL import Image
 
 from clearclip.errors import ImageError
 
+QUARTER_TURNS = (
+    Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE,
+)  # fmt: skip
 CLEARLY = 1.2
 """So much higher is the contrast at the borders of a label map where it lies on the right pixels."""
 
@@ -21,7 +24,9 @@ def stored_size(image: Path) -> tuple[tuple[int, int], Image.Transpose | None]:
 
     try:
         with open_image(image) as opened:
-            return opened.size, exif_turn(opened)
+            turn = exif_turn(opened)
+            is_shown = opened.format == "TIFF" and turn in QUARTER_TURNS  # Pillow has turned the size already
+            return opened.size[::-1] if is_shown else opened.size, turn
     except ImageError:  # it is told when its turn comes
         return (0, 0), None
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,13 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
+def grey_bits(file: BinaryIO) -> int:
+    """How many bits the values of a grey PNG have; 8 for any other file."""
+    file.seek(0)
+    head = file.read(26)
+    return head[24] if head.startswith(b"\x89PNG") and head[25:] == b"\0" else 8
+
+
 def read_index_map(path: Path) -> npt.NDArray[np.integer]:
     """Read the raw values `(H, W)` of a one-channel label map; a palette's colours play no role."""
     try:
@@ -130,6 +137,8 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
                         "needed"
                     )
                 values = np.asarray(opened)
+                if opened.mode == "L" and (bits := grey_bits(file)) in (2, 4):
+                    values = values // (255 // (2**bits - 1))  # Pillow spreads them over 0 to 255
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no image that Pillow can read: an index PNG is needed") from error
     except ImageError:

@@ -31,6 +31,7 @@ MAX_BYTES = 1 << 30
 MAX_READS = 1_000_000
 """Pieces that a file may consist of: the blocks of a PNG, the segments of a JPEG, the entries of a TIFF."""
 MAX_EXIF = 1 << 16
+JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 MAX_REPAIRED = 1 << 27
 """Bytes of a file that is read once more without what stands beside its pixels."""
 
@@ -107,6 +108,8 @@ def _from_file(image: bytes | str | Path, *, max_pixels: int, value_range: tuple
             if (plain := without_extras(data)) not in (None, data):
                 with suppress(Exception):
                     return decoded(io.BytesIO(plain))
+            if data.startswith(JPEG_2000):
+                raise ImageError(f"{name} cannot be read by Pillow ({error}): try `clearclip large`") from error
             if isinstance(error, UnidentifiedImageError) and (kind := kind_of(data[:HEAD])):
                 raise ImageError(f"{name} cannot be read: it is {kind}") from error
             raise

@@ -179,7 +179,9 @@ def _too_large(source: str, size: int) -> str:
 def _parquet_members(name: str, file: BinaryIO, container: str) -> Iterator[Member]:
     parquet = require("pyarrow.parquet", extra="ray", purpose="reading Parquet")
     _check_footer(file)
-    table = parquet.ParquetFile(file, buffer_size=1 << 16)
+    table = parquet.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False)
+    if not table.metadata.num_rows:
+        raise ImageError("it has no rows")
     path = _image_path(table.schema_arrow)
     column = ".".join(path)
     leaf = _only_leaf(table.schema, column, count=table.metadata.num_columns)
@@ -212,6 +214,9 @@ def _image_path(schema: Any) -> tuple[str, ...]:
         if types.is_struct(one.type) and any(part.name == "bytes" and is_binary(part) for part in one.type):
             fitting[one.name] = (one.name, "bytes")
     named = [column for column in IMAGE_COLUMNS if column in fitting]
+    other = [field.name for field in schema if field.name in IMAGE_COLUMNS and field.name not in fitting]
+    if other and not named:
+        raise ImageError(f"its column {other[0]!r} holds no bytes (addresses of images are not fetched): give images")
     if named or len(fitting) == 1:
         return fitting[(named or list(fitting))[0]]
     shown = ", ".join(list(fitting)[:SHOWN_COLUMNS]) + (", …" if len(fitting) > SHOWN_COLUMNS else "")

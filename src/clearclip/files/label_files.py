@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clearclip.errors import UsageError
-from clearclip.files.commas import split_items
+from clearclip.files.commas import split_items, unquoted
 from clearclip.files.reading import read_text
 
 FILE_BYTES = 20_000_000
@@ -29,10 +29,19 @@ DEPTH = 20
 Entry = str | tuple[str, Mapping[str, Any]]
 """A label as `Label.parse` reads it, or its name with `{"synonyms", "color"}` as in a dict of `Vocabulary.parse`."""
 
-NAMES = frozenset(("name", "names", "class", "classes", "label", "labels", "category", "class_name", "label_name"))
-NUMBERS = frozenset(("id", "idx", "index", "class_id", "label_id", "train_id"))
+NAMES = ("name", "names", "classname", "labelname", "categoryname", "class", "classes", "label", "labels", "category")
+"""Headings without what is no letter, in small ones, as the following; the first of several that has words counts."""
+NUMBERS = (
+    "id", "idx", "index", "classid", "labelid", "categoryid", "trainid", "classindex", "value", "pixelvalue", "code",
+    "number",
+)  # fmt: skip
+SYNONYMS = ("synonyms", "aliases")
 COLOR = ("r", "g", "b"), ("red", "green", "blue")
-OTHERS = NUMBERS | {"ratio", "train", "val", "stuff", "color", "colour", "hex", *COLOR[0], *COLOR[1]}
+OTHERS = frozenset((*NUMBERS, *SYNONYMS, *COLOR[0], *COLOR[1], "", "ratio", "train", "val", "stuff", "count", "color",
+                    "colour", "hex"))  # fmt: skip
+WORDNET = r"n\d{8}"
+NUMBERED = r"(\d{1,9})(?:\s*(?:[-=]>|[:.),;=|])\s*|\s+)(\S.*)"
+SETTINGS = frozenset(("classes", "train", "valid", "val", "test", "names", "backup", "nc", "eval"))
 HELD = ("labels", "categories", "names", "classes", "id2label", "label2id")
 """Where a JSON object or YAML mapping holds labels: ours, COCO's, YOLO's, Hugging Face's."""
 
@@ -122,7 +131,10 @@ def _document(document: Any, kind: str) -> LabelFile:
     if isinstance(held, list) and held and not any(isinstance(one, (dict, list)) for one in held):
         return LabelFile(f"a list in {form}" if held is document else form, [_class(one) for one in held])
     if isinstance(held, list) and held and all(isinstance(one, dict) and "name" in one for one in held):
-        return LabelFile(f"a list in {form}" if held is document else form, [_described(one) for one in held])
+        ordered, how = _by_number(held)
+        return LabelFile(
+            (f"a list in {form}" if held is document else form) + how, [_described(one) for one in ordered]
+        )
     if isinstance(held, dict) and held:
         numbered = [(_number(key), name) for key, name in held.items()]
         if not any(number is not None for number, _ in numbered):
@@ -139,6 +151,18 @@ def _number(value: Any) -> int | None:
     if isinstance(value, str):
         return int(value) if re.fullmatch("[0-9]{1,9}", value) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _by_number(objects: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
+    """Objects in the order of their numbers, if all have one, and what is to be said of these."""
+    for key in ("index", "id"):
+        numbers = [_number(one.get(key)) for one in objects]
+        if None not in numbers and len(set(numbers)) == len(numbers):
+            found = [one for _, one in sorted(zip(numbers, objects, strict=True), key=lambda pair: pair[0] or 0)]
+            known = sorted(number or 0 for number in numbers)
+            gaps = f", whose {key}s are not 0, 1 … or 1, 2 …: a label's value in a label map is its place here"
+            return found, "" if _is_counted(known) else gaps
+    return objects, ""
 
 
 def _described(one: Mapping[str, Any]) -> Entry:
@@ -174,24 +198,28 @@ def _class(name: Any) -> str:
 
 def _table(lines: list[str]) -> LabelFile | None:
     """A table with a header that names a column of names and at least one more that is known, as objectInfo150."""
-    mark = "\t" if "\t" in lines[0] else ","
-    head = [cell.strip().lower().replace(" ", "_") for cell in lines[0].split(mark)]
-    found = [cell for cell in head if cell in NAMES]
-    if len(found) != 1 or not OTHERS.intersection(head):
+    mark = next((mark for mark in "\t;" if mark in lines[0]), ",")
+    titles, *rows = csv.reader(lines, delimiter=mark, strict=True)
+    head = [re.sub(r"[\W_]", "", title).lower() for title in titles]
+    named = [key for key in NAMES if head.count(key) == 1]
+    if not named or len(head) < 2 or not OTHERS.union(NAMES).issuperset(head):
         return None
-    numbered: list[tuple[int | None, Any]] = []
-    for row in csv.reader(lines[1:], delimiter=mark, strict=True):
+    for row in rows:
         if len(row) != len(head):
             raise ValueError(f"its header has {len(head)} columns, the row {mark.join(row)[:60]!r} {len(row)}")
-        cells = {key: cell.strip() for key, cell in zip(head, row, strict=True)}
-        color = next((_hex(*(cells[part] for part in parts)) for parts in COLOR if cells.keys() >= set(parts)), "")
-        number = next((_number(cells[key]) for key in head if key in NUMBERS), len(numbered))
-        if number is None:
-            raise ValueError(f"its row {mark.join(row)[:60]!r} has no whole number where the header has one")
-        numbered.append((number, cells[found[0]] + color))
-    if not numbered:
+    if not rows:
         raise ValueError("it is a table without a row")
-    return LabelFile(f"a table, its column {found[0]!r}", _in_order(numbered))
+    cells = [{key: cell.strip() for key, cell in zip(head, row, strict=True)} for row in rows]
+    column = next((key for key in named if not all(row[key].isdecimal() for row in cells)), named[0])
+    number = next((key for key in (*NUMBERS, *NAMES) if key in head and key != column), None)
+    numbered: list[tuple[int | None, Any]] = []
+    for place, row in enumerate(cells):
+        color = next((_hex(*(row[part] for part in parts)) for parts in COLOR if row.keys() >= set(parts)), "")
+        if (value := place if number is None else _number(row[number])) is None:
+            raise ValueError(f"its row {mark.join(row.values())[:60]!r} has no whole number where the header has one")
+        more = "".join(f",{row[key]}" for key in SYNONYMS if row.get(key))
+        numbered.append((value, row[column] + more.replace("|", ",") + color))
+    return LabelFile(f"a table, its column {titles[head.index(column)].strip()!r}", _in_order(numbered))
 
 
 def _hex(*parts: str) -> str:
@@ -202,23 +230,31 @@ def _hex(*parts: str) -> str:
 
 def _lines(lines: list[str]) -> LabelFile:
     """One label a line, in steps: colours, then numbers are taken off, what is left is a name with its synonyms."""
+    _refuse_other_programs(lines)
     form, colors = [], [""] * len(lines)
     if (colored := [_colored(line) for line in lines]) and all(colored):
         lines, colors = [list(part) for part in zip(*filter(None, colored), strict=True)]
         form = ["names with colours"]
+    lines = _without_wordnet(lines)
     if numbered := _numbered(lines):
-        entries = [(number, name + color) for (number, name), color in zip(numbered, colors, strict=True)]
+        names = _without_wordnet([name for _, name in numbered])
+        _refuse_without_letters(names)
+        entries = [(number, name + color) for (number, _), name, color in zip(numbered, names, colors, strict=True)]
         return LabelFile(", ".join([*form, f"a numbered list from {min(numbered)[0]}"]), _in_order(entries))
-    if found := _all(r"(?:n\d{8}[\s,]+|[-*•]\s+)(\S.*)", lines):
+    odd = [line for line in lines if not re.fullmatch(NUMBERED, line.strip())]
+    if len(lines) > 1 and len(odd) <= len(lines) / 2:
+        raise ValueError(
+            f"most of its lines begin with a number, and {odd[0].strip()[:60]!r} does not: number all or none"
+        )
+    if found := _all(r"[-*•]\s+(\S.*)", lines):
         lines, form = [match[1] for match in found], [*form, "a list with marks"]
-    if wrong := next((line for line in lines if not re.search(r"[^\W_]|[^\x00-\x7f]", line)), None):
-        raise ValueError(f"its line {wrong.strip()[:60]!r} has no letter, so that the file is no list of labels")
+    _refuse_without_letters(lines)
     if any("\t" in line for line in lines):
         raise ValueError("it has columns, and no header that says which holds the names (name, class or label)")
     if len(lines) > 1 and _all(r"[\w.-]+:(\s.*)?", lines):
         raise ValueError("all its lines are settings (key: value), and none is names:")
     divided = [split_items(line, marks=",;") for line in lines]
-    if any(item.isdecimal() for items in divided for item in items[1:]):
+    if any(unquoted(item).isdecimal() for items in divided if len(items) > 1 for item in items):
         raise ValueError("it has numbers between its commas, and no header that says what they are")
     if max(map(len, divided)) > 1:
         if len(lines) == 1:
@@ -232,11 +268,41 @@ def _lines(lines: list[str]) -> LabelFile:
     return LabelFile(", ".join(form) or "one label a line", labels)
 
 
+def _refuse_other_programs(lines: list[str]) -> None:
+    heading = re.sub(r"[\W_]", "", lines[0]).lower()
+    if len(lines) > 1 and heading in NAMES and re.fullmatch(r"[\w ]+", lines[0].strip()):
+        raise ValueError(
+            f"its first line, {lines[0].strip()[:60]!r}, looks like a heading: remove it, or put it in quotes"
+        )
+    if "__ignore__" in (first := lines[0].strip()):
+        raise ValueError(f"it begins with labelme's {first!r}, which is no label: remove the line")
+    if code := next(
+        (line for line in lines if re.match(r"\s*(\w+\s*=\s*[\[({\"']|[\])}],?\s*$|import |from )", line)), None
+    ):
+        raise ValueError(f"its line {code.strip()[:60]!r} is a program's: write the labels alone, one a line")
+    settings = _all(r"(\w+)\s*=.*", lines)
+    if settings and {match[1].lower() for match in settings} <= SETTINGS:
+        raise ValueError("it holds darknet's settings: name the file of names that it names")
+
+
+def _without_wordnet(lines: list[str]) -> list[str]:
+    """Names without WordNet's number before them; `ValueError` where there is nothing else."""
+    if _all(WORDNET, lines):
+        raise ValueError("it holds WordNet's numbers, which are no words: use a file with their names")
+    found = _all(rf"{WORDNET}[\s,]+(\S.*)", lines)
+    return [match[1] for match in found] if found else lines
+
+
+def _refuse_without_letters(lines: list[str]) -> None:
+    if wrong := next((line for line in lines if not re.search(r"[^\W\d_]|[^\x00-\x7f]", line)), None):
+        raise ValueError(f"its line {wrong.strip()[:60]!r} has no letter, so that the file is no list of labels")
+
+
 def _numbered(lines: list[str]) -> list[tuple[int, str]] | None:
     """Numbers and names where all lines begin with a number, or end with those from 0 or 1 on."""
-    if len(lines) < 2:
+    if len(lines) < 2 and not _all(r"[01]\s*:.*", lines):
         return None
-    if before := _all(r"(\d{1,9})(?:\s*[:.),;=]\s*|\s+)(\S.*)", lines):
+    if before := _all(NUMBERED, lines):
         return [(int(match[1]), match[2]) for match in before]
     behind = [(int(match[2]), match[1]) for match in _all(r"(.*[^\d\s:,;=])[\s:,;=]+(\d{1,9})", lines) or ()]
     numbers = sorted(number for number, _ in behind)
@@ -245,6 +311,12 @@ def _numbered(lines: list[str]) -> list[tuple[int, str]] | None:
 
 def _colored(line: str) -> tuple[str, str] | None:
     """A line's name and its colour, three numbers behind it, before it, or between colons as in CVAT's label maps."""
+    before, _, digits = line.rpartition("#")
+    if re.fullmatch("[0-9a-fA-F]{6}", digits) and before.rstrip().endswith((",", ";")):
+        return before.rstrip()[:-1].rstrip(), f" @#{digits}"
+    *first, last = line.replace(",", " ").rsplit(maxsplit=4)
+    if len(first) == 4 and all(part.isdecimal() for part in (*first[1:], last)):  # the fourth is alpha
+        line = line[: line.rindex(last)].rstrip(" \t,")
     cells, ways = line.split(":"), []
     if len(cells) == 4:
         ways.append((cells[0], cells[1].split(",")))

@@ -19,6 +19,8 @@ BEYOND_180 = "+proj=eqc +lon_0=180 +datum=WGS84"
 """Plate carrée in which the antimeridian is the middle: there GDAL cuts what crosses it."""
 METRES = math.radians(6378137.0)
 SLACK = 1e-6
+STRAIGHT = 8
+"""Pixels between two points of an edge: straight ones in a projection are curves on the globe."""
 LOOKED_AT = 65
 """Points along each side of an image that are placed before the work."""
 
@@ -30,6 +32,8 @@ class Globe:
     crs: Any
     crosses: bool = False
     """Whether the image crosses the antimeridian, or reaches beyond it."""
+    step: float = math.inf
+    """Longest part of an edge, in the image's coordinates, that is taken for straight on the globe."""
 
     @classmethod
     def of(cls, place: Place, size: tuple[int, int], name: str) -> Globe:
@@ -56,8 +60,12 @@ class Globe:
         grid = np.array(longitudes).reshape(columns.shape)
         if not (np.abs(grid).max() <= 540 and np.abs(latitudes).max() <= 90 + SLACK):  # NaN neither
             raise ImageError(_nowhere(name, f"{grid.ravel()[0]:g}, {latitudes[0]:g} is a corner"))
+        if pole := _pole_within(place, size):
+            raise ImageError(_nowhere(name, f"the {pole} Pole lies in it"))
         jumps = max(np.abs(np.diff(grid, axis=axis)).max() for axis in (0, 1))
-        return cls(place.crs, bool(jumps > 180 or np.abs(grid).max() > 180))
+        pixel = min(math.hypot(place.transform.a, place.transform.d), math.hypot(place.transform.b, place.transform.e))
+        step = math.inf if place.crs.is_geographic else STRAIGHT * pixel
+        return cls(place.crs, bool(jumps > 180 or np.abs(grid).max() > 180), step)
 
     def geometry(self, shape: dict[str, Any]) -> dict[str, Any]:
         """A polygon of the image's coordinates as GeoJSON, cut at the antimeridian as RFC 7946 (3.1.9) wants it."""
@@ -66,13 +74,43 @@ class Globe:
         if not self.crs:
             return _turned(shape)
         try:
+            shape = {**shape, "coordinates": [_with_points(ring, self.step) for ring in shape["coordinates"]]}
             found = transform_geom(self.crs, GLOBE, shape, precision=9)
             if self.crosses and _is_torn(found):
                 middle = _shifted(shape) if self.crs.is_geographic else transform_geom(self.crs, BEYOND_180, shape)
                 found = transform_geom(BEYOND_180, GLOBE, middle, precision=9)
-            return _turned(found)
+            if not (turned := _turned(found))["coordinates"]:
+                raise ValueError("a polygon around a pole has no ring")
+            return turned
         except Exception as error:  # of many classes, and overflows
             raise ImageError(_nowhere("the image", one_line(error))) from error
+
+
+def _pole_within(place: Place, size: tuple[int, int]) -> str | None:
+    """The pole around which an image lies, where its projection makes a point of it: no ring there has a longitude."""
+    from rasterio.warp import transform
+
+    if place.crs.is_geographic:
+        return None
+    for pole, latitude in (("North", 90.0), ("South", -90.0)):
+        try:
+            x, y = np.array(transform(GLOBE, place.crs, [0.0, 90.0, 180.0], [latitude] * 3))
+        except Exception:  # a projection that does not reach it
+            continue
+        columns, rows = ~place.transform @ (x, y)
+        is_point = np.ptp(columns) < 1 and np.ptp(rows) < 1  # not with NaN
+        if is_point and 0 <= columns[0] <= size[1] and 0 <= rows[0] <= size[0]:
+            return pole
+    return None
+
+
+def _with_points(ring: list[Any], step: float) -> list[Any]:
+    """A ring with points along edges that are longer than a step."""
+    points = []
+    for (x, y), (right, below) in itertools.pairwise(ring):
+        count = max(1, math.ceil(max(abs(right - x), abs(below - y)) / step))
+        points += [(x + (right - x) * part / count, y + (below - y) * part / count) for part in range(count)]
+    return [*points, ring[-1]]
 
 
 def _warn(name: str, sentence: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clearclip.encode.images import exif_turn, open_image
 from clearclip.encode.levels import check_range, find_range, to_levels
 from clearclip.errors import ImageError, UsageError, printable
 from clearclip.files.gdal import ALONE, BESIDE, file_of, gdal_errors, open_alone, open_with
@@ -123,6 +124,8 @@ class Raster:
             colors = self.palette[np.minimum(values[0], len(self.palette) - 1)]
             return np.ascontiguousarray(colors[..., :3]), valid & (colors[..., 3] > 0)
         levels = np.moveaxis(values if self.value_range is None else to_levels(values, *self.value_range), 0, -1)
+        if self.dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+            levels = 255 - levels
         return np.array(np.broadcast_to(levels, (*levels.shape[:2], 3))), valid
 
     def _values(self, **part: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -178,14 +181,19 @@ def open_raster(
                     "first, with `gdalwarp -geoloc`",
                     stacklevel=1,
                 )
-            orientation = dataset.tags().get("EXIF_Orientation", "1")
-        if place.crs is None and orientation not in ("0", "1"):
+        if place.crs is None and not driver and _lies_down(path):
             warnings.warn(
-                f"{name} is stored lying down (EXIF orientation {orientation}) and is labelled as it lies: turn the "
-                "file first if it is a photograph",
+                f"{name} is stored lying down (EXIF orientation) and is labelled as it lies: turn the file first if it "
+                "is a photograph",
                 stacklevel=1,
             )
         yield raster
+
+
+def _lies_down(path: str | os.PathLike[str]) -> bool:
+    with suppress(ImageError), open_image(Path(path)) as opened:
+        return exif_turn(opened) is not None
+    return False
 
 
 def _read_place(path: str | os.PathLike[str], name: str) -> Place:
