@@ -329,3 +329,7 @@ def test_gaps_between_ids_are_told(tmp_path):
     labels, said = read_labels(file)
     assert [label.name for label in labels] == ["sky", "tree"]
     assert "whose ids are not 0, 1" in said
+
+
+def test_quotes_in_names_are_no_table():
+    assert [label.name for label in parsed('"big" cat\nthe "small" one\n')] == ['"big" cat', 'the "small" one']

@@ -199,26 +199,27 @@ def _class(name: Any) -> str:
 def _table(lines: list[str]) -> LabelFile | None:
     """A table with a header that names a column of names and at least one more that is known, as objectInfo150."""
     mark = next((mark for mark in "\t;" if mark in lines[0]), ",")
-    titles, *rows = csv.reader(lines, delimiter=mark, strict=True)
+    titles = next(csv.reader(lines[:1], delimiter=mark))
     head = [re.sub(r"[\W_]", "", title).lower() for title in titles]
     named = [key for key in NAMES if head.count(key) == 1]
     if not named or len(head) < 2 or not OTHERS.union(NAMES).issuperset(head):
         return None
+    rows = list(csv.reader(lines[1:], delimiter=mark, strict=True))
     for row in rows:
         if len(row) != len(head):
             raise ValueError(f"its header has {len(head)} columns, the row {mark.join(row)[:60]!r} {len(row)}")
     if not rows:
         raise ValueError("it is a table without a row")
     cells = [{key: cell.strip() for key, cell in zip(head, row, strict=True)} for row in rows]
-    column = next((key for key in named if not all(row[key].isdecimal() for row in cells)), named[0])
+    column = next((key for key in named if not all(one[key].isdecimal() for one in cells)), named[0])
     number = next((key for key in (*NUMBERS, *NAMES) if key in head and key != column), None)
     numbered: list[tuple[int | None, Any]] = []
-    for place, row in enumerate(cells):
-        color = next((_hex(*(row[part] for part in parts)) for parts in COLOR if row.keys() >= set(parts)), "")
-        if (value := place if number is None else _number(row[number])) is None:
-            raise ValueError(f"its row {mark.join(row.values())[:60]!r} has no whole number where the header has one")
-        more = "".join(f",{row[key]}" for key in SYNONYMS if row.get(key))
-        numbered.append((value, row[column] + more.replace("|", ",") + color))
+    for place, one in enumerate(cells):
+        color = next((_hex(*(one[part] for part in parts)) for parts in COLOR if one.keys() >= set(parts)), "")
+        if (value := place if number is None else _number(one[number])) is None:
+            raise ValueError(f"its row {mark.join(one.values())[:60]!r} has no whole number where the header has one")
+        more = "".join(f",{one[key]}" for key in SYNONYMS if one.get(key))
+        numbered.append((value, one[column] + more.replace("|", ",") + color))
     return LabelFile(f"a table, its column {titles[head.index(column)].strip()!r}", _in_order(numbered))
 
 
@@ -311,12 +312,12 @@ def _numbered(lines: list[str]) -> list[tuple[int, str]] | None:
 
 def _colored(line: str) -> tuple[str, str] | None:
     """A line's name and its colour, three numbers behind it, before it, or between colons as in CVAT's label maps."""
-    before, _, digits = line.rpartition("#")
-    if re.fullmatch("[0-9a-fA-F]{6}", digits) and before.rstrip().endswith((",", ";")):
-        return before.rstrip()[:-1].rstrip(), f" @#{digits}"
-    *first, last = line.replace(",", " ").rsplit(maxsplit=4)
-    if len(first) == 4 and all(part.isdecimal() for part in (*first[1:], last)):  # the fourth is alpha
-        line = line[: line.rindex(last)].rstrip(" \t,")
+    start, _, digits = line.rpartition("#")
+    if re.fullmatch("[0-9a-fA-F]{6}", digits) and start.rstrip().endswith((",", ";")):
+        return start.rstrip()[:-1].rstrip(), f" @#{digits}"
+    with_alpha = line.replace(",", " ").rsplit(maxsplit=4)
+    if len(with_alpha) == 5 and all(part.isdecimal() for part in with_alpha[1:]):
+        line = line[: line.rindex(with_alpha[-1])].rstrip(" \t,")
     cells, ways = line.split(":"), []
     if len(cells) == 4:
         ways.append((cells[0], cells[1].split(",")))
