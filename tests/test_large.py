@@ -739,4 +739,4 @@ def test_without_rasterio_the_command_says_what_to_install(run, monkeypatch, tmp
     monkeypatch.setitem(sys.modules, "rasterio", None)
     ran = run("large", tmp_path / "photo.tif", "-o", tmp_path / "out.tif", "-l", "sky", "--model", "tiny")
     assert ran.code == 2
-    assert 'python -m pip install "clearclip[geo]"' in ran.err
+    assert 'python -m pip install "rasterio>=1.4"' in ran.err

@@ -194,7 +194,7 @@ def test_the_protocols_threshold_holds_where_there_is_a_background(backbone, ima
     segmenter.protocol = segmenter.protocol.with_overrides(short_side=64, crop_size=64, stride=32)
     plain = segmenter(image, ["sky", "grass"])
     assert plain.labels == ("sky", "grass")
-    marked = segmenter(image, clearclip.Vocabulary.parse(["sky", "grass"], background="rest"))
+    marked = segmenter(image, clearclip.Vocabulary.parse(["sky", "grass", "tree"], background="rest"))
     np.testing.assert_array_equal(marked.label_map == 0, marked.scores < 0.5)
     assert marked.info["threshold"] == "0.5"
 

@@ -391,4 +391,4 @@ def test_without_pyav_the_command_says_what_to_install(run, monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, "av", None)
     ran = run("video", tmp_path / "clip.mp4", "-o", tmp_path / "out", "-l", "sky", "--model", "tiny")
     assert ran.code == 2
-    assert 'python -m pip install "av>=' in ran.err
+    assert 'python -m pip install "av<' in ran.err

@@ -168,12 +168,13 @@ def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pret
 
 def fetch(repository: str, patterns: Iterable[str]) -> Path:
     """Download the files of a hub repository that match, where the cache lacks them, and return their folder."""
-    log.info("Looking for %s on %s; what is not in the cache is downloaded", repository, hub.ENDPOINT)
+    if not hub.HF_HUB_OFFLINE:
+        log.info("Looking for %s on %s; what is not in the cache is downloaded", repository, hub.ENDPOINT)
     return Path(snapshot_download(repository, allow_patterns=list(patterns)))
 
 
 def fetch_file(repository: str, name: str) -> Path:
     """Download a file of a hub repository, where the cache lacks it."""
-    if not isinstance(try_to_load_from_cache(repository, name), str):
+    if not (hub.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repository, name), str)):
         log.info("Downloading %s of %s from %s", name, repository, hub.ENDPOINT)
     return Path(hf_hub_download(repository, name))
