@@ -427,7 +427,7 @@ def test_a_file_that_is_no_blip(tmp_path, clip_model):
     with pytest.raises(CheckpointError, match=r"no BLIP.*begins with visual\.proj"):
         clearclip.load_backbone(file)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds no tensors by name.*it is a list"):
+    with pytest.raises(CheckpointError, match=r"holds no tensors by name.*it is a list"):
         clearclip.load_backbone(tmp_path / "list.pth")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match="no weights file"):
