@@ -22,7 +22,7 @@ REQUESTS = {
         "background": "nothing of this",
         "templates": ["a 'quoted' photo of a {}.", "{}"],
     },
-    "own background": {"labels": ["background=road", "sky"], "threshold": 0.3, "method": "gem"},
+    "own background": {"labels": ["background=road", "sky"], "threshold": 0.4, "method": "gem"},
 }
 
 

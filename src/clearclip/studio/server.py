@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.optional import require
+from clearclip.files.optional import installation
 from clearclip.files.reading import read_text
 from clearclip.files.temporary import environment
 from clearclip.service.files import Files, work_folder
@@ -141,7 +142,8 @@ def running(options: Options) -> Iterator[tuple[str, Any]]:
     `ClearclipError` if the extra is not installed, or the port cannot be used.
     """
     for library in ("gradio", "cachetools"):
-        require(library, extra="app", purpose="the studio")
+        if importlib.util.find_spec(library) is None:  # not imported: that makes folders
+            raise UsageError(f"the studio needs {library}: {installation('app')} (the extra 'app')")
     port = choose_port(options.host, options.port)
     with work_folder() as work, _quiet(work):
         from gradio import processing_utils
