@@ -61,7 +61,7 @@ def test_new_words_run_no_encoder_and_another_method_only_its_last_block(models,
     assert relabelled.encoder_passes == 0
     assert set(calls()) == {"text"}
 
-    for change in ({"labels": ["sky=ship", "sea"]}, {"threshold": 0.4}, {"labels": ["sky @#ff0000", "sea"]}):
+    for change in ({"labels": ["sky=ship", "sea"]}, {"threshold": 0.6}, {"labels": ["sky @#ff0000", "sea"]}):
         models.segment(image, ask(**{"labels": ["sky", "sea"], **change}))
         assert not calls(), change
 
