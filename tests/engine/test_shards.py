@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from clearclip.engine import shards
 from clearclip.engine.run import segment_files
 from clearclip.engine.shards import merge_shards, shard_folder
 from clearclip.engine.sources import scan
@@ -64,8 +66,6 @@ def test_a_merge_that_was_interrupted_goes_on(go, pictures, contents, tmp_path, 
     go(out=tmp_path / "whole")
     for index in (1, 2):
         go(f"{index}/2")
-    from clearclip.engine import shards
-
     moved = []
 
     def stop_after_some(*arguments):
@@ -94,8 +94,9 @@ def test_without_links_files_are_copied(go, pictures, contents, tmp_path, monkey
 
 def test_what_does_not_fit_together_is_refused(go, pictures, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(UsageError, match="parts of 0 divisions"):
+    with pytest.raises(UsageError, match="holds no parts of a run"):
         merge_shards(out)
+    assert not out.exists()
     go("1/3"), go("3/3")
     with pytest.raises(UsageError, match=r"of 3 parts 2 are missing: run --shard 2/3"):
         merge_shards(out)
@@ -115,10 +116,35 @@ def test_what_does_not_fit_together_is_refused(go, pictures, tmp_path):
 
 def test_files_of_others_in_a_parts_folder_stay(go, pictures, tmp_path):
     go("1/2"), go("2/2")
-    mine = tmp_path / "out" / "shard-1-of-2" / "notes.txt"
-    mine.write_text("mine")
+    (tmp_path / "out" / "shard-1-of-2" / "notes.txt").write_text("mine")
     merge_shards(tmp_path / "out")
-    assert list((tmp_path / "out").glob("shard-*/**/*")) == [mine]
+    assert list((tmp_path / "out").glob("*shard-*/**/*")) == [tmp_path / "out" / "merged-shard-1-of-2" / "notes.txt"]
+    go("1/3"), go("2/3"), go("3/3")
+    assert merge_shards(tmp_path / "out").done == 11
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_merge_that_was_stopped_while_it_cleaned_up_goes_on(go, pictures, contents, tmp_path, monkeypatch, after):
+    go(out=tmp_path / "whole")
+    go("1/2"), go("2/2")
+    calls = []
+
+    def stopping(real):
+        def call(*arguments):
+            calls.append(arguments)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", stopping(Path.rename))
+        patch.setattr(shards, "_remove", stopping(shards._remove))
+        with pytest.raises(KeyboardInterrupt):
+            merge_shards(tmp_path / "out")
+    merge_shards(tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_the_commands(run, clip_folder, pictures, tmp_path):

@@ -32,7 +32,6 @@ from clearclip.engine.sources import (
     summary,
 )
 from clearclip.errors import ClearclipError, UsageError
-from clearclip.files.names import safe_path
 from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim
 from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
@@ -52,27 +51,6 @@ NOT_COMPARED = ("software", "versions")
 
 Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], None, None]]
 """Takes jobs, the writer and the hash of the settings; gives outcomes in any order, as they come."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The images and containers of a run, and the names of results that are not `stem_of` theirs, as `Scan.names`."""
-
-    files: Sequence[Source]
-    names: Mapping[Source, str] = field(default_factory=dict)
-
-    def stem(self, source: Source) -> str:
-        """The name of a source's results, without suffix."""
-        return self.names.get(source) or stem_of(source)
-
-    def former_stems(self, source: Source) -> set[str]:
-        """What an image's results were called where it was named alone, or another folder above it was searched."""
-        if is_address(source):
-            return set()
-        *folders, name = Path(source).absolute().parts[1:]
-        tails = [folders[start:] for start in range(len(folders) + 1)]
-        stems = {safe_path(*tail, last) for tail in tails for last in (name, Path(name).stem)}
-        return stems - {self.stem(source)}
 
 
 @dataclass(frozen=True)
@@ -226,7 +204,7 @@ def segment_on_ray(
 
 def carry_out(order: Order, paths: Sequence[Source] | Scan, engine: Engine) -> Report:
     """Make an order's results with an engine; started again, it goes on with what is left."""
-    sources = Sources(paths.files, paths.names) if isinstance(paths, Scan) else Sources(paths)
+    sources = paths if isinstance(paths, Scan) else Scan.of(paths)
     report = Report()
     writer = order.writer()
     try:
@@ -266,7 +244,7 @@ def _run_files(writer: Writer) -> tuple[str, ...]:
     return (SETTINGS_NAME, ERROR_TABLE, *(name for format_ in writer.formats for name in format_.run_files))
 
 
-def _settle(order: Order, sources: Sources, results: Results, writer: Writer, report: Report) -> None:
+def _settle(order: Order, sources: Scan, results: Results, writer: Writer, report: Report) -> None:
     """Refuse a folder that holds something else; to overwrite it, first remove what has other settings.
 
     What this run does not make again is set aside: no old label map is ever read with new names.
@@ -296,14 +274,14 @@ def _settle(order: Order, sources: Sources, results: Results, writer: Writer, re
         results.publish(Staged.of(folder))
 
 
-def _left_out(entries: Sequence[Entry], sources: Sources) -> list[Entry]:
+def _left_out(entries: Sequence[Entry], sources: Scan) -> list[Entry]:
     """The entries whose names no image of these sources will take."""
     stems = {sources.stem(source) for source in sources.files if not is_container(source)}
     others = {identity(source) for source in sources.files if is_container(source)}
     return [entry for entry in entries if entry.stem not in stems and entry.source.rpartition("#")[0] not in others]
 
 
-def _work(order: Order, sources: Sources, results: Results, engine: Engine, writer: Writer, report: Report) -> None:
+def _work(order: Order, sources: Scan, results: Results, engine: Engine, writer: Writer, report: Report) -> None:
     ledger, run = results.ledger, uuid.uuid4().hex
     containers = {identity(source) for source in sources.files if is_container(source)}
     with progress_bar("Segmenting", show=order.show_progress) as advance:
@@ -323,7 +301,7 @@ def _work(order: Order, sources: Sources, results: Results, engine: Engine, writ
         results.remove([ERROR_TABLE])
 
 
-def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, report: Report) -> Iterator[Job]:
+def _jobs(order: Order, sources: Scan, results: Results, writer: Writer, report: Report) -> Iterator[Job]:
     """Groups of files and containers with anything left to do, in the order of the sources."""
     output, ledger, same = resolved(order.output), results.ledger, naming(order.output)
     local = (resolved(Path(source)) for source in sources.files if not is_address(source))
@@ -366,6 +344,19 @@ def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, repo
             return f"{source}: its result would overwrite the image {mine[0]}: choose another folder"
         return results.obstacle((file.relative_to(order.output).as_posix() for file in files), stem=stem)
 
+    def forget_former(source: Source) -> None:
+        """Remove the results of an image, or of a container's images, under other names: they would be there twice."""
+        own = identity(source)
+        for stem in () if is_new else sources.former_stems(source):
+            found = ledger.below(f"{stem}-") if is_container(source) else filter(None, [ledger.get(stem)])
+            for entry in [
+                entry
+                for entry in found
+                if (entry.source.rpartition("#")[0] if is_container(source) else entry.source) == own
+            ]:
+                results.remove(ledger.files(entry.stem))
+                ledger.forget(entry.stem)
+
     for source in sources.files:
         stem = sources.stem(source)
         if reason := obstacle(source, stem):
@@ -373,17 +364,16 @@ def _jobs(order: Order, sources: Sources, results: Results, writer: Writer, repo
             _log(source, "failed", reason=reason)
         elif is_container(source):
             entries = {entry.stem: known(entry) for entry in ledger.below(f"{stem}-")}
+            if not entries:
+                forget_former(source)
             container = Container(source, stem, stamp(source), order.batch_size, entries)
             report.skipped += container.finished
             yield container
         else:
-            for former in () if is_new else sources.former_stems(source):
-                if (entry := ledger.get(former)) is not None and entry.source == identity(source):
-                    results.remove(ledger.files(former))
-                    ledger.forget(former)
             if "yolo" in formats and PurePosixPath(stem).name != stem_of(source, safe=False):
                 report.notes.setdefault(OTHER_NAME, []).append(source)
-            entry = ledger.get(stem)
+            if (entry := ledger.get(stem)) is None:
+                forget_former(source)
             found = None if entry is None else known(entry)
             group.append(Task(str(source), identity(source), stem, stamp(source), known=found))
             if len(group) == order.batch_size:

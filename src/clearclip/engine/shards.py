@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from clearclip.files.writing import claim
 from clearclip.formats import Choices, Run, Writer, get_formats
 from clearclip.vocabulary import Label, Vocabulary
 
-NAME = re.compile(r"shard-([0-9]{1,9})-of-([0-9]{1,9})")
+MERGED = "merged-"
+"""Before the name of a part's folder whose results have been moved."""
+NAME = re.compile(rf"(?:{MERGED})?shard-([0-9]{{1,9}})-of-([0-9]{{1,9}})")
 AT_ONCE = 200
 """Images whose files are moved in one transaction."""
 TABLE_BYTES = 1 << 28
@@ -39,42 +42,58 @@ def merge_shards(output: Path) -> Report:
     `UsageError` if a part is missing or at work, or they were made with different settings. Interrupted, it goes on
     where it stopped.
     """
-    folders = _all_shards(output)
     report = Report()
-    with ExitStack() as held:
-        held.enter_context(claim(output))
+    if not any(output.glob("*shard-*")):
+        raise UsageError(f"{output} holds no parts of a run: run with --shard 1/n to n/n first")
+    with claim(output):
+        if any(output.glob("shard-*")):  # else they have been moved, and are only to be removed
+            folders = _all_shards(output)
+            _merge(output, folders, report)
+            for folder in folders:  # all before the first is removed, so that a merge that is stopped here goes on
+                folder.rename(output / (MERGED + folder.name.removeprefix(MERGED)))
+        for folder in output.glob(f"{MERGED}shard-*"):
+            _remove(folder)
+    return report
+
+
+def _merge(output: Path, folders: Sequence[Path], report: Report) -> None:
+    with ExitStack() as held, open_ledger(output) as ledger:
         for folder in folders:
             held.enter_context(claim(folder))
-        with open_ledger(output) as ledger:
-            results = Results(output, ledger)
-            results.recover()
-            for folder in folders:
-                with open_ledger(folder) as part:
-                    _adopt_settings(ledger, part, folder)
-                    _move_results(results, part, folder, report)
-                    report.failed += _errors(folder)
-            _finish(results, output, report)
-            results.clean()
+        results = Results(output, ledger)
+        results.recover()
         for folder in folders:
             with open_ledger(folder) as part:
+                _adopt_settings(ledger, part, folder)
+                _move_results(results, part, folder, report)
+                report.failed += _errors(folder)
+        _finish(results, output, report)
+        results.clean()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a part's folder, whose results are elsewhere, but for what somebody else put there."""
+    with claim(folder):
+        if (folder / LEDGER_NAME).is_file():
+            with open_ledger(folder) as part:
                 Results(folder, part).remove(part.files(""))
-            for suffix in ("", "-wal", "-shm"):
-                (folder / f"{LEDGER_NAME}{suffix}").unlink(missing_ok=True)
-    for folder in folders:
-        for place, _, _ in os.walk(folder, topdown=False):
-            with suppress(OSError):  # not empty: somebody put a file there
-                Path(place).rmdir()
-    return report
+        for suffix in ("", "-wal", "-shm"):
+            (folder / f"{LEDGER_NAME}{suffix}").unlink(missing_ok=True)
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty
+            Path(place).rmdir()
 
 
 def _all_shards(output: Path) -> list[Path]:
     found = {
-        (int(match[2]), int(match[1])): path for path in output.glob("shard-*") if (match := NAME.fullmatch(path.name))
+        (int(match[2]), int(match[1])): path
+        for path in output.glob("*shard-*")
+        if (match := NAME.fullmatch(path.name)) and (path.name.startswith("shard") or (path / LEDGER_NAME).is_file())
     }
     counts = {count for count, _ in found}
     if len(counts) != 1:
         raise UsageError(
-            f"{output} holds parts of {len(counts)} divisions: run with --shard 1/n to n/n, one n, before --merge"
+            f"{output} holds parts of {len(counts)} divisions: run --shard 1/n to n/n with one n, and merge"
         )
     (count,) = counts
     if missing := [str(index) for index in range(1, count + 1) if (count, index) not in found]:

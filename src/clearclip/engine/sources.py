@@ -46,10 +46,28 @@ class Scan:
     left_out: Counter[str] = field(default_factory=Counter)
     names: dict[Source, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> Scan:
+        """Images and containers that somebody else has found; results have the names of their files."""
+        return cls(dict(zip(sources, sources, strict=True)))
+
     @property
     def files(self) -> list[Source]:
         """Images and containers."""
         return list(self.found.values())
+
+    def stem(self, source: Source) -> str:
+        """The name of a source's results, without suffix."""
+        return self.names.get(source) or stem_of(source)
+
+    def former_stems(self, source: Source) -> set[str]:
+        """What an image's results were called where it was named alone, or another folder above it was searched."""
+        if is_address(source):
+            return set()
+        *folders, name = Path(source).absolute().parts[1:]
+        tails = [folders[start:] for start in range(len(folders) + 1)]
+        stems = {safe_path(*tail, last) for tail in tails for last in (name, Path(name).stem)}
+        return stems - {self.stem(source)}
 
     def first(self, limit: int | None) -> Scan:
         """The first images and containers alone, under the same names."""
