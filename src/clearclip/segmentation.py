@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,11 @@ class Segmentation:
         return f"Segmentation({width} × {height} pixels, {len(self.labels)} labels: {', '.join(shown)}{more})"
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows: the overlay, at most `NOTEBOOK_PIXELS` wide and high."""
-        picture, file = self.overlay(), io.BytesIO()
-        picture.thumbnail((NOTEBOOK_PIXELS, NOTEBOOK_PIXELS))
-        picture.save(file, "PNG")
+        """What a notebook shows: the overlay of every n-th pixel, at most `NOTEBOOK_PIXELS` a side, and its legend."""
+        step, file = -(-max(self.label_map.shape) // NOTEBOOK_PIXELS), io.BytesIO()
+        replace(self, image=self.image[::step, ::step], label_map=self.label_map[::step, ::step]).overlay().save(
+            file, "PNG"
+        )
         return file.getvalue()
 
     @cached_property

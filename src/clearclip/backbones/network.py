@@ -62,10 +62,10 @@ def cause_of(error: BaseException) -> str:
     if any(isinstance(one, OSError) and one.errno in FULL for one in chain):
         return "the disk is full: free some space, or name another folder in HF_HOME"
     answers = [response.status_code for one in chain if (response := getattr(one, "response", None)) is not None]
-    if any(isinstance(one, GatedRepoError) for one in chain):
-        return f"the hub answers {answers[0]}: {ANSWERS[403]}"
     if answers:
-        return f"the hub answers {answers[0]}: {ANSWERS.get(answers[0], 'it is out of order, try again later')}"
+        is_gated = any(isinstance(one, GatedRepoError) for one in chain)
+        advice = ANSWERS.get(403 if is_gated else answers[0], "it is out of order, try again later")
+        return f"the hub answers {answers[0]}: {advice}"
     if any("Timeout" in type(one).__name__ for one in chain):
-        return "the hub does not go on answering: try again, what is there is kept"
+        return "the hub does not go on answering: try again"
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

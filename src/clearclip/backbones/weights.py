@@ -18,7 +18,7 @@ from clearclip.files.reading import open_regular
 
 COMPILED = "_orig_mod."
 WRAPPERS = ("module.", "model.", "clip.", "clip_model.", "net.")
-"""What DistributedDataParallel and Lightning put before every name."""
+"""What DistributedDataParallel, Lightning and other people's modules put before every name."""
 NESTED = ("state_dict", "model_state_dict", "module", "model", "params")
 HEAD_BYTES = 512
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
@@ -29,9 +28,12 @@ def installation(extra: str) -> str:
     >>> installation("geo")
     'python -m pip install "rasterio>=1.4"'
     """
+    from packaging.requirements import Requirement
+
     try:
-        listed = [re.split(r"\s*;\s*", line) for line in requires("clearclip") or ()]
+        listed = [Requirement(line) for line in requires("clearclip") or ()]
     except PackageNotFoundError:  # run from its sources, without an installation
         listed = []
-    found = [library for library, *markers in listed if f"extra == '{extra}'" in " ".join(markers).replace('"', "'")]
-    return "python -m pip install " + " ".join(f'"{library}"' for library in found or [f".[{extra}]"])
+    found = [one for one in listed if one.marker is not None and one.marker.evaluate({"extra": extra})]
+    libraries = [f"{one.name}{'[' + ','.join(one.extras) + ']' if one.extras else ''}{one.specifier}" for one in found]
+    return "python -m pip install " + " ".join(f'"{library}"' for library in libraries or [f".[{extra}]"])

@@ -52,14 +52,16 @@ def progress_bar(description: str, *, show: bool | None = None) -> Iterator[Adva
 
 def _lines(description: str) -> Advance:
     started = last = time.monotonic()
+    before: int | None = None
 
     def advance(done: int, total: int, note: str) -> None:
-        nonlocal last
+        nonlocal last, before
+        before = done if before is None else before  # what an earlier run had done says nothing of the speed
         if (now := time.monotonic()) - last < LINE_SECONDS:
             return
         last = now
         spent = now - started
-        left = f", about {_clock(spent / done * (total - done))} left" if done else ""
+        left = f", about {_clock(spent / (done - before) * (total - done))} left" if done > before else ""
         noted = f"; {note}" if note else ""
         log.info("%s: %s of %s after %s%s%s", description, f"{done:,}", f"{total:,}", _clock(spent), left, noted)
 
