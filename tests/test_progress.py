@@ -1,9 +1,10 @@
-"""The progress bar: where there is one, what it says, and that it goes away."""
+"""The progress bar: where there is one, what it says, and that it goes away; lines where there is no terminal."""
 
 from __future__ import annotations
 
 import pytest
 
+from clearclip.files import progress
 from clearclip.files.progress import progress_bar, track
 
 
@@ -49,3 +50,17 @@ def test_no_bar_without_items_a_wish_or_a_terminal(
 ) -> None:
     assert list(track(items, "Reading", show=show)) == items
     assert capsys.readouterr().err == ""
+
+
+def test_lines_tell_the_progress_where_there_is_no_terminal(monkeypatch):
+    now = iter([0.0, 10.0, 40.0, 50.0, 75.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    lines = []
+    monkeypatch.setattr(progress.log, "info", lambda text, *values: lines.append(text % values))
+    with progress_bar("Segmenting") as advance:
+        for done in (1, 1000, 1100, 2000):
+            advance(done, 4000, "2 failed" if done == 2000 else "")
+    assert lines == [
+        "Segmenting: 1,000 of 4,000 after 0:00:40, about 0:02:00 left",
+        "Segmenting: 2,000 of 4,000 after 0:01:15, about 0:01:15 left; 2 failed",
+    ]

@@ -1,5 +1,7 @@
 """The Python API: load, call, encode once and classify often, results."""
 
+import io
+import threading
 import warnings
 from dataclasses import replace
 
@@ -346,3 +348,58 @@ def test_a_background_without_words_takes_no_word(segmenter):
     kept, said = told_apart(segmenter, vocabulary, threshold=0.5)
     assert kept == {"Rest": (), "sky": ("rest", "air"), "tree": ()}
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("labels", "threshold", "warns"),
+    [
+        (["sky"], 0.9, True),
+        (["sky"], 0.0, False),
+        (["sky", "tree"], 0.4, True),
+        (["sky", "tree"], 0.5, True),
+        (["sky", "tree"], 0.51, False),
+        (["sky=blue|grey", "tree"], 0.26, False),
+    ],
+)
+def test_a_threshold_that_no_pixel_can_be_below_is_said(segmenter, labels, threshold, warns):
+    if not warns:
+        segmenter.vocabulary(labels, threshold)
+        return
+    with pytest.warns(UserWarning, match="gives no background: the likeliest of"):
+        segmenter.vocabulary(labels, threshold)
+
+
+def test_a_model_object_is_told_what_to_do(clip_model):
+    for use in (clearclip.Segmenter, lambda model: clearclip.dense_features(model, None)):
+        with pytest.raises(UsageError, match=r"open_clip.* is no backbone: give clearclip.view\(model\)"):
+            use(clip_model)
+
+
+def test_a_result_is_short_to_look_at_and_a_picture_in_a_notebook(segmenter, picture):
+    result = segmenter(picture(), ["sky", "tree"])
+    assert len(repr(result)) < 120
+    assert repr(result).startswith("Segmentation(56 × 40 pixels, 2 labels: ")
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert shown.format == "PNG"
+        assert max(shown.size) <= 1000
+
+
+def test_words_stay_while_other_threads_fill_the_memory(segmenter, monkeypatch):
+    monkeypatch.setattr("clearclip.segmenter.EMBEDDED", 3)
+    failed = []
+
+    def ask(first):
+        try:
+            for number in range(12):
+                words = [f"word {first + number}", "sky"]
+                assert segmenter.embed(words).shape[0] == 2
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(0, 20, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert np.array_equal(segmenter.embed(["sky"]), segmenter.embed(["tree", "sky"])[1:])

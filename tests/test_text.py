@@ -1,5 +1,7 @@
 """Words → embeddings: equal to the libraries' own, cached, and never cut silently."""
 
+from dataclasses import replace
+
 import open_clip
 import pytest
 import torch
@@ -296,3 +298,16 @@ def test_an_embedding_is_the_same_in_any_company(dtype, templates, tmp_path):
     for word, embedding in zip(words, together, strict=True):
         assert torch.equal(alone.embed([word])[0], embedding)
     assert torch.equal(alone.embed(["road", *words[::-1]]).flip(0)[:-1], together)
+
+
+def test_a_tokenizer_that_fails_is_one_line(clip_model):
+    backbone = clearclip.view(clip_model)
+    whole, encoder = backbone.text.tokenize, backbone.text
+    for tokenize, told in (
+        (lambda texts: [[*row, 999_999] for row in whole(texts)], "which the model's vocabulary lacks"),
+        (lambda texts: [[] for _ in texts], "gives no ids for"),
+        (lambda texts: {}["x"], "the tokenizer fails over"),
+    ):
+        backbone.text = replace(encoder, tokenize=tokenize)
+        with pytest.raises(clearclip.CheckpointError, match=told):
+            clearclip.Segmenter(backbone, cache=False, templates=["{}"]).embed(["sky"])

@@ -216,3 +216,13 @@ def test_a_label_map_from_elsewhere_has_no_scores(tmp_path):
     assert table["score"].null_count == len(table) == 2
     pytest.importorskip("supervision")
     assert result.to_detections().confidence is None
+
+
+@pytest.mark.parametrize("name", ["aux", "CON", "nul.tar", "com1", "lpt9 "])
+def test_names_of_windows_devices_are_no_names(name):
+    assert safe_stem(name) == f"_{name}"
+
+
+@pytest.mark.parametrize("name", ["auxiliary", "console", "com", "com10", "anul"])
+def test_names_that_only_begin_as_a_device_stay(name):
+    assert safe_stem(name) == name
