@@ -15,7 +15,7 @@ def test_letters_and_borders_grow_with_the_picture(height, width, letters, borde
     image, label_map = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.int32)
     label_map[:, width // 2 :] = 1
     drawn = np.asarray(draw_overlay(image, label_map, PALETTE, names=["sky", "tree"], opacity=1.0))
-    assert np.count_nonzero((drawn[height // 2, :, 1] > 100)) == border
+    assert np.count_nonzero(drawn[height // 2, :, 1] > 100) == border
     legend = drawn[height:]
     square = np.flatnonzero((legend == (255, 0, 0)).all(axis=2).any(axis=1))
     assert len(square) == pytest.approx(letters, abs=2)
