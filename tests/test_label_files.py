@@ -319,6 +319,10 @@ def test_colours_behind_names():
         ]
 
 
+def test_digits_may_be_classes():
+    assert [label.name for label in parsed("0\n1\n2\n")] == ["0", "1", "2"]
+
+
 def test_one_numbered_class():
     assert [label.name for label in parsed("0: person\n")] == ["person"]
 

@@ -239,7 +239,7 @@ def _lines(lines: list[str]) -> LabelFile:
     lines = _without_wordnet(lines)
     if numbered := _numbered(lines):
         names = _without_wordnet([name for _, name in numbered])
-        _refuse_without_letters(names)
+        _refuse_without(r"[^\W\d_]", names)
         entries = [(number, name + color) for (number, _), name, color in zip(numbered, names, colors, strict=True)]
         return LabelFile(", ".join([*form, f"a numbered list from {min(numbered)[0]}"]), _in_order(entries))
     odd = [line for line in lines if not re.fullmatch(NUMBERED, line.strip())]
@@ -249,7 +249,7 @@ def _lines(lines: list[str]) -> LabelFile:
         )
     if found := _all(r"[-*•]\s+(\S.*)", lines):
         lines, form = [match[1] for match in found], [*form, "a list with marks"]
-    _refuse_without_letters(lines)
+    _refuse_without(r"[^\W_]", lines)  # digits may be classes
     if any("\t" in line for line in lines):
         raise ValueError("it has columns, and no header that says which holds the names (name, class or label)")
     if len(lines) > 1 and _all(r"[\w.-]+:(\s.*)?", lines):
@@ -294,8 +294,8 @@ def _without_wordnet(lines: list[str]) -> list[str]:
     return [match[1] for match in found] if found else lines
 
 
-def _refuse_without_letters(lines: list[str]) -> None:
-    if wrong := next((line for line in lines if not re.search(r"[^\W\d_]|[^\x00-\x7f]", line)), None):
+def _refuse_without(letter: str, lines: list[str]) -> None:
+    if wrong := next((line for line in lines if not re.search(rf"{letter}|[^\x00-\x7f]", line)), None):
         raise ValueError(f"its line {wrong.strip()[:60]!r} has no letter, so that the file is no list of labels")
 
 
