@@ -200,7 +200,11 @@ def test_commands_ask_nobody_and_write_where_they_are_told(place, images, tmp_pa
         ("inspect", one, "--model", "tiny", "-o", out / "inspect"),
         ("evaluate", "scenes", "--model", "tiny", "--limit", 1, "-o", out / "results"),
         ("results", out / "results"),
+        *(("segment", images, *WORDS, "-o", out / "parts", "--shard", f"{index}/2") for index in (1, 2)),
+        ("merge", out / "parts"),
         *([(name,) for name in ("models", "methods", "benchmarks")]),
+        ("models", "download", "tiny"),
+        ("cache", "--clear"),
     ]
     if find_spec("rasterio"):
         commands.append(("large", one, *WORDS, "-o", out / "map.tif", "--polygons", out / "map.geojson"))
