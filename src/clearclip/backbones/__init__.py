@@ -62,15 +62,10 @@ def load_backbone(name: str | os.PathLike[str], *, tokenizer: str | None = None)
         if source.startswith("local-dir:") or _existing(source) is not None:
             backbone = _load(source, tokenizer)
         else:
-            from clearclip.backbones.network import NOT_DOWNLOADED, offline_if_unreachable
+            from clearclip.backbones.network import offline_if_unreachable
 
-            with offline_if_unreachable() as reason:
-                try:
-                    backbone = _load(source, tokenizer)
-                except CheckpointError as error:
-                    if reason is None or NOT_DOWNLOADED not in str(error):
-                        raise
-                    raise CheckpointError(f"{error}; {reason}") from error
+            with offline_if_unreachable():
+                backbone = _load(source, tokenizer)
     except ClearclipError:
         raise
     except Exception as error:  # the libraries do not say what they raise for files that contradict each other

@@ -24,7 +24,7 @@ from clearclip.backbones.folder import (
     pixel_statistics,
     read_config,
 )
-from clearclip.backbones.network import NOT_DOWNLOADED, cause_of
+from clearclip.backbones.network import cause_of
 from clearclip.backbones.weights import read_weights
 from clearclip.errors import CheckpointError
 
@@ -93,7 +93,7 @@ def fetch_model(name: str) -> Path:
         return folder
     except Exception as error:
         raise CheckpointError(
-            f"{name} {NOT_DOWNLOADED} ({cause_of(error)}). Without network: put the files of "
+            f"{name} could not be downloaded ({cause_of(error)}). Without network: put the files of "
             f"https://huggingface.co/{name} (config.json, model.safetensors, tokenizer files) into a folder and use "
             "--model FOLDER; --model tiny (the embedded model) works offline"
         ) from error

@@ -13,8 +13,6 @@ import huggingface_hub.constants as hub
 from huggingface_hub.errors import GatedRepoError
 
 TIMEOUT_SECONDS = 5.0
-NOT_DOWNLOADED = "could not be downloaded"
-"""In the message of every error of a download."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOGIN = "log in with `hf auth login`, or give a token in HF_TOKEN"
 ANSWERS = {
@@ -23,6 +21,9 @@ ANSWERS = {
     404: "there is no such repository or file: check the name",
     429: f"too many requests: wait some minutes, or {LOGIN}",
 }
+
+_why_offline: str | None = None
+"""As `hub.HF_HUB_OFFLINE`, of the whole process."""
 
 
 def unreachable(url: str) -> str | None:
@@ -40,22 +41,22 @@ def unreachable(url: str) -> str | None:
 
 
 @contextmanager
-def offline_if_unreachable() -> Iterator[str | None]:
-    """Within the block, the Hugging Face libraries read their cache alone where the hub cannot be reached.
-
-    Yields why it cannot.
-    """
-    before = hub.HF_HUB_OFFLINE
-    reason = "HF_HUB_OFFLINE is set" if before else unreachable(hub.ENDPOINT)
-    hub.HF_HUB_OFFLINE = reason is not None
+def offline_if_unreachable() -> Iterator[None]:
+    """Within the block, the Hugging Face libraries read their cache alone where the hub cannot be reached."""
+    global _why_offline
+    before = hub.HF_HUB_OFFLINE, _why_offline
+    _why_offline = "HF_HUB_OFFLINE is set" if hub.HF_HUB_OFFLINE else unreachable(hub.ENDPOINT)
+    hub.HF_HUB_OFFLINE = _why_offline is not None
     try:
-        yield reason
+        yield
     finally:
-        hub.HF_HUB_OFFLINE = before
+        hub.HF_HUB_OFFLINE, _why_offline = before
 
 
 def cause_of(error: BaseException) -> str:
     """Why a download failed: the most telling of an error and of those that it came from."""
+    if _why_offline is not None:
+        return f"{_why_offline}, and the file is not in the cache"
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants as hub
 import open_clip
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.tokenizer import HFTokenizer
@@ -30,7 +29,7 @@ from clearclip.backbones.folder import (
     read_config,
     three_numbers,
 )
-from clearclip.backbones.network import NOT_DOWNLOADED, cause_of
+from clearclip.backbones.network import cause_of
 from clearclip.backbones.weights import read_weights, whose
 from clearclip.errors import CheckpointError, UnsupportedModelError, UsageError, nearest
 from clearclip.files.reading import read_text
@@ -297,10 +296,9 @@ def _loading_failed(name: str, architecture: str, tag: str | None, error: Except
     if architecture.startswith("local-dir:") or (tag is not None and Path(tag).is_file()):
         return f"{name}: the weights do not fit the architecture or are damaged ({cause})"
     row = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    cause = "the file is not in the cache" if hub.HF_HUB_OFFLINE else cause_of(error)
     home = str(row.get("hf_hub", "")).rstrip("/") or architecture.removeprefix("hf-hub:")
     return (
-        f"{name} {NOT_DOWNLOADED} ({cause}). Without network: put open_clip_config.json and "
+        f"{name} could not be downloaded ({cause_of(error)}). Without network: put open_clip_config.json and "
         f"open_clip_model.safetensors of https://huggingface.co/{home} into a folder and use --model local-dir:FOLDER; "
         "--model tiny (the embedded model) works offline"
     )
