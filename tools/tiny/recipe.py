@@ -49,8 +49,8 @@ class Recipe:
         ground_share: The same for the sky and for grounds.
         image_size, patch_size, width, layers, head_width, mlp_ratio: The vision tower.
         query_gain: Deviation of the vision tower's initial query and key weights, times the root of the width.
-        query_scale: Length of the last vision block's query directions in the exported weights (`rewrite_queries`). It is
-            the temperature of self-self attention.
+        query_scale: Length of the last vision block's query directions in the exported weights (`rewrite_queries`),
+            which is the temperature of self-self attention.
         text_width, text_layers, text_heads, embed_dim: The text tower and the shared space.
         bfloat16: Autocast the towers.
     """

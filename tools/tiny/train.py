@@ -220,7 +220,7 @@ class Trainer:
 
 
 def rewrite_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
-    """Give each head of the last vision block orthonormal query directions times `query_scale`; its keys carry the rest.
+    """Give each head of the last vision block orthonormal query directions times `query_scale`; keys carry the rest.
 
     Only products of queries with keys reach the model's outputs, so none changes, and training leaves open which of the
     two carries what. Self-self attention reads q with q: here it compares tokens in all directions alike.

@@ -6,7 +6,7 @@ A full-size tensor of logits is made only where it is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,12 +67,22 @@ class LogitGrid:
         """The output in blocks, row by row."""
         return blocks(self.cosines.permute(1, 2, 0), *self._upsampling)
 
+    def only(self, queries: Sequence[int]) -> LogitGrid:
+        """The same cells with some of the queries."""
+        return replace(self, cosines=self.cosines.permute(1, 2, 0)[..., list(queries)].permute(2, 0, 1))
+
     @inference
-    def best(self, *, logit_scale: float, scores: bool = True) -> tuple[Tensor, Tensor | None]:
+    def best(
+        self, *, logit_scale: float, scores: bool = True, among: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The winning query of every pixel, and its probability among all queries (protocol, step 7).
 
-        `(H, W)` int64 indices and, if they are wanted, `(H, W)` float32.
+        `(H, W)` int64 indices and, if they are wanted, `(H, W)` float32; only queries `among` some may win.
         """
+        if among is not None and len(among) < len(self.cosines):
+            own, _ = self.only(among).best(logit_scale=logit_scale, scores=False)
+            winners = torch.tensor(list(among), device=own.device)[own]
+            return winners, self.probability(among, logit_scale=logit_scale) if scores else None
         winners = torch.empty(self.size, dtype=torch.int64, device=self.cosines.device)
         best_scores = torch.empty(self.size, device=self.cosines.device) if scores else None
         for block in self.blocks():
