@@ -13,11 +13,11 @@ import clearclip
 SOURCE = Path(clearclip.__file__).parent
 MODEL_LIBRARIES = {"open_clip", "transformers", "timm", "huggingface_hub"}
 HEAVY = {*MODEL_LIBRARIES, "torch", "numpy", "PIL", "safetensors"}
-PLAIN = ("methods", "vocabulary", "protocol", "checkpoints", "errors")
+PLAIN = ("methods", "vocabulary", "negatives", "protocol", "checkpoints", "errors")
 LAYERS = (
     ("errors",),
     ("files",),
-    ("methods", "protocol", "vocabulary", "checkpoints", "scenes"),
+    ("methods", "protocol", "vocabulary", "negatives", "checkpoints", "scenes"),
     ("backbones",),
     ("attention",),
     ("decompose",),

@@ -397,17 +397,12 @@ class Segmenter:
 
     def _with_words_beside(self, vocabulary: Vocabulary) -> Vocabulary:
         """With the words for a background that the vocabulary asks for; for a label that stands alone, it is said."""
-        rule = vocabulary.beside
+        rule, text = vocabulary.beside, self.backbone.text
         alone = rule == "alone" and len(vocabulary.labels) == 1 and vocabulary.background is None
-        if rule in ("none", "alone") and not alone:
+        if (rule in ("none", "alone") and not alone) or text is None:
             return vocabulary
         named = [query for label in vocabulary.labels if label.name != BACKGROUND for query in label.queries]
-        text = self.backbone.text
-        words = (
-            without(rule, named)
-            if isinstance(rule, tuple)
-            else negatives(named, known=None if text is None else text.known_words)
-        )
+        words = without(rule, named) if isinstance(rule, tuple) else negatives(named, known=text.known_words)
         if not words:
             raise UsageError("no background words are left beside the labels: give some that are none of the labels")
         if alone:

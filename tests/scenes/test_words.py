@@ -31,7 +31,7 @@ def test_every_query_fits_in_every_template(tokenizer):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(max_size=40))
+@given(st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=40))  # no capitals newer than Python's tables
 def test_any_text_is_encoded_without_loss(tokenizer, text):
     inner = tokenizer.tokenizer
     ids = inner(text)["input_ids"]
