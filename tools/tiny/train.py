@@ -148,7 +148,7 @@ class Trainer:
 
     def export(self) -> None:
         """Write the weights in float16 beside the configuration, as open_clip reads them."""
-        rewritten = rewrite_queries(self.model.state_dict(), recipe=self.recipe)
+        rewritten = scale_norms(rewrite_queries(self.model.state_dict(), recipe=self.recipe), recipe=self.recipe)
         weights = {name: value.detach().cpu().half().contiguous() for name, value in rewritten.items()}
         with self.outputs.write(WEIGHTS_NAME, again=True) as partial:
             save_file(weights, partial, metadata={"format": "pt"})
@@ -238,6 +238,21 @@ def rewrite_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[st
     for name, value in zip(names, (weight, bias), strict=True):
         rewritten[name] = value.to(weights[name].dtype)
     return rewritten
+
+
+def scale_norms(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
+    """Multiply `ln_1` of every vision block by `norm_scale` and divide what reads it: no output changes.
+
+    GEM takes its attention's temperature from the length of `ln_1`'s output, which grows with the root of the width; in
+    a tower as narrow as this one its attention would be nearly uniform.
+    """
+    scaled = dict(weights)
+    for number in range(recipe.layers):
+        block = f"visual.transformer.resblocks.{number}"
+        for name in ("ln_1.weight", "ln_1.bias"):
+            scaled[f"{block}.{name}"] = weights[f"{block}.{name}"] * recipe.norm_scale
+        scaled[f"{block}.attn.in_proj_weight"] = weights[f"{block}.attn.in_proj_weight"] / recipe.norm_scale
+    return scaled
 
 
 def encode_views(model: Any, views: Views, *, late: float = 0.0) -> Tensor:
