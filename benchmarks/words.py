@@ -4,8 +4,8 @@ python benchmarks/words.py --split val --pictures 60            mIoU by list of 
 python benchmarks/words.py --split test --markdown              the table of docs/words.md
 python benchmarks/words.py --cost                               time of a label map of 150 words, as a ratio
 
-Lists: the 30 labels; with 100 known distractors, "COLOUR THING" of things that are not in the image; with 100 words that
-the model has never seen; the labels of the image alone. A pixel that a distractor wins is wrong.
+Lists: the 30 labels; with 100 known distractors, "COLOUR THING" of things that are not in the image; with 100 words
+that the model has never seen; the labels of the image alone. A pixel that a distractor wins is wrong.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def unknown_words(known, count=100):
 def lists_of(scene, unknown, *, count=100):
     """The words of each list for a scene, and which class each is."""
     present = {CLASSES[index] for index in np.unique(scene.label_map)}
-    away = [name for name in sorted(THINGS - present)]
-    pairs = [f"{colour} {thing}" for thing in away for colour in COLOURS]
+    pairs = [f"{colour} {thing}" for thing in sorted(THINGS - present) for colour in COLOURS]
     chosen = np.random.default_rng(scene.label_map.size).permutation(len(pairs))[:count]
     own = [name for name in CLASSES if name in present]
     return {
@@ -96,7 +95,8 @@ def cost(rules, repeats=7):
     words = list(vocabulary_of("ade20k").names)
     image = np.random.default_rng(0).integers(0, 255, (448, 672, 3), dtype=np.uint8)
     encoded = segmenter.encode(image)
-    prepared = {rule: segmenter.prepare(clearclip.Vocabulary.parse(words, background="none"), presence=rule) for rule in rules}
+    vocabulary = clearclip.Vocabulary.parse(words, background="none")
+    prepared = {rule: segmenter.prepare(vocabulary, presence=rule) for rule in rules}
     least = dict.fromkeys(rules, float("inf"))
     for _ in range(repeats):
         for rule in rules:

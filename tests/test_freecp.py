@@ -237,7 +237,7 @@ def test_groups_are_joined_by_others():
 
 def grid_of(maps, *, size):
     plan = plan_windows((maps.shape[1] * 8, maps.shape[2] * 8), crop_size=0, stride=8, patch_size=8)
-    grid = LogitGrid.empty(torch.zeros(len(maps), 1), plan=plan, size=size)
+    grid = LogitGrid.empty(len(maps), plan=plan, size=size, device=torch.device("cpu"))
     next(grid.windows()).copy_(maps.movedim(0, -1))
     return grid
 

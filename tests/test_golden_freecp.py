@@ -196,7 +196,7 @@ def test_images(golden, backbone, check, base, mode, background):
     found = [road.filter(*one, road.text()) for one in zip(windows, road.probabilities(features), early, strict=True)]
     size = tuple(hyper["ori"])
     shown = plan if mode == "slide" else freecp.straight(plan, size)
-    grid = LogitGrid.empty(torch.zeros(max(road.owners) + 1, 1), plan=shown, size=size)
+    grid = LogitGrid.empty(max(road.owners) + 1, plan=shown, size=size, device=torch.device("cpu"))
     for place, one in zip(grid.windows(), found, strict=True):
         place.copy_(one.maps.movedim(0, -1))
     skip = int(background)

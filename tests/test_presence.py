@@ -223,7 +223,7 @@ def test_area_rule_golden(shared):
     with safe_open(shared / "golden" / "clip_only" / "inputs.safetensors", "pt") as opened:
         owners = opened.get_tensor("query_idx").tolist()
     logits = tensors.pop("rules/logits")
-    queries, height, width = logits.shape
+    _, height, width = logits.shape
     labels = {f"class {owner}": [] for owner in owners}
     for query, owner in enumerate(owners):
         labels[f"class {owner}"].append(f"query {query}")

@@ -19,7 +19,12 @@ LONGEST = 16_384
 """Of an image's short side or a window, in pixels; one of that size takes 3 GB before anything is computed."""
 
 
-PRESENCE: dict[str, tuple[float, ...]] = {"none": (), "weak": (0.2,)}
+PRESENCE: dict[str, tuple[float, ...]] = {
+    "none": (),
+    "weak": (0.2,),
+    "freecp": (0.1, 0.7),
+    "freecp-filter": (0.1, 0.7),
+}
 """Presence rules with the numbers that hold where none are given."""
 CHOICES = {"units": ("pixels", "native"), "remainder": ("pad", "drop"), "normalization": ("clip", "model")}
 
@@ -33,7 +38,7 @@ class Presence:
 
     @classmethod
     def parse(cls, text: str) -> Presence:
-        """Read `none` or `weak:P`.
+        """Read `none`, `weak:P`, `freecp:R:A` or `freecp-filter:R:A`.
 
         >>> Presence.parse("weak:0.2").numbers
         (0.2,)
@@ -49,6 +54,16 @@ class Presence:
         if len(given) != len(defaults) or not all(0 <= number <= 1 for number in given):
             raise UsageError(f"presence {text!r}: write it as in {':'.join([rule, *map(str, defaults)])}, from 0 to 1")
         return cls(rule, given)
+
+    @property
+    def looks_at_windows(self) -> bool:
+        """Whether each window is filtered by itself."""
+        return self.rule.startswith("freecp")
+
+    @property
+    def makes_maps(self) -> bool:
+        """Whether maps of labels take the place of cosines with queries."""
+        return self.rule == "freecp"
 
     def __str__(self) -> str:
         return ":".join([self.rule, *(f"{number:.15g}" for number in self.numbers)])
@@ -72,7 +87,8 @@ class Protocol:
         threshold: Pixels whose best probability is below become background, where the vocabulary has one; `None`: the
             words alone decide.
         presence: Which labels compete in an image: `"none"`: all; `"weak:P"`: those whose best probability among all
-            queries reaches P in some cell of the grid.
+            queries reaches P in some cell of the grid; `"freecp-filter:R:A"`: in each window those that FreeCP keeps
+            by its thresholds of redundancy and ambiguity; `"freecp:R:A"`: its maps take the cosines' place, too.
         area: Labels that win at most this share of what all labels but the background win lose it to the others (SCLIP,
             SC-CLIP); 0: none.
     """

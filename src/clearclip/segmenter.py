@@ -243,7 +243,11 @@ class Segmenter:
         """
         single = method is None or isinstance(method, (str, Method))
         rows, encoder = self._rows(method), self.encoder
-        encoder.add_features(encoded, rows)
+        if isinstance(labels, Words):
+            rule = labels.presence
+        else:
+            rule = Presence.parse(self.protocol.presence if presence is None else presence)
+        encoder.add_features(encoded, rows, early=rule.looks_at_windows)
         results = {}
         for row in rows:
             wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
@@ -273,10 +277,15 @@ class Segmenter:
             if (threshold, templates, presence) != (None, None, None):
                 raise UsageError("these words are prepared: give threshold, prompts and presence to prepare() instead")
             return labels
-        vocabulary, limit = self.vocabulary(labels, threshold)
+        rule = Presence.parse(self.protocol.presence if presence is None else presence)
+        if rule.makes_maps and (threshold is not None or self.protocol.area):
+            raise UsageError(
+                f"presence={rule} labels by a rule of its own (the background is what no label's map claims): leave "
+                "out threshold and area, or take freecp-filter"
+            )
+        vocabulary, limit = self.vocabulary(labels, threshold, needs_words=not rule.makes_maps)
         prompts = self.templates if templates is None else read_templates(templates)
         text = self.embed(vocabulary, templates=prompts)
-        rule = Presence.parse(self.protocol.presence if presence is None else presence)
         return Words(vocabulary, text, limit, scale, prompts, model, rule, self.protocol.area)
 
     def embed(self, labels: Any, *, templates: TemplatesLike = None) -> Tensor:
@@ -368,11 +377,16 @@ class Segmenter:
             described["labels"] = json.dumps(vocabulary.entries, ensure_ascii=False)
         return described
 
-    def vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
+    def vocabulary(
+        self, labels: Any, threshold: float | None, *, needs_words: bool | None = None
+    ) -> tuple[Vocabulary, float | None]:
         """The labels with the background that a threshold needs, and the threshold that holds, as in a call.
 
-        A synonym that is another label's word to the model is left to that label, with a warning.
+        A synonym that is another label's word to the model is left to that label, with a warning. `needs_words`:
+        whether a background needs words of its own or a threshold, by default as the protocol's presence says.
         """
+        if needs_words is None:
+            needs_words = not Presence.parse(self.protocol.presence).makes_maps
         vocabulary, limit = Vocabulary.parse(labels), threshold
         if limit is not None and not 0 <= limit <= 1:
             raise UsageError(f"threshold={limit!r}: a probability from 0 to 1 is needed")
@@ -381,7 +395,8 @@ class Segmenter:
         vocabulary = self._distinct(self._with_words_beside(vocabulary))
         if limit is None and vocabulary.background is not None:
             limit = self.protocol.threshold
-        if limit is None and vocabulary.background_index not in (None, *vocabulary.query_to_class):
+        is_silent = vocabulary.background_index not in (None, *vocabulary.query_to_class)
+        if limit is None and needs_words and is_silent:
             raise UsageError(
                 f"background {vocabulary.background!r} has no words of its own and there is no threshold, so it "
                 "would never win: give a threshold (--threshold 0.4), or list it among the labels"

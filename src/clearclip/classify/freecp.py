@@ -75,16 +75,19 @@ def filter_window(
     settings: FreeCP,
     look: Callable[[Sequence[Box]], Tensor],
     text: Tensor,
+    labels: int | None = None,
+    pinned: Sequence[int] = (),
 ) -> Filtered:
     """One window's maps and surviving labels (1.3–1.8).
 
     `probabilities` `(Q, gh, gw)` are over all queries, `attention` `(N, N)` is `Parts.early` of the window. `owners`
     are the queries' labels, counted from 0; of several queries the best counts, cell by cell. `look` gives the unit
-    class features `(n, E)` of crops (`crop_features`), which are compared with `text` `(Q, E)`.
+    class features `(n, E)` of crops (`crop_features`), which are compared with `text` `(Q, E)`. `labels` is their
+    number where the last have no query; `pinned` ones are kept whatever is found.
     """
     probabilities = probabilities.float()
-    own = of_labels(probabilities, owners)
-    relative = of_labels(stretched(probabilities), owners)
+    own = of_labels(probabilities, owners, count=labels)
+    relative = of_labels(stretched(probabilities), owners, count=labels)
     if background is not None:
         relative[background] = 0
     maps = refined(relative, attention)
@@ -102,16 +105,17 @@ def filter_window(
                 unseen += len(places)
             elif all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in places):  # an empty box keeps the whole group (trap 5)
                 left -= len(places)
-                cosines = of_labels((look([tuple(place) for place in places]) @ text.T).T, owners)
+                cosines = of_labels((look([tuple(place) for place in places]) @ text.T).T, owners, count=labels)
                 members = members[cosines[members].argmax(dim=0).unique()]
         kept[members] = True
+    kept[list(pinned)] = True
     return Filtered(maps * kept[:, None, None], kept, redundant, unseen)
 
 
-def of_labels(values: Tensor, owners: Sequence[int]) -> Tensor:
-    """The best of each label's queries: from `(Q, …)` to `(C, …)`."""
+def of_labels(values: Tensor, owners: Sequence[int], *, count: int | None = None) -> Tensor:
+    """The best of each label's queries: from `(Q, …)` to `(C, …)`, 0 for a label without queries."""
     index = torch.tensor(owners, device=values.device).view(-1, *[1] * (values.ndim - 1)).expand_as(values)
-    empty = values.new_zeros(max(owners) + 1, *values.shape[1:])
+    empty = values.new_zeros(count or max(owners) + 1, *values.shape[1:])
     return empty.scatter_reduce(0, index, values, "amax", include_self=False)
 
 

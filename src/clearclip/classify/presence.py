@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clearclip.classify.freecp import Filtered
 from clearclip.protocol import Presence
 from clearclip.vocabulary import Vocabulary
 
@@ -73,3 +74,21 @@ def by_label(values: Tensor, vocabulary: Vocabulary) -> list[float]:
     owners = torch.tensor(vocabulary.query_to_class, device=values.device)
     best = torch.zeros(len(vocabulary.labels), device=values.device)
     return best.scatter_reduce_(0, owners, values.float(), "amax").tolist()
+
+
+def by_windows(filtered: Sequence[Filtered], best: Sequence[float], vocabulary: Vocabulary) -> tuple[Verdict, ...]:
+    """In which share of the windows each label was kept, and why not in the others."""
+    count = max(len(filtered), 1)
+    kept = torch.stack([one.kept for one in filtered]).sum(dim=0).tolist() if filtered else [0] * len(best)
+    redundant = torch.stack([one.redundant for one in filtered]).sum(dim=0).tolist() if filtered else kept
+    verdicts = []
+    for index, (name, value) in enumerate(zip(vocabulary.names, best, strict=True)):
+        if name == vocabulary.background:
+            verdicts.append(Verdict(1.0, value))
+            continue
+        lost = count - kept[index] - redundant[index]
+        why = [f"redundant in {redundant[index]}"] if redundant[index] else []
+        why += [f"another label instead of it in {lost}"] if lost > 0 else []
+        reason = "pinned" if name in vocabulary.pinned else f"of {count} windows {', '.join(why)}" if why else ""
+        verdicts.append(Verdict(kept[index] / count, value, reason))
+    return tuple(verdicts)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from clearclip.backbones.devices import inference
+from clearclip.classify import freecp
 from clearclip.classify.grid import LogitGrid
-from clearclip.classify.presence import Verdict, best_in_cells, by_label, small, weak
+from clearclip.classify.presence import Verdict, best_in_cells, by_label, by_windows, small, weak
 from clearclip.protocol import Presence
 from clearclip.vocabulary import Vocabulary
 
@@ -30,6 +31,7 @@ class Words:
         model: Fingerprint of the model that embedded them.
         presence: Which labels compete.
         area: As `Protocol.area`.
+        crop_text: `(Q, E)`, other embeddings for FreeCP's look at crops; `None`: `text`.
         verdicts: Of each label, once an image has settled which compete; empty before, or where all do.
     """
 
@@ -41,6 +43,7 @@ class Words:
     model: str
     presence: Presence = field(default_factory=Presence)
     area: float = 0.0
+    crop_text: Tensor | None = None
     verdicts: tuple[Verdict, ...] = ()
 
     @inference
@@ -48,8 +51,15 @@ class Words:
         """The words for one image: with a verdict for each label, if a rule says which of them compete."""
         if self.verdicts or not self.has_rules:
             return self
-        best = best_in_cells(grid.cosines.permute(1, 2, 0), logit_scale=self.logit_scale)
-        settled = self.settled(by_label(best, self.vocabulary))
+        cells = grid.cosines.permute(1, 2, 0)
+        if self.presence.makes_maps:
+            best = cells.amax(dim=(0, 1)).tolist()
+        else:
+            best = by_label(best_in_cells(cells, logit_scale=self.logit_scale), self.vocabulary)
+        if self.presence.looks_at_windows:
+            settled = replace(self, verdicts=by_windows(grid.filtered, best, self.vocabulary))
+        else:
+            settled = self.settled(best)
         if not self.area:
             return settled
         label_map, _ = replace(settled, threshold=None).label(grid)
@@ -77,6 +87,11 @@ class Words:
         return replace(self, verdicts=tuple(verdicts))
 
     @property
+    def values(self) -> int:
+        """How many maps a grid holds: one for each query, or for each label where a rule makes these."""
+        return len(self.vocabulary.labels) if self.presence.makes_maps else len(self.text)
+
+    @property
     def competing(self) -> list[int] | None:
         """The queries of the labels that compete; `None`: all."""
         if all(verdict.competed for verdict in self.verdicts):
@@ -92,6 +107,9 @@ class Words:
         were needed.
         """
         background, among = self.vocabulary.background_index, self.competing
+        if self.presence.makes_maps:
+            labels, values = freecp.label(grid, background=background)
+            return np.asarray(labels.int().cpu().numpy(), dtype=np.int32), values
         if among is not None and not among:  # a background without words is all that is left
             empty = np.full(grid.size, background, dtype=np.int32)
             return empty, torch.zeros(grid.size) if scores else None
@@ -112,8 +130,14 @@ class Words:
     def probabilities(self, grid: LogitGrid, labels: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """For each label in turn `(H, W)` float32, the best probability of its queries among all, 0–1.
 
-        0 where a label did not compete.
+        0 where a label did not compete. Of FreeCP it is the label's map, of the background what the others leave.
         """
+        if self.presence.makes_maps:
+            _, values = freecp.label(grid, background=None)
+            for label in labels:
+                claimed = 1 - values if label == self.vocabulary.background_index else grid.only([label]).logits()[0]
+                yield np.asarray(claimed.cpu().numpy(), dtype=np.float32)
+            return
         normalizer, among = grid.normalizer(logit_scale=self.logit_scale), self.competing
         owners = self.vocabulary.query_to_class
         for label in labels:
@@ -124,6 +148,11 @@ class Words:
     def ranking(self, grid: LogitGrid, y: int, x: int) -> list[tuple[str, float]]:
         """All labels at a pixel with the best probability of their queries, the likeliest first."""
         best = dict.fromkeys(self.vocabulary.names, 0.0)
+        if self.presence.makes_maps:
+            found = grid.values_at(y, x).tolist()
+            if (background := self.vocabulary.background_index) is not None:
+                found[background] = 1 - max(found)
+            return sorted(zip(self.vocabulary.names, found, strict=True), key=lambda item: -item[1])
         probabilities, among = grid.ranking(y, x, logit_scale=self.logit_scale).tolist(), self.competing
         owners = self.vocabulary.query_to_class
         for query in range(len(owners)) if among is None else among:

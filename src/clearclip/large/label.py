@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clearclip.backbones.devices import inference
 from clearclip.classify.grid import LogitGrid
-from clearclip.classify.maps import stitched_cosines, window_maps
+from clearclip.classify.maps import check_window_rules, stitched_cosines, window_maps
 from clearclip.classify.presence import Verdict, best_in_cells, by_label
 from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike
@@ -143,7 +143,9 @@ def segment_large(
         if halo is None:
             raise UsageError(f"{row.spelling} looks at the whole image at once: it cannot label one in parts")
         words, encoder = segmenter.prepare(labels, threshold=threshold), segmenter.encoder
-        values = len(words.text) if row.stitched == "none" else encoder.backbone.width
+        values = words.values if row.stitched == "none" else encoder.backbone.width
+        if row.stitched != "none":
+            check_window_rules(row, words)
         check_size(raster, encoder, values=values, scale=scale, block=block, max_memory=max_memory)
         told = segmenter.describe(row, words.threshold, templates=words.templates, vocabulary=words.vocabulary)
         work = _Work(encoder, row, words, halo, raster.measured(), scale, block, told)
@@ -155,7 +157,7 @@ def segment_large(
             check_replaceable(file, overwrite=overwrite, own=work.info if goes_on else None)
         again = overwrite or goes_on
         advance = stack.enter_context(progress_bar("rows", show=segmenter.show_progress))
-        if words.has_rules:
+        if words.area or words.presence.rule == "weak":  # others look at each window by itself
             verdicts = kept.read_verdicts() or work.survey(advance)
             kept.write_verdicts(verdicts)
             work.settle(verdicts)
@@ -393,7 +395,7 @@ class _Work:
         pixels, valid = self._rows.take(top, top + y.window)
         wanted = [at for at, left in enumerate(x.starts) if valid[:, left : left + x.window].any()]
         stitches, text = self.row.stitched != "none", self.words.text
-        values = self.encoder.backbone.width if stitches else len(text)
+        values = self.encoder.backbone.width if stitches else self.words.values
         found = torch.zeros(y.cells, len(x.starts), x.cells, values, device=text.device)
         for begin in range(0, len(wanted), self.encoder.at_once):
             chosen = wanted[begin : begin + self.encoder.at_once]
@@ -404,9 +406,9 @@ class _Work:
             )
             image = Encoded((y.window, right - left), strip, self.encoder.normalize(pixels[:, left:right]))
             if stitches:
-                parts = [features for _, _, features in self.encoder.features([image], self.row)]
+                parts = [features for _, _, features, _ in self.encoder.features([image], self.row)]
             else:
-                parts = [maps for _, maps in window_maps(self.encoder, [image], self.row, self.words)]
+                parts = [maps for _, maps, _ in window_maps(self.encoder, [image], self.row, self.words)]
             found[:, chosen] = torch.stack(parts, dim=1)
         if not found.isfinite().all():
             raise ClearclipError(
