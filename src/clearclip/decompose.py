@@ -189,6 +189,21 @@ def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Ite
     return inputs
 
 
+def class_features(backbone: Backbone, images: Tensor, *, positions: str) -> Tensor:
+    """The class token's features of whole patches `(B, 3, H, W)`, as the model itself has them: `(B, E)`.
+
+    `UsageError` for a model without a class token.
+    """
+    if not backbone.num_prefix_tokens:
+        raise UsageError(f"{backbone.name} has no class token to read whole images with: use a CLIP or BLIP model")
+    last = len(backbone.blocks) - 1
+    tokens = run_trunk(backbone, images, positions=positions, wanted=[last])[last]
+    grid_size = (images.shape[2] // backbone.patch_size, images.shape[3] // backbone.patch_size)
+    with fused_attention(tokens):
+        features: Tensor = backbone.head(backbone.blocks[last].forward(tokens, grid_size)[:, 0])
+    return features
+
+
 def rewrite(
     backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
 ) -> dict[Method, Parts]:

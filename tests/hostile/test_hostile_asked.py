@@ -198,6 +198,7 @@ def test_commands_ask_nobody_and_write_where_they_are_told(place, images, tmp_pa
         ("demo", "--limit", 1, "-o", out / "demo"),
         ("compare", one, *WORDS, "--methods", "clearclip", "-o", out / "compare"),
         ("inspect", one, "--model", "tiny", "-o", out / "inspect"),
+        ("tags", images, *WORDS, "-o", out / "tags.csv"),
         ("evaluate", "scenes", "--model", "tiny", "--limit", 1, "-o", out / "results"),
         ("results", out / "results"),
         *(("segment", images, *WORDS, "-o", out / "parts", "--shard", f"{index}/2") for index in (1, 2)),

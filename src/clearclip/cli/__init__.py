@@ -24,6 +24,7 @@ from clearclip.cli import (
     reproduce,
     results,
     segment,
+    tags,
     video,
 )
 from clearclip.errors import ClearclipError, printable
@@ -63,7 +64,7 @@ def _common(
 for command in (demo.demo, segment.segment, segment.merge, large.large, video.video):
     app.command()(command)
 app.command("app")(studio.studio)
-for command in (compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):
+for command in (tags.tags, compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):
     app.command()(command)
 for name, listing, command, about in (
     ("benchmarks", benchmarks.benchmarks, benchmarks.check, "List the benchmarks, or check one's files."),

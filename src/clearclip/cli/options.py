@@ -117,6 +117,10 @@ class Words:
         return vocabulary
 
 
+BESIDE_WORDS = tuple(field.name for field in fields(Words) if field.name not in ("label", "labels"))
+"""What commands leave out that ask for words alone."""
+
+
 @dataclass(frozen=True)
 class Loading:
     """A model, where it runs, and how an image is shown to it."""
