@@ -19,6 +19,7 @@ from clearclip.cli import (
     demo,
     evaluate,
     inspect,
+    labels,
     large,
     options,
     reproduce,
@@ -74,6 +75,10 @@ for name, listing, command, about in (
     group.callback()(listing)
     group.command()(command)
     app.add_typer(group, name=name)
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check labels before any image, or convert them.")
+for command in (labels.check,):
+    group.command()(command)
+app.add_typer(group, name="labels")
 for command in (catalog.methods, catalog.cache):
     app.command()(command)
 
