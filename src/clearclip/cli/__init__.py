@@ -76,7 +76,7 @@ for name, listing, command, about in (
     group.command()(command)
     app.add_typer(group, name=name)
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check labels before any image, or convert them.")
-for command in (labels.check,):
+for command in (labels.check, labels.convert):
     group.command()(command)
 app.add_typer(group, name="labels")
 for command in (catalog.methods, catalog.cache):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +11,20 @@ import typer
 
 from clearclip.cli import options as o
 from clearclip.errors import UsageError, printable
+from clearclip.files.outputs import hold
 
 if TYPE_CHECKING:
     from clearclip.inspection.apart import Comparison
 
 File = Annotated[Path | None, typer.Argument(help="Label file, in any form that `segment --labels` reads.")]
 Top = Annotated[int, typer.Option(min=1, help="How many of the nearest pairs are printed.")]
+Source = Annotated[Path, typer.Argument(help="Label file, in any form that `segment --labels` reads.")]
+Written = Annotated[
+    Path, typer.Option("-o", "--output", help="A .txt with one label a line, or a .yaml with names, as data.yaml has.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the file if it is there and a run has written it.")
+]
 IMAGES_ALONE = ("protocol", "short_side", "crop_size", "stride", "remainder", "value_range")
 
 
@@ -41,6 +50,20 @@ def check(*, file: File = None, words: o.Words, top: Top = 10, loading: o.Loadin
         _print(found)
     if found.counts["same"]:
         raise typer.Exit(1)
+
+
+def convert(file: Source, output: Written, overwrite: Overwrite = False) -> None:
+    """Write a label file anew, as a text of ours or as YAML, with its synonyms and colours."""
+    from clearclip.vocabulary import label_file
+
+    vocabulary = o.read_labels(file, background=None)
+    text = label_file(vocabulary.labels, output.suffix.lower())
+    with o.writing(output), hold(output.parent) as outputs:
+        if os.path.lexists(output) and not overwrite:
+            raise UsageError(f"{output} is there already: --overwrite replaces it if a run has written it")
+        with outputs.write(output.name) as partial:
+            partial.write_text(text, encoding="utf-8", newline="\n")
+    typer.echo(f"{len(vocabulary.labels)} labels → {output}")
 
 
 def _print(found: Comparison) -> None:
