@@ -171,3 +171,10 @@ def test_the_sentence_leaves_out_what_is_small_or_sure():
     sentence = told_apart(many)
     assert "'a5' from 'b', 'a4' from 'b'" in sentence
     assert "and 2 more" in sentence
+
+
+def test_a_terminal_obeys_no_label(run, tmp_path):
+    (tmp_path / "labels.txt").write_text("sky\x1b[2J\ntree\x1b[31m=sky\n")
+    ran = run("labels", "check", tmp_path / "labels.txt", "--model", "tiny", "--device", "cpu")
+    assert "\x1b" not in ran.out + ran.err
+    assert "sky" in ran.out

@@ -136,7 +136,7 @@ def evaluate(
         )
         rows = parse_methods(method)
         if names is not None:
-            _tell_names(_only(target) or "", names, dataset)
+            _tell_names(_only(target) or "", names, dataset, overridden=bool(threshold))
         thresholds = _thresholds(threshold, rows, dataset)
         loading = replace(loading, protocol=protocol or dataset.benchmark.protocol)
         fleet = workers.fleet(loading.device)
@@ -153,7 +153,7 @@ def _only(target: list[str] | None) -> str | None:
     return target[0] if target else None
 
 
-def _tell_names(name: str, names: str, dataset: Dataset) -> None:
+def _tell_names(name: str, names: str, dataset: Dataset, *, overridden: bool) -> None:
     """Say which words and thresholds a paper's class names change, and what the results are called."""
     from clearclip.benchmarks import vocabulary_of
 
@@ -167,7 +167,7 @@ def _tell_names(name: str, names: str, dataset: Dataset) -> None:
         if mine != label
     ]
     limit = dataset.benchmark.threshold("*")
-    background = "" if dataset.vocabulary.background is None else f"; background threshold {limit or 'none'}"
+    background = "" if limit is None or overridden else f"; background threshold {limit:g}"
     _say(f"{dataset.benchmark.name}: {'; '.join(changed) or 'the same words'}{background}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import UsageError, printable
+from clearclip.errors import UsageError
 from clearclip.files.outputs import hold
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def _print(found: Comparison) -> None:
     ]  # fmt: skip
     o.print_table("Nearest labels; distance 1 is the usual one of two everyday words", columns, rows)
     for stray in found.strays:
-        other = _named(stray.other, stray.other_word)
-        typer.echo(printable(f"{stray.word!r} of {stray.label!r} is nearer to {other} than to its label's other words"))
+        other = f"{stray.other_word!r} of {stray.other!r}"
+        typer.echo(f"{stray.word!r} of {stray.label!r} is nearer to {other} than to its label's other words")
     same, close = found.counts["same"], found.counts["close"]
     typer.echo(f"Pairs that are the same to this model: {same}; close: {close}")
     if same:

@@ -129,4 +129,4 @@ def _print(path: Path, ranked: list[Tag], top: int) -> None:
         (tag.label, f"{tag.share:.1%}", shown(tag.probability, ".2f"), shown(tag.class_token, ".3f"))
         for tag in ranked[:top]
     ]
-    o.print_table(printable(str(path)), ("label", *columns), rows)
+    o.print_table(str(path), ("label", *columns), rows)
