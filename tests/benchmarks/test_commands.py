@@ -194,3 +194,32 @@ def test_results_are_shown_and_filtered(run, voc, tmp_path):
     assert "paper" in run("results", tmp_path).stdout
     with pytest.raises(UsageError, match="no result is left"):
         run("results", tmp_path, "--benchmarks", "ade20k")
+
+
+def test_class_names_of_another_paper_are_said_and_stand_apart(run, voc, tmp_path):
+    given = ("evaluate", "voc21", "--data", voc, "--method", "vanilla,clearclip", "-o", tmp_path, "--json")
+    own = json.loads(run(*given).stdout)
+    ran = run(*given, "--names", "sclip")
+    theirs = json.loads(ran.stdout)
+    assert "voc21-sclip: background → sky | wall | tree" in ran.stderr
+    assert "tvmonitor → television monitor | tv monitor" in ran.stderr
+    assert "background threshold 0.1" in ran.stderr
+    assert [record["benchmark"] for record in (*own, *theirs)] == ["voc21"] * 2 + ["voc21-sclip"] * 2
+    assert [record["config"]["threshold"] for record in (*own, *theirs)] == [0.2, 0.5, 0.1, 0.1]
+    assert theirs[0]["config"]["labels"][15] == [
+        "person", *(f"person in {one}" for one in ("shirt", "jeans", "dress", "sweater", "skirt", "jacket"))
+    ]  # fmt: skip
+    assert all(record["published"] is None for record in theirs)
+    assert len(read_results([tmp_path])) == 4
+    again = run("evaluate", "voc20", "--data", voc, "-o", tmp_path, "--names", "proxyclip", "--json")
+    assert "the words of proxyclip are ClearCLIP's" in again.stderr
+    assert json.loads(again.stdout)[0]["benchmark"] == "voc20"
+
+
+def test_class_names_go_with_the_papers_benchmarks_only(run, voc, tmp_path):
+    with pytest.raises(UsageError, match="scenes has words of its own"):
+        run("evaluate", "scenes", "--names", "sclip", "-o", tmp_path)
+    with pytest.raises(UsageError, match="did you mean 'sclip'"):
+        run("evaluate", "voc20", "--data", voc, "--names", "scilp", "-o", tmp_path)
+    with pytest.raises(UsageError, match="--names"):
+        run("evaluate", "--images", voc, "--names", "sclip", "-o", tmp_path)

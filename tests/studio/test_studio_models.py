@@ -188,9 +188,9 @@ def test_search_finds_what_the_library_finds(models, image, calls):
     assert heard
     result = clearclip.load("tiny", device="cpu")(Image.open(image), words)
     shares = {name: (result.label_map == index).mean() for index, name in enumerate(result.labels)}
-    assert {name: share for name, share, _ in found} == {name: share for name, share in shares.items() if share}
-    for name, _, probability in found:
-        assert probability == pytest.approx(result.scores[result.mask(name)].mean(), abs=1e-5)
+    assert {tag.label: tag.share for tag in found} == {name: share for name, share in shares.items() if share}
+    for tag in found:
+        assert tag.probability == pytest.approx(result.scores[result.mask(tag.label)].mean(), abs=1e-5)
 
 
 def test_inspection_is_kept(models, image, calls):

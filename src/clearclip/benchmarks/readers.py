@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clearclip.benchmarks.decoding import LabelForm, own_form
 from clearclip.benchmarks.orientation import CLEARLY, contrast, stored_size, turned
-from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
+from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of, with_names
 from clearclip.errors import ClearclipError, ImageError, UsageError, nearest
 from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
 from clearclip.files.label_maps import verify
@@ -148,14 +148,17 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
-def open_benchmark(name: str, *, data: Path | None = None, split: str | None = None) -> Dataset:
+def open_benchmark(
+    name: str, *, data: Path | None = None, split: str | None = None, names: str = "clearclip"
+) -> Dataset:
     """Find a benchmark's files in the folder data, in the original download's layout or in mmsegmentation's.
 
     `scenes` needs no folder and has the splits test (default), val and train; results of the last two are those of
-    another benchmark, `scenes-val` or `scenes-train`, so that no table mixes them. `ClearclipError` says what was
-    looked for where the folder does not hold this benchmark.
+    another benchmark, `scenes-val` or `scenes-train`, so that no table mixes them; the same holds for another paper's
+    class names (`NAMES`), as `voc21-sclip`. `ClearclipError` says what was looked for where the folder does not hold
+    this benchmark.
     """
-    row = get_benchmark(name)
+    row, words = get_benchmark(name), vocabulary_of(name, names=names)
     if row.layout is None:
         chosen = next((known for known in SPLITS if known == (split or "test")), None)
         if chosen is None:
@@ -163,7 +166,7 @@ def open_benchmark(name: str, *, data: Path | None = None, split: str | None = N
         items = tuple(SceneItem(index, chosen) for index in range(row.size or 0))
         if chosen != "test":
             row = replace(row, name=f"{name}-{chosen}", title=f"clearclip's own procedural cartoons, {chosen} split")
-        return Dataset(row, vocabulary_of(name), items, source="made on the spot")
+        return Dataset(row, words, items, source="made on the spot")
     if split is not None:
         raise UsageError(f"{name} is measured on the split that the paper uses: --split goes with scenes")
     if data is None:
@@ -174,7 +177,7 @@ def open_benchmark(name: str, *, data: Path | None = None, split: str | None = N
     pairs, missing = _pair_up(row.layout, images, labels, root)
     if not pairs:
         raise ClearclipError(f"{name}: {images} and {labels} have no pair of image and label map in common. {row.hint}")
-    return Dataset(row, vocabulary_of(name), tuple(pairs), tuple(missing), str(data))
+    return Dataset(with_names(row, names), words, tuple(pairs), tuple(missing), str(data))
 
 
 def open_folders(

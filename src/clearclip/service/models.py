@@ -21,6 +21,7 @@ from clearclip.encode.encoding import Encoded
 from clearclip.encode.images import Levels, read_levels
 from clearclip.errors import ImageError, UsageError, nearest
 from clearclip.inspection.features import Inspection, inspect_image
+from clearclip.inspection.tags import Tag, rank_tags
 from clearclip.methods import Method
 from clearclip.segmentation import Segmentation
 from clearclip.segmenter import Segmenter
@@ -181,8 +182,8 @@ class Models:
 
     def search(
         self, image: Path, request: Request, words: Sequence[str], *, say: Callable[[float, str], None] | None = None
-    ) -> list[tuple[str, float, float]]:
-        """Which of many words an image contains: name, share of the area and mean probability there, largest first.
+    ) -> list[Tag]:
+        """Which of many words an image contains, as `rank_tags`, without those that win nothing.
 
         The request's labels and threshold are not used; `say` gets the share of the words that are read, and a
         sentence.
@@ -191,11 +192,7 @@ class Models:
         vocabulary = Vocabulary.parse(list(words))
         self._read_words(loaded, request, vocabulary, say=say)
         result = self.segment(image, replace(request, labels=vocabulary.labels, threshold=None)).first
-        counts = np.bincount(result.label_map.ravel(), minlength=len(words))
-        sums = np.bincount(result.label_map.ravel(), weights=result.scores.ravel(), minlength=len(words))
-        found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
-        size = result.label_map.size
-        return [(result.labels[index], counts[index] / size, float(sums[index] / counts[index])) for index in found]
+        return [tag for tag in rank_tags(result) if tag.share]
 
     def _read_words(
         self, loaded: Loaded, request: Request, vocabulary: Vocabulary, *, say: Callable[[float, str], None] | None

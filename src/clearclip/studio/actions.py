@@ -161,7 +161,7 @@ class Actions:
             )
         except ClearclipError as error:
             return gr.skip(), html.problem(str(error))
-        choices = [(f"{name}   {share:.1%}", quoted(name)) for name, share, _ in found if share >= LEAST_FOUND]
+        choices = [(f"{tag.label}   {tag.share:.1%}", quoted(tag.label)) for tag in found if tag.share >= LEAST_FOUND]
         sentence = f"{len(choices)} of {len(words)} words cover at least {LEAST_FOUND:.1%} of the image."
         return gr.update(choices=choices, value=[]), html.sentence(sentence)
 

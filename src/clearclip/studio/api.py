@@ -162,7 +162,7 @@ def add_api(studio: Studio) -> None:
         """Which words of a larger vocabulary the image contains, largest share of the area first."""
         request = read_request(["any"], limits=limits, model=model, method=method, templates=templates, device=device)
         found = shared.search(received(image), request, read_words(words, limits=limits))
-        return [{"label": name, "share": float(share), "probability": chance} for name, share, chance in found]
+        return [{"label": tag.label, "share": tag.share, "probability": tag.probability} for tag in found]
 
 
 def _offered(path: Path) -> Any:
