@@ -21,6 +21,7 @@ from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
 from clearclip.backbones.base import check_backbone
 from clearclip.backbones.devices import pick_device, pick_dtype
+from clearclip.classify.freecp import MOST_CROPS
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.maps import grids
 from clearclip.classify.words import Words
@@ -447,6 +448,12 @@ class Segmenter:
     def _labelled(self, encoded: Encoded, grid: LogitGrid, words: Words, method: Method) -> Segmentation:
         words = words.settle(grid)
         label_map, scores = words.label(grid)
+        if unseen := sum(one.unseen for one in grid.filtered):
+            warnings.warn(
+                f"FreeCP looks at {MOST_CROPS} crops of a window at most: labels that {unseen} more would have told "
+                "apart all compete",
+                stacklevel=3,
+            )
         assert encoded.image is not None  # only `logits` goes without
         info = self.describe(method, words.threshold, templates=words.templates, presence=words.presence)
         result = Segmentation(

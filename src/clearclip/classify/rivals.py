@@ -14,7 +14,6 @@ from clearclip.classify.words import Words
 MARGIN = 0.1
 LEAST_SHARE = 0.01
 MOSTLY = 0.5
-SHOWN = 4
 ROWS_AT_ONCE = 16
 
 
@@ -63,18 +62,10 @@ def rivals(grid: LogitGrid, words: Words, *, margin: float = MARGIN) -> list[Riv
     return found
 
 
-def told_apart(found: Sequence[Rival], *, margin: float = MARGIN) -> str | None:
-    """A sentence on labels that won most of their cells by a hair, or `None` where there are none to speak of.
+def by_a_hair(found: Sequence[Rival]) -> list[Rival]:
+    """Those with at least `LEAST_SHARE` of the cells that won most of theirs by less than the margin.
 
-    >>> told_apart([Rival("boat", 0.2, "ship", 0.9), Rival("sky", 0.5, "sea", 0.1)])
-    "most of what they won is by less than 0.1 in probability: 'boat' from 'ship' (see `clearclip labels check`)"
+    >>> [one.rival for one in by_a_hair([Rival("boat", 0.2, "ship", 0.9), Rival("sky", 0.5, "sea", 0.1)])]
+    ['ship']
     """
-    close = [one for one in found if one.share >= LEAST_SHARE and one.close >= MOSTLY]
-    if not close:
-        return None
-    close.sort(key=lambda one: -one.share * one.close)
-    named = ", ".join(f"{one.label[:60]!r} from {one.rival[:60]!r}" for one in close[:SHOWN])
-    more = f" and {len(close) - SHOWN} more" if close[SHOWN:] else ""
-    return (
-        f"most of what they won is by less than {margin:g} in probability: {named}{more} (see `clearclip labels check`)"
-    )
+    return [one for one in found if one.share >= LEAST_SHARE and one.close >= MOSTLY]

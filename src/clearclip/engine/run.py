@@ -419,6 +419,7 @@ def _enter(
             made.append((entry, record, outcome.staged))
             sources[task.stem] = source
             report.absent.update(record.get("absent", ()))
+            report.rivals.update(map(tuple, record.get("rivals", ())))
     refused = results.accept(made)
     report.failed += [(sources[stem], reason) for stem, reason in refused.items()]
     report.done += len(made) - len(refused)

@@ -163,14 +163,16 @@ class Models:
         self._read_words(loaded, request, vocabulary, say=None)
         with loaded.lock:
             started = perf_counter()
-            words = loaded.segmenter.prepare(vocabulary, threshold=request.threshold, templates=request.templates)
+            words = loaded.segmenter.prepare(
+                vocabulary, threshold=request.threshold, templates=request.templates, presence=request.presence
+            )
             prepared, passes = self._prepare(loaded, request.device, image, content, say=say)
             wanted = prepared.full if full else prepared.view
             results = {}
             for row in dict.fromkeys(rows):
                 key = ("result", content, loaded.name, request.device, full, row, vocabulary, request.threshold)
                 results[row.spelling] = self._keep(
-                    (*key, words.templates),
+                    (*key, words.templates, words.presence),
                     lambda row=row: loaded.segmenter.classify(wanted, words, method=row),  # type: ignore[misc]
                 )
             self._put(("encoded", content, loaded.name, request.device), prepared)  # it has grown
