@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bombs import bomb
 from clearclip import ImageError, Protocol, load_image
@@ -114,6 +114,8 @@ def test_exif_rotation(tmp_path, smooth, orientation):
     if orientation in (5, 7):
         upright = upright[:, ::-1]
     assert np.array_equal(load_image(tmp_path / "e.png"), upright)
+    with Image.open(tmp_path / "e.png") as stored:  # as docs/outputs.md says
+        assert np.array_equal(ImageOps.exif_transpose(stored), upright)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (2, 3)])

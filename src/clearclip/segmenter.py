@@ -167,7 +167,8 @@ class Segmenter:
         ('sky', 'grass', 'tree')
 
         An image is a path, a PIL image or an array `(H, W, 3)`; the windows of a list go through the encoder together.
-        Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
+        Label maps are upright, turned as EXIF says: `PIL.ImageOps.exif_transpose(Image.open(path))` has their size, and
+        `.image` of the result is what was labelled. Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
         threshold become background: the label of that name, or a new first one; by default the protocol's threshold
         holds where the vocabulary has a background. `ImageError` if an image cannot be read, `UsageError` if the labels
         cannot be used.
