@@ -167,8 +167,8 @@ class Segmenter:
         ('sky', 'grass', 'tree')
 
         An image is a path, a PIL image or an array `(H, W, 3)`; the windows of a list go through the encoder together.
-        Label maps are upright, turned as EXIF says: `PIL.ImageOps.exif_transpose(Image.open(path))` has their size, and
-        `.image` of the result is what was labelled. Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
+        Label maps are upright, turned as EXIF says, as `PIL.ImageOps.exif_transpose(image)` is and `image` may not be.
+        Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
         threshold become background: the label of that name, or a new first one; by default the protocol's threshold
         holds where the vocabulary has a background. `ImageError` if an image cannot be read, `UsageError` if the labels
         cannot be used.
@@ -338,6 +338,8 @@ class Segmenter:
             "versions": f"python {platform.python_version()}, torch {version('torch')}, "
             f"open_clip_torch {version('open_clip_torch')}, transformers {version('transformers')}",
         }
+        if method.own_name is not None:
+            described["name"] = method.own_name
         if self.value_range is not None:
             described["range"] = "{:g} to {:g}".format(*self.value_range)
         if vocabulary is not None:

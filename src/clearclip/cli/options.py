@@ -185,8 +185,8 @@ class Workers:
     cpus_per_worker: Annotated[
         float,
         typer.Option(
-            help="With --engine ray: cores and threads of a worker. Label maps are the local engine's where its threads "
-            "are as many (OMP_NUM_THREADS); else single pixels differ."
+            help="With --engine ray: cores and threads of a worker. The local engine with as many threads "
+            "(OMP_NUM_THREADS) makes the same label maps; with others single pixels differ."
         ),
     ] = 1.0
     gpus_per_worker: Annotated[

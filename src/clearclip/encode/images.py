@@ -254,7 +254,7 @@ def _from_pil(image: Image.Image, name: str, *, max_pixels: int, value_range: tu
     clear = ""
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
-        clear = CLEAR if rgba.getextrema()[3][0] == 0 else ""
+        clear = CLEAR if rgba.getchannel("A").getextrema()[0] == 0 else ""
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(canvas, rgba)
     pixels = np.asarray(upright.convert("RGB"))
