@@ -45,7 +45,10 @@ def download(
     names: Annotated[list[str], typer.Argument(help="Models, as --model takes them.", metavar="NAME...")],
     tokenizer: Annotated[str | None, typer.Option(help="As for `segment`.")] = None,
 ) -> None:
-    """Download models into their libraries' caches, and load each once to check it."""
+    """Download models into their libraries' caches, and load each once to check it.
+
+    After Ctrl-C, files that were complete are kept, and the one under way begins again.
+    """
     from clearclip.backbones import load_backbone
 
     for name in names:
