@@ -173,7 +173,7 @@ def fetch(repository: str, patterns: Iterable[str]) -> Path:
     wanted = list(patterns)
     if not hub.HF_HUB_OFFLINE:
         log.info("Looking for %s on %s; what is not in the cache is downloaded", repository, hub.ENDPOINT)
-        with suppress(OSError):  # `snapshot_download` tells it, or takes what is in the cache
+        with suppress(Exception):  # `snapshot_download` tells it, or takes what is in the cache
             files = [file.rfilename for file in model_info(repository).siblings or ()]
             for name in filter_repo_objects(files, allow_patterns=wanted):
                 hf_hub_download(repository, name)  # in this thread: the other function's go on after Ctrl-C

@@ -44,7 +44,7 @@ CLASSES: tuple[str, ...] = tuple(_CLASSES)
 """Class names; a class's index in label maps is its place here."""
 
 PALETTE: NDArray[np.uint8] = np.array(list(_CLASSES.values()), dtype=np.uint8)
-"""One colour a class for label maps, (30, 3) uint8: those of `clearclip.vocabulary`, the most natural for it."""
+"""A colour for each class in label maps, (30, 3) uint8: `clearclip.vocabulary`'s, the most natural for it."""
 
 INDEX: dict[str, int] = {name: index for index, name in enumerate(CLASSES)}
 
