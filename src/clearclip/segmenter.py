@@ -177,6 +177,7 @@ class Segmenter:
         ('sky', 'grass', 'tree')
 
         An image is a path, a PIL image or an array `(H, W, 3)`; the windows of a list go through the encoder together.
+        Label maps are upright, turned as EXIF says, as `PIL.ImageOps.exif_transpose(image)` is and `image` may not be.
         Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
         threshold become background: the label of that name, or a new first one; by default the protocol's threshold
         holds where the vocabulary has a background. `presence` is a rule that says which labels compete, as in
@@ -372,6 +373,8 @@ class Segmenter:
         rule = numbers.presence if presence is None else str(presence)
         described |= {"presence": rule} if rule != "none" else {}
         described |= {"area": f"{numbers.area:.15g}"} if numbers.area else {}
+        if method.own_name is not None:
+            described["name"] = method.own_name
         if self.value_range is not None:
             described["range"] = "{:g} to {:g}".format(*self.value_range)
         if vocabulary is not None:

@@ -35,11 +35,14 @@ PALETTE = (
     (86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (51, 0, 255), (221, 238, 221), (119, 119, 136),
     (34, 85, 85), (85, 34, 0), (204, 170, 170), (255, 238, 17), (102, 85, 0), (204, 51, 68), (255, 102, 187),
     (102, 17, 51), (136, 119, 255), (34, 238, 136), (0, 255, 255), (0, 51, 102), (187, 17, 170),
+    (17, 102, 204), (153, 187, 136), (170, 153, 85), (34, 0, 51), (0, 34, 17), (0, 0, 136), (255, 221, 187),
+    (119, 85, 119), (102, 119, 85), (102, 153, 153),
 )  # fmt: skip
-"""Colours of labels without one of their own, far from each other and from a background's black.
+"""Colours of labels without one of their own, far from each other and from a background's black; `scenes` has the same.
 
-Okabe and Ito's first four (https://jfly.uni-koeln.de/color/) and 16 found by exchanging the nearest pair of all colours
-in steps of 17: the least CIEDE2000 of two is 21.6, of protanopes 10.9, of deuteranopes 11.3 (Machado et al., 2009).
+Okabe and Ito's first four (https://jfly.uni-koeln.de/color/), and others found by exchanging the nearest pair of all
+colours in steps of 17. Among the first 20 the least CIEDE2000 of two is 21.6, of protanopes 10.9, of deuteranopes 11.3
+(Machado et al., 2009); among all 30 it is 15.7, 7.8 and 7.7.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,11 @@ def test_a_finished_run_is_shown_again_and_recorded_once(run, voc, tmp_path):
     words = ("evaluate", "voc20", "--data", voc, "--protocol", "native", "-o", tmp_path, "--format", "csv")
     assert run(*words).stdout == run(*words).stdout
     assert len(read_results([tmp_path])) == 1
+    assert "measured" not in run("results", tmp_path, "--format", "csv").stdout
+    run(*words, "--overwrite")
+    first, second = run("results", tmp_path, "--format", "csv").stdout.split()[1:]
+    times = [record["time"] for record in read_results([tmp_path])]
+    assert [first.endswith(times[0]), second.endswith(times[1])] == [True, True]
 
 
 def test_the_benchmarks_own_protocol_and_threshold_are_the_default(run, voc, tmp_path):
@@ -139,9 +145,16 @@ def test_ones_own_data_set(run, voc, tmp_path):
         tmp_path / "labels.txt",
     )
     (record,) = json.loads(run("evaluate", *own, "-o", tmp_path / "out", "--json").stdout)
-    assert record["benchmark"] == "custom"
+    assert record["benchmark"].startswith("JPEGImages@")
     assert record["images"] == 6
     assert record["warnings"] == []
+    other = tmp_path / "other" / "JPEGImages"
+    shutil.copytree(voc / "JPEGImages", other)
+    next(other.iterdir()).unlink()
+    run("evaluate", "--images", other, *own[2:], "--skip-broken", "-o", tmp_path / "out")
+    table = run("results", tmp_path / "out", "--view", "methods", "--format", "csv").stdout.splitlines()
+    assert [name.partition("@")[0] for name in table[0].split(",")[2:]] == ["JPEGImages", "JPEGImages", "mean"]
+    assert len(table[1:-1]) == 1
     assert "usable" in run("benchmarks", "check", *own).stdout
     with pytest.raises(UsageError, match="--labels is missing"):
         run("evaluate", *own[:4])

@@ -207,7 +207,13 @@ class Workers:
             help="With --engine ray: a cluster, 'auto' or HOST:PORT. Default: one of its own on this machine."
         ),
     ] = None
-    cpus_per_worker: Annotated[float, typer.Option(help="With --engine ray: processor cores of a worker.")] = 1.0
+    cpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            help="With --engine ray: cores and threads of a worker. The local engine with as many threads "
+            "(OMP_NUM_THREADS) makes the same label maps; with others single pixels differ."
+        ),
+    ] = 1.0
     gpus_per_worker: Annotated[
         float | None, typer.Option(help="With --engine ray: GPUs, or the part of one. Default: 1 if there are any.")
     ] = None
