@@ -18,7 +18,7 @@ from clearclip.classify.words import Words
 from clearclip.encode.windows import plan_windows
 from clearclip.negatives import ALIKE, WORDS, negatives
 from clearclip.protocol import Presence, Protocol
-from clearclip.scenes.generate import make_scene
+from clearclip.scenes import CLASSES, make_scene
 
 LABELS = ["sky", "grass", "person", "car", "tree", "umbrella"]
 
@@ -398,3 +398,33 @@ def test_a_raster_by_freecp(tiny, tmp_path):
         )
         result = segment_large(segmenter, tmp_path / "one.png", labels=LABELS, output=tmp_path / f"{rule}.tif")
         assert sum(result.pixels.values()) == 256 * 320
+
+
+def test_an_oracle_of_presence_asks_the_truth(run, tiny, tmp_path):
+    command = ("evaluate", "scenes", "--model", "tiny", "--device", "cpu", "--limit", "2", "-o", tmp_path, "--json")
+    plain, oracle = (json.loads(run(*command, *more).out)[0] for more in ((), ("--oracle-labels",)))
+    assert oracle["config"]["protocol"]["presence"] == "oracle"
+    assert oracle["miou"] >= plain["miou"]
+    assert oracle["run"] != plain["run"]
+    with pytest.raises(UsageError, match="needs the truth"):
+        tiny(make_scene(0).image, LABELS, presence="oracle")
+
+
+def test_own_data_sets_keep_their_values(run, tmp_path, scenes_folder):
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for index in range(3):
+        here = make_scene(index, split="val").label_map == CLASSES.index("person")
+        Image.fromarray(here.astype(np.uint8)).save(truth / f"{index}.png")
+    command = ("evaluate", "--images", scenes_folder, "--annotations", truth, "--model", "tiny", "-o", tmp_path / "out")
+    names = tmp_path / "names.txt"
+    names.write_text("person\ncar\n")
+    refused = run(*command, "--labels", names, "--background", "auto")
+    assert refused.code == 2
+    assert "call one of the labels 'background'" in refused.err
+    names.write_text("background\nperson\n")
+    ran = run(*command, "--labels", names, "--background", "auto", "--json")
+    assert ran.code == 0, ran.err
+    (record,) = json.loads(ran.out)
+    assert "sky" in record["config"]["labels"][0]
+    assert record["classes"]["person"]["iou"] > 20

@@ -24,6 +24,7 @@ PRESENCE: dict[str, tuple[float, ...]] = {
     "weak": (0.2,),
     "freecp": (0.1, 0.7),
     "freecp-filter": (0.1, 0.7),
+    "oracle": (),
 }
 """Presence rules with the numbers that hold where none are given."""
 CHOICES = {"units": ("pixels", "native"), "remainder": ("pad", "drop"), "normalization": ("clip", "model")}
@@ -88,7 +89,8 @@ class Protocol:
             words alone decide.
         presence: Which labels compete in an image: `"none"`: all; `"weak:P"`: those whose best probability among all
             queries reaches P in some cell of the grid; `"freecp-filter:R:A"`: in each window those that FreeCP keeps
-            by its thresholds of redundancy and ambiguity; `"freecp:R:A"`: its maps take the cosines' place, too.
+            by its thresholds of redundancy and ambiguity; `"freecp:R:A"`: its maps take the cosines' place, too;
+            `"oracle"`, of a benchmark alone: those of the truth.
         area: Labels that win at most this share of what all labels but the background win lose it to the others (SCLIP,
             SC-CLIP); 0: none.
     """

@@ -121,6 +121,9 @@ def configurations(
     segmenter: Segmenter, dataset: Dataset, *, thresholds: Mapping[str, float | None], limit: int | None, seed: int
 ) -> list[Configuration]:
     """A configuration for each method of `thresholds_for`, in its order."""
+    vocabulary = dataset.vocabulary
+    if vocabulary.beside == "auto":  # the words depend on the model
+        vocabulary, _ = segmenter.vocabulary(vocabulary, None)
     shared = Configuration(
         clearclip=clearclip.__version__,
         benchmark=dataset.benchmark.name,
@@ -130,8 +133,8 @@ def configurations(
         protocol=_numbers(segmenter.protocol, segmenter) | _range(segmenter),
         templates=Templates(len(segmenter.templates), _hash(segmenter.templates)),
         dtype=str(segmenter.backbone.dtype).removeprefix("torch."),
-        labels=tuple((label.name, *label.synonyms) for label in dataset.vocabulary.labels),
-        background=dataset.vocabulary.background,
+        labels=tuple((label.name, *label.synonyms) for label in vocabulary.labels),
+        background=vocabulary.background,
         split=Split(len(dataset.items), _hash(item.id for item in dataset.items), _files(dataset.items[:limit])),
         limit=limit,
         seed=seed,

@@ -19,6 +19,7 @@ from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
 from clearclip.benchmarks.predictions import Predictions, hold_predictions
 from clearclip.benchmarks.readers import OWN, Dataset, Item, read_ahead
 from clearclip.benchmarks.state import State, add_shards, load_state, refuse_earlier, state_path
+from clearclip.classify.presence import oracle
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.shards import WHOLE, Shard
 from clearclip.files.writing import claim
@@ -231,7 +232,7 @@ def _advance(
             found = dict.fromkeys(behind, str(sample))
         else:
             thresholds = {name: state.config.threshold for name, state in behind.items()}
-            label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds)
+            label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds, truth=sample.truth)
             if predictions is not None:
                 predictions.save(label_maps, items[index])
             classes = len(dataset.vocabulary.labels)
@@ -248,13 +249,25 @@ def _advance(
 
 
 def predict(
-    image: npt.NDArray[np.uint8], segmenter: Segmenter, dataset: Dataset, *, thresholds: Mapping[str, float | None]
+    image: npt.NDArray[np.uint8],
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    thresholds: Mapping[str, float | None],
+    truth: npt.NDArray[np.integer] | None = None,
 ) -> dict[str, npt.NDArray[np.integer]]:
-    """Label maps of one image by each method that has an entry in thresholds."""
+    """Label maps of one image by each method that has an entry in thresholds; an oracle of presence asks the truth."""
     limits = None
     if dataset.vocabulary.background is not None:
         limits = {method: value or 0.0 for method, value in thresholds.items()}
     encoded = segmenter.encode(image, method=list(thresholds))
+    if segmenter.protocol.presence == "oracle" and truth is not None:
+        verdicts = oracle(truth, dataset.vocabulary)
+        made: dict[str, npt.NDArray[np.integer]] = {}
+        for method in thresholds:
+            words = segmenter.prepare(dataset.vocabulary, threshold=None if limits is None else limits[method])
+            made[method] = segmenter.classify(encoded, replace(words, verdicts=verdicts), method=method).label_map
+        return made
     found = segmenter.classify(encoded, dataset.vocabulary, method=list(thresholds), threshold=limits)
     return {method: found[method].label_map for method in thresholds}
 

@@ -23,7 +23,7 @@ from clearclip.files.label_maps import verify
 from clearclip.files.names import safe_stem
 from clearclip.files.reading import open_regular, read_text
 from clearclip.scenes import SPLITS, Split, make_scene
-from clearclip.vocabulary import Vocabulary
+from clearclip.vocabulary import BACKGROUND, Vocabulary
 
 OWN = "@"
 """What the name of a data set of one's own has, and no benchmark's."""
@@ -204,6 +204,12 @@ def open_folders(
         if not folder.is_dir():
             raise UsageError(f"{folder} is no folder: --images and --annotations name folders")
     vocabulary = Vocabulary.parse(labels, background=background)
+    if vocabulary.beside == "auto" and not {vocabulary.background, BACKGROUND} & set(vocabulary.names):
+        raise UsageError(
+            f"background 'auto' needs a label of the truth that it stands for: call one of the labels {BACKGROUND!r}"
+        )
+    if vocabulary.beside == "alone":  # a label more would shift the others' values
+        vocabulary = replace(vocabulary, beside="none")
     form = own_form(len(vocabulary.labels), ignored=ignored, values=values)
     suffixes = IMAGE_SUFFIXES - ({".png"} if images.samefile(annotations) else set())
     photographs: dict[str, Path] = {}

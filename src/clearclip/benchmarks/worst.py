@@ -37,7 +37,7 @@ def sheets(
     rows: dict[str, dict[int, Image.Image]] = {method: {} for method in chosen}
     for index in wanted:
         sample = items[index].read(value_range=segmenter.value_range)
-        label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds)
+        label_maps = predict(sample.image, segmenter, dataset, thresholds=thresholds, truth=sample.truth)
         for method, (worst, best) in chosen.items():
             if index in worst or index in best:
                 score = float(evaluation.image_scores[method][index])

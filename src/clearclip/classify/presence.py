@@ -56,6 +56,13 @@ def weak(best: Sequence[float], vocabulary: Vocabulary, rule: Presence) -> tuple
     return tuple(verdicts)
 
 
+def oracle(truth: npt.NDArray[np.integer], vocabulary: Vocabulary) -> tuple[Verdict, ...]:
+    """The labels that a label map of the truth holds compete, and the background: how much other words cost."""
+    present = {*np.unique(truth).tolist(), vocabulary.background_index}
+    there, away = Verdict(1.0, 1.0), Verdict(0.0, 0.0, "not in the truth")
+    return tuple(there if index in present else away for index in range(len(vocabulary.labels)))
+
+
 def small(counts: npt.NDArray[np.int64], vocabulary: Vocabulary, share: float) -> list[int]:
     """Labels that win at most a share of what all but the background win, by how many pixels each wins.
 

@@ -14,6 +14,7 @@ from clearclip.backbones.devices import inference
 from clearclip.classify import freecp
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.presence import Verdict, best_in_cells, by_label, by_windows, small, weak
+from clearclip.errors import UsageError
 from clearclip.protocol import Presence
 from clearclip.vocabulary import Vocabulary
 
@@ -72,6 +73,8 @@ class Words:
 
     def settled(self, best: Sequence[float]) -> Words:
         """With the presence rule's verdicts, by each label's best probability in a cell."""
+        if self.presence.rule == "oracle":
+            raise UsageError("presence=oracle needs the truth: `clearclip evaluate --oracle-labels` has it")
         if self.presence.rule == "weak":
             return replace(self, verdicts=weak(best, self.vocabulary, self.presence))
         return replace(self, verdicts=tuple(Verdict(1.0, value) for value in best))

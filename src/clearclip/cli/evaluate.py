@@ -61,6 +61,10 @@ Worst = Annotated[
     int, typer.Option(min=0, max=100, help="Draw a sheet of the N worst and N best images of each method.")
 ]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="A preset's name; default: the benchmark's own.")]
+OracleLabels = Annotated[
+    bool,
+    typer.Option("--oracle-labels", help="Only the labels of each image's truth compete: what the other words cost."),
+]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Set before the first image and recorded; nothing random is drawn.")
 ]
@@ -93,6 +97,7 @@ def evaluate(
     worst: Worst = 0,
     workers: o.Workers,
     protocol: ProtocolName = None,
+    oracle_labels: OracleLabels = False,
     loading: o.Loading,
     seed: Seed = 0,
     formats: Formats = None,
@@ -139,6 +144,8 @@ def evaluate(
             _tell_names(_only(target) or "", names, dataset, overridden=bool(threshold))
         thresholds = _thresholds(threshold, rows, dataset)
         loading = replace(loading, protocol=protocol or dataset.benchmark.protocol)
+        if oracle_labels:
+            loading = replace(loading, presence="oracle")
         fleet = workers.fleet(loading.device)
         load = partial(loading.load, max(rows, key=lambda row: row.depth))
         with hold(output, patience=PATIENCE):
