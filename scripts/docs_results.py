@@ -43,8 +43,10 @@ def main(
     clearclip("reproduce", "all", "-o", measured, *(("--limit", str(limit)) if limit else ()))
     picked = [word for name in SHEET_SCENES for word in ("-i", name)]
     clearclip("reproduce", "figure3", *picked, "-o", work / "sheet")
+    clearclip("demo", "-o", work / "demo")
 
     first_maps = next(iter(sorted((measured / "figure2").glob("maps-*.png"))))
+    copy(work / "demo" / "comparison.png", IMAGES / "demo.png")
     copy(first_maps, IMAGES / "method-maps.png")
     copy(measured / "figure2" / "statistics.svg", IMAGES / "method-statistics.svg")
     copy(work / "sheet" / "figure3" / "figure3-scenes.png", IMAGES / "method-sheet.png")
@@ -72,8 +74,9 @@ def lead(measured: Path, *, limit: int | None) -> Iterator[str]:
     yield (
         f"`clearclip reproduce all` on the benchmark `scenes` with the embedded model `tiny`: {count} of the split. "
         "It shows that every table and figure can be made, and what they look like; it says nothing about photographs. "
-        "What in the training of `tiny` favours ClearCLIP is told in its model card, "
-        "`src/clearclip/backbones/tiny/README.md`."
+        "What in the making of `tiny` decides these scores is told in its model card, "
+        "`src/clearclip/backbones/tiny/README.md`, and which of the paper's claims they bear out on "
+        "[The method](../method.md#which-of-these-claims-hold-in-the-embedded-model)."
     )
     yield (
         "<!-- not run: writes into the checkout's own documentation, in some minutes -->\n```bash\n"
