@@ -301,6 +301,16 @@ def test_encoded_once_asked_with_and_without_freecp(tiny):
     np.testing.assert_array_equal(again.label_map, before.label_map)
 
 
+def test_a_window_of_which_freecp_leaves_nothing_is_decided_by_its_cosines(tiny, two_windows):
+    found = tiny.classify(two_windows, LABELS, presence="freecp-filter:0.5:0.7")
+    np.testing.assert_array_equal(found.label_map, tiny.classify(two_windows, LABELS).label_map)
+    assert not found.absent
+    maps = tiny.classify(two_windows, LABELS, presence="freecp:0.5:0.7")
+    assert not maps.label_map.any(), "the authors' rule: the first label where all maps are 0"
+    with_background = Vocabulary.parse([*LABELS, "rock"], background="rock")
+    assert (tiny.classify(two_windows, with_background, presence="freecp-filter:0.5:0.7").label_map == 6).all()
+
+
 def test_too_many_crops_are_told(tiny, two_windows, monkeypatch):
     monkeypatch.setattr("clearclip.classify.freecp.MOST_CROPS", 0)
     with pytest.warns(UserWarning, match="crops of a window at most"):

@@ -127,8 +127,8 @@ def filter_maps(window: Window, cosines: Tensor, early: Tensor, row: Method) -> 
     competes = made.kept.clone()
     if vocabulary.background_index is not None:
         competes[vocabulary.background_index] = True
-    if not competes.any():
-        return cosines, slim  # nothing speaks for any label: the window's cosines alone decide
+    if not competes.any():  # nothing speaks for any label: the window's cosines alone decide
+        return cosines, replace(slim, kept=~competes, redundant=competes)
     owners = torch.tensor(vocabulary.query_to_class, device=cosines.device)
     return cosines.masked_fill(~competes[owners], -1.0), slim
 
