@@ -43,6 +43,19 @@ ONE_AXIS_APART = {
     "ffn": ["vanilla", "vanilla[ffn=drop]"],
     "positions": ["vanilla", "vanilla[positions=antialias]"],
     "depth": ["gem", "gem[depth=3]"],
+    "class_token": ["clearclip", "clearclip[class_token=out]"],
+    "repair": ["scclip", "scclip[repair=none]", "scclip[repair=norm:2]", "clearclip[repair=norm:2]"],
+    "pool": ["scclip", "scclip[pool=none]", "scclip[pool=before]", "scclip[pool=after]", "clearclip[pool=after]"],
+    "streams": ["scclip", "scclip[streams=last]", "scclip[streams=sum]", "clearclip[streams=sum]"],
+    "k": ["scclip", "scclip[k=3]"],
+    "share": ["scclip", "scclip[share=0.3]"],
+    "pre": ["scclip", "scclip[pre=6]", "clearclip[attention=mid]"],
+    "temperature": ["scclip", "scclip[temperature=30]"],
+    "post": ["scclip", "scclip[post=1]"],
+    "beta": ["scclip", "scclip[beta=0.1]"],
+    "start": ["scclip", "scclip[start=0]"],
+    "end": ["scclip", "scclip[end=7]"],
+    "omega": ["scclip", "scclip[omega=2]", "clearclip[residual=class]"],
 }
 
 

@@ -9,6 +9,7 @@ from safetensors import safe_open
 import clearclip
 from clearclip.attention import KINDS, Site, gaussian_prior
 from clearclip.decompose import run_trunk
+from clearclip.mend import longest, mend, outlier_scores
 from clearclip.protocol import Protocol
 
 NACLIP = {
@@ -57,6 +58,12 @@ def close(ours, theirs, tolerance=1e-5):
     assert ((ours - theirs).abs().max() / theirs.abs().max()).item() < tolerance
 
 
+def whole_patches(picture, patch=16):
+    """Without the remainder, which these methods do not see."""
+    height, width = (length // patch * patch for length in picture.shape[2:])
+    return picture[..., :height, :width]
+
+
 def test_naclip_features(naclip, inputs, backbone):
     tensors, _ = naclip
     checked = set()
@@ -65,8 +72,7 @@ def test_naclip_features(naclip, inputs, backbone):
         if kind != "tokens" or "/".join(rest) not in NACLIP:
             continue
         picture = inputs[f"images/{size}"][: len(expected)]
-        whole = [length // 16 * 16 for length in picture.shape[2:]]  # NACLIP does not see the remainder
-        found = clearclip.dense_features(backbone, picture[..., : whole[0], : whole[1]], method=NACLIP["/".join(rest)])
+        found = clearclip.dense_features(backbone, whole_patches(picture), method=NACLIP["/".join(rest)])
         close(found.flatten(1, 2), expected)
         checked.add("/".join(rest))
     assert checked == set(NACLIP)
@@ -97,18 +103,84 @@ def test_naclip_prior(naclip):
 @pytest.mark.parametrize("windows", ["slide", "whole"])
 def test_naclip_whole_road(naclip, inputs, backbone, windows):
     tensors, metadata = naclip
-    hyper = json.loads(metadata["hyper"])
+    logits, labels = whole_road(backbone, "naclip", windows, inputs, json.loads(metadata["hyper"]))
+    close(logits, tensors[f"segment/{windows}/plain/logits"])
+    assert (labels != tensors[f"segment/{windows}/plain/pred"].long()).sum() <= 1  # a tie of 1.7e-6 (shared README)
+
+
+def whole_road(backbone, method, windows, inputs, hyper, text=None):
+    """Logits at the original size, and labels by the threshold, which these methods share."""
     crop, stride = (hyper["slide_crop"], hyper["slide_stride"]) if windows == "slide" else (0, 1)
     protocol = Protocol(short_side=112, long_side=2048, crop_size=crop, stride=stride, remainder="drop")
     segmenter = clearclip.Segmenter(
-        backbone, method="naclip", protocol=protocol, device="cpu", dtype="float32", cache=False
+        backbone, method=method, protocol=protocol, device="cpu", dtype="float32", cache=False
     )
-    text = inputs["query_features"]
+    text = inputs["query_features"] if text is None else text
     logits = segmenter.logits(inputs["segment/image"], text, size=tuple(hyper["ori"]))[0]
-    close(logits, tensors[f"segment/{windows}/plain/logits"])
     probabilities = (hyper["logit_scale"] * logits).softmax(dim=0)
     classes = inputs["query_idx"].long()
     per_class = torch.stack([probabilities[classes == index].amax(dim=0) for index in classes.unique()])
     best, labels = per_class.max(dim=0)
-    labels[best < hyper["prob_thd"]] = 0
-    assert (labels != tensors[f"segment/{windows}/plain/pred"].long()).sum() <= 1  # a tie of 1.7e-6 (shared README)
+    return logits, labels.masked_fill(best < hyper["prob_thd"], 0)
+
+
+@pytest.mark.parametrize("size", ["96x96", "160x160", "120x168"])
+def test_scclip_features_and_streams(golden, inputs, backbone, size):
+    """Not square either: there the authors' code stops, and the golden file has its one wrong index put right."""
+    tensors, metadata = golden("scclip")
+    hyper = json.loads(metadata["hyper"])
+    given = ",".join(f"{name}={hyper[name]}" for name in ("pre", "post", "beta", "k"))
+    given += f",omega={hyper['res_cls']},share={hyper['contamination']}"
+    ends = f"start={hyper['start']},end={hyper['end']}"
+    rows = [f"scclip[{given},{ends}]", f"scclip[{given},streams=last]", f"scclip[{given},{ends},streams=sum]"]
+    picture = whole_patches(inputs[f"images/{size}"])
+    both, first, second = clearclip.dense_features(backbone, picture, method=rows, parts=True).values()
+    close(both.features[:1].flatten(1, 2), tensors[f"tokens/{size}/features"])
+    close(first.residual[0].flatten(0, 1), tensors[f"tokens/{size}/last_input"])
+    close(first.attn_out[0].flatten(0, 1), tensors[f"tokens/{size}/block_out"])
+    close(second.attn_out[0].flatten(0, 1), tensors[f"tokens/{size}/fused_block_out"])
+    close(first.sum[0].flatten(0, 1), tensors[f"tokens/{size}/first_stream"])
+    close(second.sum[0].flatten(0, 1), tensors[f"tokens/{size}/second_stream"])
+    assert torch.equal(clearclip.dense_features(backbone, picture, method="scclip"), both.features)
+    alone = clearclip.dense_features(backbone, picture[:1], method="scclip")
+    close(alone, both.features[:1])  # each window of a batch by itself
+
+
+@pytest.mark.parametrize("size", ["96x96", "160x160", "120x168"])
+def test_scclip_repair(golden, size):
+    tensors, _ = golden("scclip")
+    grid_size = (int(size.split("x")[0]) // 16, int(size.split("x")[1]) // 16)
+    tokens = tensors[f"tokens/{size}/last_input"][None]
+    scores = outlier_scores(tokens, neighbours=30)
+    close(scores[0], tensors[f"tokens/{size}/lof_scores"])
+    outliers = scores > scores.quantile(0.95, dim=1, keepdim=True)
+    assert outliers[0].nonzero()[:, 0].tolist() == tensors[f"tokens/{size}/outliers"].tolist()
+    close(mend(tokens, outliers, grid_size)[0], tensors[f"tokens/{size}/last_input_repaired"])
+
+
+def test_scclip_repair_alone(golden):
+    tensors, _ = golden("scclip")
+    image = tensors["repair/features"]
+    outliers = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
+    outliers[0][tuple(tensors["repair/outliers"].T.long())] = True
+    found = mend(image.flatten(1).T[None], outliers.flatten(1), tuple(image.shape[1:]))
+    close(found[0].T.unflatten(1, image.shape[1:]), tensors["repair/result"])
+
+
+@pytest.mark.parametrize("size", ["96x96", "160x160"])
+def test_scclip_first_release(golden, inputs, backbone, size):
+    tensors, _ = golden("scclip_norm")
+    found = clearclip.dense_features(backbone, inputs[f"images/{size}"][:1], method="scclip[repair=norm]")
+    close(found.flatten(1, 2), tensors[f"tokens/{size}/features"])
+    tokens = golden("scclip")[0][f"tokens/{size}/last_input"][None]
+    assert longest(tokens, 10).sum() == 10
+
+
+def test_scclip_whole_road(golden, inputs, backbone):
+    tensors, metadata = golden("scclip")
+    hyper = json.loads(metadata["hyper"])
+    text = tensors["segment/query_features"]
+    logits, labels = whole_road(backbone, "scclip", "slide", inputs, hyper, text)
+    close(logits, tensors["segment/plain/logits"])
+    expected = tensors[f"segment/plain/area=None,threshold={hyper['prob_thd']}/pred"].long()
+    assert (labels != expected).sum() <= 1

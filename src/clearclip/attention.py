@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clearclip import methods
 from clearclip.backbones.base import Block
+from clearclip.mend import Streams
 from clearclip.methods import Method
 
 _switch = threading.Lock()
@@ -53,13 +54,26 @@ def fused_attention(tokens: Tensor) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Site:
-    """One block with the tokens that enter it: what a kind may read, each part computed once and shared by all rows."""
+    """One block with the tokens that enter it: what a kind may read, each part computed once and shared by all rows.
+
+    Attributes:
+        num_prefix_tokens: Tokens before the patches.
+        class_token: Whether these take part in the attention.
+        streams: The other blocks.
+    """
 
     block: Block
     tokens: Tensor
     heads: int
     num_prefix_tokens: int
     grid_size: tuple[int, int]
+    class_token: bool = True
+    streams: Streams | None = None
+
+    @property
+    def prefix(self) -> int:
+        """How many of the tokens that attend stand before the patches."""
+        return self.num_prefix_tokens if self.class_token else 0
 
     @property
     def head_dim(self) -> int:
@@ -87,14 +101,15 @@ class Site:
         return self._project("v")
 
     def _project(self, name: str) -> Tensor:
-        return self.block.project(name, self.normed, heads=self.heads, grid_size=self.grid_size)
+        projected = self.block.project(name, self.normed, heads=self.heads, grid_size=self.grid_size)
+        return projected[:, :, self.num_prefix_tokens - self.prefix :]
 
     def prior(self, row: Method) -> Tensor | None:
         """The row's prior between tokens, `(N, N)` in the tokens' number format; 0 for prefix tokens."""
         if row.sigma is None:
             return None
         patches = gaussian_prior(self.grid_size, row.sigma).to(self.tokens.device, self.tokens.dtype)
-        return F.pad(patches, (self.num_prefix_tokens, 0, self.num_prefix_tokens, 0))
+        return F.pad(patches, (self.prefix, 0, self.prefix, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +127,7 @@ class Term:
     def apply(self, v: Tensor) -> Tensor:
         """The attention times v, `(B, heads, N, head_dim)`; it is only written out where there is no query."""
         if self.query is None or self.key is None:
-            return self.weights() @ v
+            return self.weights().to(v.dtype) @ v
         attended: Tensor = F.scaled_dot_product_attention(
             self.query, self.key, v, attn_mask=self.bias, scale=self.scale
         )
@@ -183,6 +198,20 @@ def uniform(site: Site, row: Method) -> Term:
     return Term(bias=strength.view(-1, 1, 1, 1) * prior)
 
 
+@kind("mid")
+def middle(site: Site, row: Method) -> Term:
+    """SC-CLIP: patches more alike in block `pre` than all are on average; prefix tokens read themselves alone."""
+    assert site.streams is not None  # `rewrite` gives it
+    cosines = site.streams.before(row)
+    above = cosines - cosines.mean(dim=(1, 2), keepdim=True)
+    above.diagonal(dim1=1, dim2=2).clamp_(min=0)  # rounding must leave no row without a key
+    logits = (above * row.number("temperature")).masked_fill(above < 0, -torch.inf)
+    if site.prefix:
+        logits = F.pad(logits, (site.prefix, 0, site.prefix, 0), value=-torch.inf)
+        logits[:, range(site.prefix), range(site.prefix)] = 0
+    return Term(bias=logits[:, None])
+
+
 def _among_themselves(site: Site, row: Method, tokens: Tensor) -> Term:
     """`softmax(s sᵀ)`, or GEM's iteration (protocol: "GEM in full") where the row normalises.
 
@@ -191,7 +220,8 @@ def _among_themselves(site: Site, row: Method, tokens: Tensor) -> Term:
     """
     if not row.normalize:
         return Term(tokens, tokens, bias=site.prior(row))
-    temperature = torch.linalg.vector_norm(site.normed.float(), dim=-1).mean(dim=1) / site.head_dim**0.5
+    attending = site.normed[:, site.num_prefix_tokens - site.prefix :].float()
+    temperature = torch.linalg.vector_norm(attending, dim=-1).mean(dim=1) / site.head_dim**0.5
     scale = temperature.to(tokens.dtype).view(-1, 1, 1, 1)
     unit = F.normalize(tokens, dim=-1)
     unit = F.normalize(Term(unit * scale, unit, scale=1.0).apply(unit), dim=-1)

@@ -7,7 +7,7 @@ attention, and methods that share an attention, or its projected output, share t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, overload
 
 import torch
@@ -18,11 +18,11 @@ from clearclip.attention import KINDS, Site, fused_attention
 from clearclip.backbones.base import Backbone, check_backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
-from clearclip.methods import Method, parse_method, parse_methods
+from clearclip.mend import Streams, pool
+from clearclip.methods import AFTER_ATTENTION, Method, parse_method, parse_methods, settle
 
 MethodLike = str | Method
-_AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "window", "stitched"}
-_NOT_READ_BY_KINDS = _AFTER_ATTENTION | {"attention", "combine", "positions", "depth"}
+_NOT_READ_BY_KINDS = AFTER_ATTENTION | {"attention", "combine", "positions", "depth"}
 """All other axes are in the caches' keys, also those that are still to come."""
 Several = list[MethodLike] | list[str] | list[Method] | tuple[MethodLike, ...]
 
@@ -115,7 +115,7 @@ def read(
     trunk = Trunk() if trunk is None else trunk
     rows = list(methods)
     for row in rows:
-        check_depth(backbone, row)
+        fitted(backbone, row)
     results: dict[Method, Parts] = {}
     for how, group in group_by_table(backbone, rows, grid_size).items():
         wanted, kept = wanted_blocks(backbone, group), trunk.inputs.setdefault(how, {})
@@ -148,14 +148,11 @@ def group_by_table(
     return groups
 
 
-def check_depth(backbone: Backbone, method: Method) -> None:
-    """`UsageError` if a method rewrites more blocks than the model has."""
-    count = len(backbone.blocks)
-    if method.depth > count:
-        raise UsageError(
-            f"depth={method.depth} needs {method.depth} blocks, but {backbone.name} has {count}: "
-            f"use depth={count} or less"
-        )
+def fitted(backbone: Backbone, method: Method) -> Method:
+    """The row with its numbers for this model; `UsageError` if the model has too few blocks or lacks a token for it."""
+    if method.residual == "class" and not backbone.num_prefix_tokens:
+        raise UsageError(f"residual=class of {method.name} adds the class token, which {backbone.name} has not")
+    return settle(method, blocks=len(backbone.blocks), model=backbone.name)
 
 
 def fit_depth(method: MethodLike, *, blocks: int) -> Method:
@@ -164,10 +161,16 @@ def fit_depth(method: MethodLike, *, blocks: int) -> Method:
     return row if row.depth <= blocks else replace(row, depth=max(blocks // 2, 1))
 
 
-def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> range:
+def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> set[int]:
     """Which blocks' inputs the rows read, counted from 0."""
     count = len(backbone.blocks)
-    return range(count - max(row.depth for row in methods), count)
+    wanted: set[int] = set()
+    for row in (fitted(backbone, method) for method in methods):
+        wanted |= {*range(count - row.depth, count)}
+        wanted |= {block + 1 for block in (row.pre, row.post) if block is not None}
+        if row.start is not None and row.end is not None:
+            wanted |= {*range(row.start + 1, row.end + 1)}
+    return wanted
 
 
 def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Iterable[int]) -> dict[int, Tensor]:
@@ -193,38 +196,58 @@ def rewrite(
     backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
 ) -> dict[Method, Parts]:
     """The formula of `methods.py` on the trunk's streams, for rows of one position table."""
-    count, prefix = len(backbone.blocks), backbone.num_prefix_tokens
-    sites = {
-        index: Site(backbone.blocks[index], tokens, backbone.heads, prefix, grid_size)
-        for index, tokens in inputs.items()
-    }
-    last = backbone.blocks[-1]
-    attended: dict[object, Tensor] = {}
-    sums: dict[object, Tensor] = {}
-    results = {}
-    for method in methods:
-        key = _key(method, _AFTER_ATTENTION)
-        if key not in sums:
-            outputs = [_attn_out(sites[index], method, attended) for index in range(count - method.depth, count)]
-            sums[key] = torch.stack(outputs).sum(dim=0)
-        attn_out, residual = sums[key], inputs[count - method.depth][:, prefix:]
-        total = add_residual(method, residual, attn_out)
-        tokens = total + last.mlp(last.ln_2(total)) if method.ffn else total
-        projected = tokens if method.stitched != "none" else backbone.head(tokens)
-        features, *others = (part.unflatten(1, grid_size) for part in (projected, residual, attn_out, total))
-        results[method] = Parts(features, *others)
-    return results
+    streams = Streams(inputs, backbone.num_prefix_tokens, grid_size, len(backbone.blocks) - 1)
+    shared = _Shared(backbone, streams)
+    return {method: _rewritten(shared, fitted(backbone, method)) for method in methods}
 
 
-def _key(method: Method, without: set[str]) -> tuple[object, ...]:
-    return tuple(getattr(method, axis.name) for axis in fields(method) if axis.name not in without)
+@dataclass
+class _Shared:
+    """What rows of one position table share: sites by the tokens that enter them, and what attention made of them."""
+
+    backbone: Backbone
+    streams: Streams
+    sites: dict[object, Site] = field(default_factory=dict)
+    attended: dict[object, Tensor] = field(default_factory=dict)
+
+    def site(self, index: int, tokens: Tensor, row: Method) -> Site:
+        key = (index, id(tokens), row.class_token)
+        if key not in self.sites:  # it holds the tokens, so that no others get their id
+            block, streams = self.backbone.blocks[index], self.streams
+            own = (block, tokens, self.backbone.heads, streams.num_prefix_tokens, streams.grid_size)
+            self.sites[key] = Site(*own, row.class_token == "in", streams)
+        return self.sites[key]
+
+
+def _rewritten(shared: _Shared, row: Method) -> Parts:
+    streams, backbone, prefix = shared.streams, shared.backbone, shared.streams.num_prefix_tokens
+    last, first = backbone.blocks[-1], len(backbone.blocks) - row.depth
+    attn_outs, sums = [], []
+    for stream in row.streams.split("+"):
+        key = (stream, row.values(without=AFTER_ATTENTION))
+        if key not in shared.attended:
+            sites = [shared.site(index, tokens, row) for index, tokens in streams.entering(row, stream).items()]
+            outputs = [_attn_out(site, row, shared.attended) for site in sites]
+            shared.attended[key] = torch.stack(outputs).sum(dim=0)
+        attn_out, beside = shared.attended[key], streams.beside(row, stream)
+        total = add_residual(row, beside[:, prefix:], attn_out, class_token=beside[:, :1])
+        if "after" in row.pool:
+            total = pool(total, streams.after(row), row.number("beta"))
+        attn_outs.append(attn_out)
+        sums.append(total)
+    attn_out, total = (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0) for parts in (attn_outs, sums))
+    tokens = total + last.mlp(last.ln_2(total)) if row.ffn else total
+    projected = tokens if row.stitched != "none" else backbone.head(tokens)
+    residual = streams.inputs[first][:, prefix:]
+    features, *others = (part.unflatten(1, streams.grid_size) for part in (projected, residual, attn_out, total))
+    return Parts(features, *others)
 
 
 def _attn_out(site: Site, method: Method, attended: dict[object, Tensor]) -> Tensor:
     """`(B, gh · gw, C)`: the method's attention in one block, projected; what kinds answer is kept in `attended`."""
     outputs = []
     for kind in method.attention:
-        key = (id(site), kind, _key(method, _NOT_READ_BY_KINDS))
+        key = (id(site), kind, method.values(without=_NOT_READ_BY_KINDS))
         if key not in attended:
             term = KINDS[kind](site, method)
             attended[key] = site.v if term is None else term.apply(site.v)
@@ -232,21 +255,23 @@ def _attn_out(site: Site, method: Method, attended: dict[object, Tensor]) -> Ten
     total = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(dim=0)
     if method.combine == "mean":
         total = total / len(outputs)
-    return site.block.out_proj(total.transpose(1, 2).flatten(2)[:, site.num_prefix_tokens :])
+    return site.block.out_proj(total.transpose(1, 2).flatten(2)[:, site.prefix :])
 
 
-def add_residual(method: Method, residual: Tensor, attn_out: Tensor) -> Tensor:
-    """X_sum = `ρ(X_res) + alpha · X_attn` of the patch tokens, `(B, N, C)` each."""
+def add_residual(method: Method, residual: Tensor, attn_out: Tensor, *, class_token: Tensor) -> Tensor:
+    """X_sum = `ρ(X_res) + alpha · X_attn` of the patch tokens, `(B, N, C)` each; the class token is `(B, 1, C)`."""
     scaled = attn_out if method.alpha == 1 else method.alpha * attn_out
     kind = method.residual_kind
     if kind == "drop":
         return scaled
     if kind == "keep":
         return residual + scaled
+    if kind == "class":
+        return method.number("omega") * class_token + scaled
     if kind == "normalize":
         return F.normalize(residual, dim=-1) + scaled
     strongest = rank_channels(residual, signed=kind == "signed-beta")
-    dropped = strongest[:, : round(method.beta * residual.shape[-1] / 100)]
+    dropped = strongest[:, : round(method.percent * residual.shape[-1] / 100)]
     kept = torch.ones_like(residual[:, 0]).scatter_(1, dropped, 0.0)
     return residual * kept[:, None] + scaled
 

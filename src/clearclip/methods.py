@@ -1,7 +1,8 @@
 """Methods as rows of data: what the last block keeps, drops and attends with. Plain data, no torch.
 
-One formula covers the paper's methods, their combinations and its ablations; `decompose.py` alone interprets it. With
-`x_l` the unmodified stream of a pre-norm ViT with L blocks and `A_l` the rewritten attention of block l:
+One formula covers the methods, their combinations and the paper's ablations; `decompose.py` alone interprets it. With
+`x_l` the unmodified stream of a pre-norm ViT with L blocks and `A_l` the rewritten attention of block l, summed over
+the row's streams, whose tokens may be pooled before and after:
 
     y = ρ(x_{L-depth}) + alpha · Σ_{l > L-depth} A_l(ln_1(x_{l-1}))
     if ffn: y = y + mlp(ln_2(y))
@@ -15,18 +16,30 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
+from clearclip.constants import CONSTANTS, Constant
 from clearclip.errors import UsageError, nearest
 from clearclip.files.commas import split_items
 
-KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform"]
+KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform", "mid"]
 """Names of the attention kinds; `attention.py` has their functions."""
 SELF_KINDS = ("qq", "kk", "vv")
+WITHOUT_LOGITS = {"identity", "mid"}
+"""Kinds that a prior does not change."""
 COMBINE = ("sum", "mean")
-RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta")
+RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta", "class")
+REPAIRS = ("none", "lof", "norm")
+FIRST_RELEASE = 10
+"""Outliers of SC-CLIP's first release."""
+POOLS = ("none", "before", "after")
+STREAMS = ("last", "sum")
+ONE_BLOCK_ALONE = {"repair": "none", "pool": "none", "streams": "last"}
+"""Axes whose other values no deeper row has."""
 WINDOW_STAGES = ["none"]
 """Names of the stages that see a window with its words; `classify/maps.py` has their functions."""
 STITCHED_STAGES = ["none", "mean"]
 """Names of the stages that see an image's stitched features; `encode/stitch.py` has their functions."""
+AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "omega", "post", "window", "stitched"}
+"""What changes nothing of the attention's output."""
 LARGEST_ALPHA = 10_000_000
 POSITIONS = ("model", "offset", "antialias", "size")
 
@@ -43,8 +56,8 @@ class Axis:
 AXES = (
     Axis(
         "attention",
-        "qk | qq | kk | vv | identity | uniform, or several joined by +",
-        "who attends to whom in the block; uniform: all alike, but for the prior",
+        "qk | qq | kk | vv | identity | uniform | mid, or several joined by +",
+        "who attends to whom in the block; uniform: all alike, but for the prior; mid: patches alike in block pre",
     ),
     Axis(
         "prior",
@@ -55,9 +68,10 @@ AXES = (
     Axis("normalize", "yes | no", "GEM's L2-normalised, once-iterated self-self attention with its own temperature"),
     Axis(
         "residual",
-        "keep | drop | normalize | beta:P | signed-beta:P",
-        "X_res: kept, dropped, each token scaled to unit L2 norm, or without the P % of channels with the highest "
-        "mean magnitude (beta) or signed mean (signed-beta) over the window's patch tokens",
+        "keep | drop | normalize | beta:P | signed-beta:P | class",
+        "X_res: kept, dropped, each token scaled to unit L2 norm, without the P % of channels with the highest "
+        "mean magnitude (beta) or signed mean (signed-beta) over the window's patch tokens, or omega times the class "
+        "token instead (SC-CLIP)",
     ),
     Axis("alpha", "a number ≥ 0", "X_sum = X_res + alpha · X_attn"),
     Axis("ffn", "keep | drop", "the feed-forward network of the last block"),
@@ -68,6 +82,25 @@ AXES = (
         "(CLIP: offset, BLIP: size), bicubic with the +0.1 offset, bicubic with antialiasing (GEM), plain bicubic",
     ),
     Axis("depth", "a whole number ≥ 1", "how many last blocks add their rewritten attention to the residual"),
+    Axis("class_token", "in | out", "whether the block's patches attend to the tokens that stand before them"),
+    Axis(
+        "repair",
+        "none | lof | norm:COUNT",
+        "outliers of the last block's input, replaced by the mean of their neighbours on the grid: lof: the share that "
+        "lies farthest from its k nearest; norm: the COUNT longest, as SC-CLIP's first release",
+    ),
+    Axis(
+        "pool",
+        "none | before | after | before+after",
+        "each patch becomes the weighted mean of those like it, before or after the block (SC-CLIP)",
+    ),
+    Axis(
+        "streams",
+        "last | sum | last+sum",
+        "what goes through the block: its input, the sum of the outputs of the blocks from start to end, or both "
+        "(SC-CLIP)",
+    ),
+    *(Axis(one.name, one.values, f"{one.meaning}; read by {one.readers}") for one in CONSTANTS.values()),
     Axis("window", "none", "what looks at each window once more, with its pixels and the words"),
     Axis(
         "stitched",
@@ -93,9 +126,15 @@ class Method:
         normalize: GEM's normalised, once-iterated self-self attention.
         residual: `"keep"`, `"drop"`, `"normalize"`, `"beta:P"` or `"signed-beta:P"`: without `round(P · C / 100)` of
             the C channels. The supplement says "highest average values" without saying whether the sign counts: `beta`
-            ranks them by mean magnitude, `signed-beta` by signed mean.
+            ranks them by mean magnitude, `signed-beta` by signed mean. `"class"` is omega times the class token.
         alpha: Scale of X_attn.
         depth: Number of last blocks that are rewritten beside the unmodified stream.
+        class_token: Whether the patches attend to it.
+        repair: How outliers of the block's input are found; they become the mean of their neighbours on the grid.
+        pool: When patches become the mean of those like them.
+        streams: What goes through the block.
+        k, share, pre, temperature, post, beta, start, end, omega: SC-CLIP's numbers, of `CONSTANTS`; `None`: the
+            default for the model's depth.
         window: Stage that sees each window with its words.
         stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
     """
@@ -110,6 +149,19 @@ class Method:
     ffn: bool = True
     positions: str = "model"
     depth: int = 1
+    class_token: str = "in"
+    repair: str = "none"
+    pool: str = "none"
+    streams: str = "last"
+    k: int | None = None
+    share: float | None = None
+    pre: int | None = None
+    temperature: float | None = None
+    post: int | None = None
+    beta: float | None = None
+    start: int | None = None
+    end: int | None = None
+    omega: float | None = None
     window: str = "none"
     stitched: str = "none"
 
@@ -119,10 +171,18 @@ class Method:
         _check_values(self)
         _check_combination(self)
         if self.residual_kind.endswith("beta"):
-            object.__setattr__(self, "residual", f"{self.residual_kind}:{_number(self.beta)}")
+            object.__setattr__(self, "residual", f"{self.residual_kind}:{_number(self.percent)}")
         if self.sigma is not None:
             object.__setattr__(self, "prior", f"gaussian:{_number(self.sigma)}")
         object.__setattr__(self, "alpha", float(self.alpha))
+        if self.longest:
+            object.__setattr__(self, "repair", f"norm:{self.longest}")
+        for axis, parts in (("pool", POOLS), ("streams", STREAMS)):
+            given = getattr(self, axis).split("+")
+            object.__setattr__(self, axis, "+".join(part for part in parts if part in given))
+        for name, constant in CONSTANTS.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value) if constant.whole else float(value))
 
     @property
     def residual_kind(self) -> str:
@@ -130,16 +190,37 @@ class Method:
         return self.residual.partition(":")[0]
 
     @property
-    def beta(self) -> float:
+    def percent(self) -> float:
         """Percent of the residual's channels that are dropped (0 unless the residual is a beta row)."""
         _, _, percent = self.residual.partition(":")
         return float(percent) if percent else 0.0
+
+    @property
+    def longest(self) -> int:
+        """How many of the longest tokens `repair` replaces; 0 unless it is `norm`."""
+        kind, _, count = self.repair.partition(":")
+        return int(count or FIRST_RELEASE) if kind == "norm" else 0
 
     @property
     def sigma(self) -> float | None:
         """Width of the Gaussian prior in patches; `None` without one."""
         _, _, sigma = self.prior.partition(":")
         return float(sigma) if sigma else None
+
+    def values(self, *, without: set[str]) -> tuple[object, ...]:
+        """The row without some of its fields, as a key of what depends on all others."""
+        return tuple(getattr(self, one.name) for one in fields(self) if one.name not in without)
+
+    def number(self, name: str) -> float:
+        """One of `CONSTANTS`, of a row that `settle` gave."""
+        value = getattr(self, name)
+        assert value is not None
+        return float(value)
+
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether it reads other blocks than those it rewrites."""
+        return any(constant.block and _is_read(self, constant) for constant in CONSTANTS.values())
 
     @property
     def spelling(self) -> str:
@@ -201,8 +282,41 @@ def _check_values(method: Method) -> None:
         raise UsageError(f"residual={method.residual!r}: only beta and signed-beta take a percentage")
     if not 0 <= method.alpha <= LARGEST_ALPHA:
         raise UsageError(f"alpha={method.alpha!r}: a finite number of at least 0, up to {LARGEST_ALPHA:,}, is needed")
+    _check_choice("class_token", method.class_token, ("in", "out"))
+    kind, colon, count = method.repair.partition(":")
+    _check_choice("repair", kind, REPAIRS)
+    if colon and not (kind == "norm" and count.isdecimal() and 0 < int(count) <= LARGEST_ALPHA):
+        raise UsageError(f"repair={method.repair!r}: write none, lof, or norm with a count from 1, as in norm:10")
+    for axis, options in (("pool", POOLS), ("streams", STREAMS)):
+        given = getattr(method, axis).split("+")
+        for part in given:
+            _check_choice(axis, part, options)
+        if len(set(given)) < len(given) or (len(given) > 1 and "none" in given):
+            raise UsageError(f"{axis}={getattr(method, axis)}: name each once, and none alone")
+    for constant in CONSTANTS.values():
+        _check_constant(method, constant)
     if isinstance(method.depth, bool) or not isinstance(method.depth, int) or method.depth < 1:
         raise UsageError(f"depth={method.depth!r}: a whole number of at least 1 is needed")
+
+
+def _is_read(method: Method, constant: Constant) -> bool:
+    def parts(axis: str) -> tuple[str, ...]:
+        value = getattr(method, axis)
+        return value if isinstance(value, tuple) else tuple(part.partition(":")[0] for part in value.split("+"))
+
+    return any(value in parts(axis) for axis, value in constant.read_by)
+
+
+def _check_constant(method: Method, constant: Constant) -> None:
+    value, name = getattr(method, constant.name), constant.name
+    if value is None:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not constant.low <= value <= constant.high or (constant.whole and value != int(value)):
+        kind = "whole number" if constant.whole else "number"
+        raise UsageError(f"{name}={value!r}: a {kind} from {constant.low:g} to {constant.high:,g} is needed")
+    if not _is_read(method, constant):
+        raise UsageError(f"{name}={value:g} has no effect: only {constant.readers} reads it, so leave it out")
 
 
 def _check_combination(method: Method) -> None:
@@ -215,8 +329,8 @@ def _check_combination(method: Method) -> None:
             )
     if method.sigma is None and "uniform" in method.attention:
         raise UsageError("attention=uniform without a prior makes all patches alike: add prior=gaussian:5")
-    if method.sigma is not None and (method.normalize or method.attention == ("identity",)):
-        what = "normalize=yes" if method.normalize else "attention=identity"
+    if method.sigma is not None and (method.normalize or set(method.attention) <= WITHOUT_LOGITS):
+        what = "normalize=yes" if method.normalize else f"attention={'+'.join(method.attention)}"
         raise UsageError(f"prior={method.prior} with {what} has no effect: it is added to the logits of one attention")
     if method.window != "none" and method.stitched != "none":
         raise UsageError(
@@ -228,13 +342,50 @@ def _check_combination(method: Method) -> None:
             f"depth={method.depth} with ffn=keep makes no sense: the stream beside the unmodified one has no "
             "feed-forward network (use ffn=drop or depth=1)"
         )
-    if method.residual_kind == "drop" and method.alpha == 0:
-        raise UsageError("residual=drop with alpha=0 leaves nothing: keep the residual or raise alpha")
+    many = [axis for axis, usual in ONE_BLOCK_ALONE.items() if getattr(method, axis) != usual]
+    if method.depth > 1 and many:
+        raise UsageError(
+            f"depth={method.depth} with {many[0]}={getattr(method, many[0])} makes no sense: that is defined for the "
+            "last block alone (use depth=1)"
+        )
+    if method.residual_kind in ("drop", "class") and method.alpha == 0:
+        raise UsageError(f"residual={method.residual} with alpha=0 leaves nothing: keep the residual or raise alpha")
     if method.residual_kind == "drop" and not method.ffn and method.alpha != 1:
         raise UsageError(
             f"alpha={method.alpha:g} with residual=drop,ffn=drop has no effect: the final LayerNorm undoes a scale "
             "(keep the residual to use alpha)"
         )
+
+
+def settle(method: Method, *, blocks: int, model: str) -> Method:
+    """The row with every number it leaves open, for a model of so many blocks.
+
+    >>> settle(METHODS["scclip"], blocks=12, model="a B/16").spelling
+    'scclip[k=30,share=0.05,pre=8,temperature=3,post=3,beta=0.4,start=3,end=10,omega=0.3]'
+
+    `UsageError` if the model is too shallow for it.
+    """
+    if method.depth > blocks:
+        raise UsageError(
+            f"depth={method.depth} needs {method.depth} blocks, but {model} has {blocks}: use depth={blocks} or less"
+        )
+    read = [constant for constant in CONSTANTS.values() if _is_read(method, constant)]
+    values = {constant.name: constant.at_depth(blocks) for constant in read if getattr(method, constant.name) is None}
+    settled = replace(method, **values) if values else method  # type: ignore[arg-type]
+    for constant in read:
+        most = blocks - (1 if constant.name == "end" else 2)
+        if constant.block and getattr(settled, constant.name) > most:
+            raise UsageError(
+                f"{constant.name}={getattr(settled, constant.name)} of {method.name} does not fit {model} of {blocks} "
+                f"blocks: blocks are counted from 0, and only outputs before the last block are read"
+                + (f" (use {constant.name}={most} or less)" if most >= constant.low else "")
+            )
+    if settled.start is not None and settled.end is not None and settled.start >= settled.end:
+        raise UsageError(
+            f"start={settled.start} and end={settled.end} of {method.name} leave no block between them, end excluded: "
+            "raise end or lower start"
+        )
+    return settled
 
 
 def add_name(axis: str, name: str) -> None:
@@ -264,6 +415,17 @@ METHODS: dict[str, Method] = {
             depth=6,
         ),
         Method("naclip", attention=("kk",), prior="gaussian:5", residual="drop", ffn=False),
+        Method(
+            "scclip",
+            attention=("mid", "kk"),
+            combine="mean",
+            residual="class",
+            ffn=False,
+            class_token="out",
+            repair="lof",
+            pool="before+after",
+            streams="last+sum",
+        ),
         Method("clearclip", attention=("qq",), residual="drop", ffn=False),
         Method("maskclip+clearclip", attention=("identity",), residual="drop", ffn=False),
         Method("sclip+clearclip", attention=("qq", "kk"), residual="drop", ffn=False),
@@ -285,6 +447,7 @@ ABOUT = {
     "sclip": "SCLIP (ECCV 2024): q-q plus k-k attention",
     "gem": "GEM (CVPR 2024): normalised self-self attention of the last six blocks, beside the unmodified stream",
     "naclip": "NACLIP (WACV 2025): k-k attention with a Gaussian prior on near patches, no residual, no FFN",
+    "scclip": "SC-CLIP (2025): outliers mended, patches pooled by likeness in earlier blocks, whose sum goes beside",
     "clearclip": "ClearCLIP (ECCV 2024): q-q attention, no residual, no FFN",
     "maskclip+clearclip": "MaskCLIP's attention, no residual, no FFN",
     "sclip+clearclip": "SCLIP's attention, no residual, no FFN",
@@ -311,6 +474,7 @@ def parse_method(text: str | Method) -> Method:
     values: dict[str, object] = {}
     for change in changes.split(","):
         axis, equals, value = (part.strip() for part in change.partition("="))
+        axis = axis.replace("-", "_")
         if axis not in {known.name for known in AXES}:
             raise UsageError(f"axis {axis!r} in {text!r} is not known: {nearest(axis, [a.name for a in AXES])}")
         if not equals or not value:
@@ -333,6 +497,11 @@ def _read_value(axis: str, value: str) -> object:
             return float(value)
         except ValueError:
             raise UsageError(f"alpha={value!r} is not a number: write for instance alpha=2") from None
+    if axis in CONSTANTS:
+        try:
+            return float(value)
+        except ValueError:
+            raise UsageError(f"{axis}={value!r} is not a number: it takes {CONSTANTS[axis].values}") from None
     if axis == "depth":
         if not value.isdecimal() or len(value) > 9:
             raise UsageError(f"depth={value!r} is not a whole number: write for instance depth=6")

@@ -23,7 +23,7 @@ from clearclip.backbones.devices import pick_device, pick_dtype
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.maps import grids
 from clearclip.classify.words import Words
-from clearclip.decompose import MethodLike, Several, check_depth
+from clearclip.decompose import MethodLike, Several, fitted
 from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.images import MAX_PIXELS, ImageLike, load_image
 from clearclip.encode.levels import check_range
@@ -127,7 +127,7 @@ class Segmenter:
         self._told_apart: dict[Vocabulary, Vocabulary] = {}
         check_backbone(backbone)
         target = pick_device(device)
-        check_depth(backbone, self.method)
+        fitted(backbone, self.method)
         self.backbone = backbone.to(target, backbone.dtype if dtype == "model" else pick_dtype(dtype, target))
 
     @property

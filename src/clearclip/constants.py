@@ -1,0 +1,135 @@
+"""Published numbers that a method's switches read: their ranges and defaults as rows of data. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Switch = tuple[str, str]
+"""An axis and one of its values."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number that means something beside some switches alone.
+
+    Attributes:
+        name: The axis.
+        meaning: What it is, with its source.
+        read_by: The switches that read it.
+        low: Smallest value.
+        high: Largest value.
+        default: For every model, or by number of blocks: see `at_depth`.
+        whole: Whether it counts something.
+        block: Whether it is a block's number, counted from 0.
+    """
+
+    name: str
+    meaning: str
+    read_by: tuple[Switch, ...]
+    low: float
+    high: float
+    default: float | Mapping[int, float]
+    whole: bool = False
+    block: bool = False
+
+    @property
+    def values(self) -> str:
+        """What the axis takes, for lists."""
+        kind = "a whole number" if self.whole else "a number"
+        usual = (
+            ", ".join(f"{value:g} of {depth} blocks" for depth, value in self.default.items())
+            if isinstance(self.default, Mapping)
+            else f"{self.default:g}"
+        )
+        return f"{kind}; default {usual}"
+
+    @property
+    def readers(self) -> str:
+        """The switches that read it, as they are spelled."""
+        return " or ".join(f"{axis}={value}" for axis, value in self.read_by)
+
+    def at_depth(self, blocks: int) -> float:
+        """The default for a model of so many blocks: that of the nearest published depth, block numbers in proportion.
+
+        >>> CONSTANTS["pre"].at_depth(12), CONSTANTS["pre"].at_depth(24), CONSTANTS["pre"].at_depth(10)
+        (8, 16, 6)
+        """
+        if not isinstance(self.default, Mapping):
+            return self.default
+        depth = min(self.default, key=lambda published: abs(published - blocks))
+        value = self.default[depth]
+        return int(value) * blocks // depth if self.block else value
+
+
+CONSTANTS = {
+    constant.name: constant
+    for constant in (
+        Constant("k", "neighbours of a token (SC-CLIP)", (("repair", "lof"),), 1, 10_000, 30, whole=True),
+        Constant("share", "share of a window's tokens that are outliers (SC-CLIP)", (("repair", "lof"),), 0, 1, 0.05),
+        Constant(
+            "pre",
+            "block whose output says which patches are alike before the last block, from 0 (SC-CLIP)",
+            (("attention", "mid"), ("pool", "before")),
+            0,
+            999,
+            {12: 8, 24: 16},
+            whole=True,
+            block=True,
+        ),
+        Constant(
+            "temperature",
+            "factor on that likeness, less its mean, before the softmax (SC-CLIP)",
+            (("attention", "mid"),),
+            0,
+            10_000,
+            3,
+        ),
+        Constant(
+            "post",
+            "block whose output says which patches are alike after the last block, from 0 (SC-CLIP)",
+            (("pool", "after"),),
+            0,
+            999,
+            {12: 3, 24: 6},
+            whole=True,
+            block=True,
+        ),
+        Constant(
+            "beta",
+            "cosine from which patches are pooled (SC-CLIP)",
+            (("pool", "before"), ("pool", "after")),
+            0,
+            1,
+            0.4,
+        ),
+        Constant(
+            "start",
+            "first block of the sum, from 0 (SC-CLIP)",
+            (("streams", "sum"),),
+            0,
+            999,
+            {12: 3, 24: 8},
+            whole=True,
+            block=True,
+        ),
+        Constant(
+            "end",
+            "block before which the sum ends, from 0 (SC-CLIP)",
+            (("streams", "sum"),),
+            1,
+            999,
+            {12: 10, 24: 19},
+            whole=True,
+            block=True,
+        ),
+        Constant(
+            "omega",
+            "share of the class token that every patch gains (SC-CLIP)",
+            (("residual", "class"),),
+            0,
+            10_000,
+            {12: 0.3, 24: 0.1},
+        ),
+    )
+}
