@@ -55,6 +55,9 @@ ONE_AXIS_APART = {
     "beta": ["scclip", "scclip[beta=0.1]"],
     "start": ["scclip", "scclip[start=0]"],
     "end": ["scclip", "scclip[end=7]"],
+    "polar_iters": ["pearl", "pearl[polar_iters=1]", "pearl[attention=procrustes-svd]"],
+    "alpha_kk": ["pearl", "pearl[alpha_kk=0]", "pearl[alpha_kk=1]"],
+    "mix": ["naclip", "naclip[mix=5-7:2:0.3]", "naclip[mix=2:1:0.3]", "clearclip[mix=5-7:2:0.3]"],
     "omega": ["scclip", "scclip[omega=2]", "clearclip[residual=class]"],
 }
 

@@ -25,6 +25,22 @@ NACLIP = {
 }
 
 
+PEARL = {
+    "reduced": "pearl",
+    "reduced,no_kk": "pearl[alpha_kk=0]",
+    "reduced,svd": "pearl[attention=procrustes-svd]",
+    "vanilla": "pearl[residual=keep,ffn=keep]",
+}
+RCS = {
+    "wo_resi/naclip": "naclip[{}]",
+    "wo_resi/clearclip": "clearclip[{}]",
+    "wo_resi/vanilla": "vanilla[residual=drop,ffn=drop,{}]",
+    "w_resi/naclip": "naclip[residual=keep,ffn=keep,{}]",
+    "w_resi/sclip": "sclip[{}]",
+    "w_resi/vanilla": "vanilla[{}]",
+}
+
+
 @pytest.fixture(scope="module")
 def golden(shared):
     def read(name):
@@ -184,3 +200,53 @@ def test_scclip_whole_road(golden, inputs, backbone):
     close(logits, tensors["segment/plain/logits"])
     expected = tensors[f"segment/plain/area=None,threshold={hyper['prob_thd']}/pred"].long()
     assert (labels != expected).sum() <= 1
+
+
+def test_pearl_features(golden, inputs, backbone):
+    tensors, _ = golden("pearl")
+    checked = set()
+    for key, expected in tensors.items():
+        _, size, name = (*key.split("/"), "", "")[:3]
+        if key.startswith("tokens/") and name in PEARL:
+            picture = whole_patches(inputs[f"images/{size}"])[: len(expected)]
+            close(clearclip.dense_features(backbone, picture, method=PEARL[name]).flatten(1, 2), expected)
+            checked.add(name)
+    assert checked == set(PEARL)
+
+
+def last_site(backbone, picture, grid_size):
+    last = len(backbone.blocks) - 1
+    streams = run_trunk(backbone, picture, positions="native", wanted=[last])
+    return Site(backbone.blocks[last], streams[last], backbone.heads, 1, grid_size)
+
+
+def test_pearl_attention_and_rotation(golden, inputs, backbone):
+    tensors, metadata = golden("pearl")
+    hyper = json.loads(metadata["hyper"])
+    site = last_site(backbone, inputs["images/96x96"][:1], (6, 6))
+    row = clearclip.parse_method(f"pearl[polar_iters={hyper['polar_iters']},alpha_kk={hyper['alpha_kk']}]")
+    term = KINDS["procrustes"](site, row)
+    close(term.weights()[0], tensors["tokens/96x96/attention"])
+    rotated = term.key[0, :, :, : site.head_dim]
+    close(rotated, site.k[0] @ tensors["tokens/96x96/rotation"])
+
+
+def test_pearl_whole_road(golden, inputs, backbone):
+    tensors, metadata = golden("pearl")
+    hyper = json.loads(metadata["hyper"])
+    for windows in ("slide", "whole"):
+        logits, labels = whole_road(backbone, "pearl", windows, inputs, hyper, tensors["query_features"])
+        if windows == "slide":
+            close(logits, tensors["segment/slide/plain/logits"])
+        assert (labels != tensors[f"segment/{windows}/plain/pred"].long()).sum() <= 1
+
+
+def test_residual_cross_correlation(golden, inputs, backbone):
+    tensors, metadata = golden("resclip")
+    hyper = json.loads(metadata["hyper"])
+    blocks = hyper["rcs_blocks"]
+    mix = f"mix={blocks[0]}-{blocks[-1]}:{hyper['rcs'][0]}:{hyper['rcs'][1]}"
+    for name, method in RCS.items():
+        expected = tensors[f"tokens/96x96/{name}/rcs"]
+        found = clearclip.dense_features(backbone, inputs["images/96x96"], method=method.format(mix))
+        close(found.flatten(1, 2), expected)

@@ -109,7 +109,56 @@ def test_scclip_of_ten_blocks_by_hand(ten_blocks, height, width):
         torch.testing.assert_close(features.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
-ROWS = ["scclip", "scclip[repair=norm:3]"]
+def pearl_attention(q, k, steps, alpha):
+    """PEARL's 5.1, head by head."""
+    weights = q.norm(dim=-1)
+    weights[:, 0] = 0
+    found = []
+    for query, key, weight in zip(q, k, weights, strict=True):
+        share = (weight / (weight.sum() + 1e-6))[:, None]
+        query_bar, key_bar = query - (share * query).sum(0), key - (share * key).sum(0)
+        matrix = key_bar.T @ query_bar
+        size = max(float((matrix.T @ matrix).square().sum().sqrt()), 1e-6)
+        unit = torch.eye(len(matrix))
+        y, z = matrix.T @ matrix / size + 1e-6 * unit, unit
+        for _ in range(steps):
+            x = 0.5 * (3 * unit - z @ y)
+            y, z = y @ x, x @ z
+        scale = query.shape[1] ** -0.5
+        turned = key @ (matrix @ z / size**0.5)
+        found.append((scale * query @ turned.T + alpha * scale * key_bar @ key_bar.T).softmax(dim=1))
+    return torch.stack(found)
+
+
+def test_pearl_of_ten_blocks_by_hand(ten_blocks):
+    images = make_images(98, 140, 2)
+    found = clearclip.dense_features(clearclip.view(ten_blocks), images, method="pearl[polar_iters=3,alpha_kk=0.5]")
+    for image, features in zip(images, found, strict=True):
+        plain = Plain(ten_blocks, image[None], (7, 10), heads=3)
+        with torch.no_grad():
+            q, k, v = plain.qkv(plain.inputs[-1])
+            expected = plain.head(plain.out(pearl_attention(q, k, 3, 0.5), v))[1:]
+        torch.testing.assert_close(features.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kinds", [("qq",), ("qq", "kk")])
+def test_mixed_attention_of_middle_blocks_by_hand(ten_blocks, kinds):
+    method = f"clearclip[attention={'+'.join(kinds)},mix=4-6:1.5:0.4]"
+    found = clearclip.dense_features(clearclip.view(ten_blocks), make_images(98, 140), method=method)
+    plain = Plain(ten_blocks, make_images(98, 140), (7, 10), heads=3)
+    with torch.no_grad():
+        q, k, v = plain.qkv(plain.inputs[-1])
+        own = sum((part @ part.mT / 24**0.5).softmax(-1) for part in {"qq": [q], "kk": [k]}[kinds[0]])
+        own = own + (k @ k.mT / 24**0.5).softmax(-1) if len(kinds) > 1 else own
+        middle = torch.zeros_like(own)
+        for block in (4, 5, 6):
+            query, key, _ = plain.qkv(plain.inputs[block], block)
+            middle += (query @ key.mT / 24**0.5).softmax(-1) / 3
+        expected = plain.head(plain.out(1.5 * (0.6 * own + 0.4 * middle), v))[1:]
+    torch.testing.assert_close(found[0].flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+ROWS = ["scclip", "scclip[repair=norm:3]", "pearl", "pearl[attention=procrustes-svd]", "naclip[mix=5-8:2:0.3]"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

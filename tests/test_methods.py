@@ -20,15 +20,17 @@ residuals = st.one_of(
 NUMBERS = {name: st.integers(1, 9) if row.whole else st.floats(0, row.high) for name, row in CONSTANTS.items()}
 
 
-def senseless(*, attention, prior, normalize, residual, alpha, ffn, depth, repair, pool, streams, **numbers):
+def senseless(*, attention, prior, normalize, residual, alpha, ffn, depth, mix, repair, pool, streams, **numbers):
     """The combinations that are refused, said in another way than the code does."""
     return (
         (normalize and not {"qq", "kk", "vv"}.issuperset(attention))
         or (prior == "none" and "uniform" in attention)
         or (prior != "none" and (normalize or {"identity", "mid"}.issuperset(attention)))
         or (ffn and depth > 1)
-        or (depth > 1 and (repair, pool, streams) != ("none", "none", "last"))
+        or (depth > 1 and (mix, repair, pool, streams) != ("none", "none", "none", "last"))
         or (repair != "lof" and {"k", "share"} & numbers.keys())
+        or ("procrustes" not in attention and "polar_iters" in numbers)
+        or (not {"procrustes", "procrustes-svd"} & set(attention) and "alpha_kk" in numbers)
         or ("mid" not in attention and ("temperature" in numbers or ("before" not in pool and "pre" in numbers)))
         or ("after" not in pool and "post" in numbers)
         or (pool == "none" and "beta" in numbers)
@@ -53,6 +55,7 @@ def rows(draw):
         "positions": draw(st.sampled_from(POSITIONS)),
         "depth": draw(st.integers(1, 12)),
         "class_token": draw(st.sampled_from(["in", "out"])),
+        "mix": draw(st.sampled_from(["none", "5-8:2:0.3", "0-0:1.5:1"])),
         "repair": draw(st.sampled_from(["none", "lof", "norm:1", "norm:10"])),
         "pool": draw(st.sampled_from(["none", "before", "after", "before+after"])),
         "streams": draw(st.sampled_from(["last", "sum", "last+sum"])),
@@ -122,6 +125,7 @@ def test_the_rows_of_the_paper():
         ("clearclip[]", {}),
         ("clearclip[depth=3]", {"depth": 3}),
         ("clearclip[class-token=out]", {"class_token": "out"}),
+        ("clearclip[mix=2:1:.5]", {"mix": "2-2:1:0.5"}),
         ("clearclip[repair=norm]", {"repair": "norm:10"}),
         ("clearclip[pool=after+before,pre=2]", {"pool": "before+after", "pre": 2}),
     ],
@@ -172,6 +176,12 @@ def test_brackets_change_axes(text, changes):
         ("scclip[repair=nrm]", "did you mean 'norm'"),
         ("scclip[repair=lof:3]", "as in norm:10"),
         ("scclip[repair=norm:0]", "as in norm:10"),
+        ("naclip[mix=5-8]", "as in 5-8:2:0.3"),
+        ("naclip[mix=8-5:2:0.3]", "as in 5-8:2:0.3"),
+        ("naclip[mix=5-8:2:1.3]", "as in 5-8:2:0.3"),
+        ("naclip[mix=5-8:0:0.3]", "as in 5-8:2:0.3"),
+        ("gem[mix=5-8:2:0.3]", "the last block alone"),
+        ("clearclip[polar_iters=3]", "only attention=procrustes reads it"),
         ("scclip[pool=none+after]", "none alone"),
         ("scclip[streams=sum+sum]", "name each once"),
         ("scclip[pre=1.5]", "a whole number from 0 to 999"),
@@ -248,4 +258,6 @@ def test_numbers_that_do_not_fit():
         settle(parse_method("scclip[end=11]"), blocks=10, model="it")
     with pytest.raises(UsageError, match="leave no block between them"):
         settle(parse_method("scclip[start=5,end=5]"), blocks=10, model="it")
+    with pytest.raises(UsageError, match=r"mix=5-8:2:0.3 of naclip does not fit it of 8 blocks.*the last is 7"):
+        settle(parse_method("naclip[mix=5-8:2:0.3]"), blocks=8, model="it")
     assert settle(parse_method("scclip[end=9,pre=8,post=0]"), blocks=10, model="it").end == 9

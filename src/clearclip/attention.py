@@ -129,9 +129,9 @@ class Term:
         if self.query is None or self.key is None:
             return self.weights().to(v.dtype) @ v
         attended: Tensor = F.scaled_dot_product_attention(
-            self.query, self.key, v, attn_mask=self.bias, scale=self.scale
+            self.query, self.key, v.to(self.query.dtype), attn_mask=self.bias, scale=self.scale
         )
-        return attended
+        return attended.to(v.dtype)
 
     def weights(self) -> Tensor:
         """The attention itself; `(B, heads, N, N)`, or what broadcasts to it."""
@@ -210,6 +210,56 @@ def middle(site: Site, row: Method) -> Term:
         logits = F.pad(logits, (site.prefix, 0, site.prefix, 0), value=-torch.inf)
         logits[:, range(site.prefix), range(site.prefix)] = 0
     return Term(bias=logits[:, None])
+
+
+@kind("procrustes")
+def procrustes(site: Site, row: Method) -> Term:
+    """PEARL: queries to keys turned by `polar_iters` Newton-Schulz steps, beside keys among themselves; float32."""
+    return _turned(site, row, lambda m: newton_schulz(m, int(row.number("polar_iters"))))
+
+
+@kind("procrustes-svd")
+def procrustes_exactly(site: Site, row: Method) -> Term:
+    """As `procrustes`, by the rotation that the steps go towards."""
+    return _turned(site, row, orthogonal)
+
+
+def _turned(site: Site, row: Method, solve: Callable[[Tensor], Tensor]) -> Term:
+    """`softmax(s · q (k R)ᵀ + α · s · k̄ k̄ᵀ)`, R for `k̄ᵀ q̄` centred by the patches' means, weighted by their `|q|`."""
+    q, k = site.q.float(), site.k.float()
+    weights = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+    weights[:, :, : site.prefix] = 0
+    weights = weights / (weights.sum(dim=2, keepdim=True) + 1e-6)
+    q_bar, k_bar = (part - (weights * part).sum(dim=2, keepdim=True) for part in (q, k))
+    turned, alpha = k @ solve(k_bar.mT @ q_bar), row.number("alpha_kk")
+    prior = site.prior(row)
+    # Both products in one: their logits are added before the softmax.
+    return Term(
+        torch.cat([q, alpha * k_bar], dim=-1),
+        torch.cat([turned, k_bar], dim=-1),
+        scale=site.head_dim**-0.5,
+        bias=None if prior is None else prior.float(),
+    )
+
+
+def newton_schulz(matrix: Tensor, steps: int) -> Tensor:
+    """What some Newton-Schulz steps make of the orthogonal factor of `(…, d, d)` (PEARL: 5, far from orthogonal)."""
+    identity = torch.eye(matrix.shape[-1], device=matrix.device)
+    gram = matrix.mT @ matrix
+    size = torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=1e-6)
+    y, z = gram / size + 1e-6 * identity, identity.expand_as(gram)
+    for _ in range(steps):
+        x = (3 * identity - z @ y) / 2
+        y, z = y @ x, x @ z
+    near: Tensor = matrix @ z / size.sqrt()
+    return near
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest orthogonal matrix to each of `(…, d, d)`."""
+    u, _, v = torch.linalg.svd(matrix)
+    rotation: Tensor = u @ v
+    return rotation
 
 
 def _among_themselves(site: Site, row: Method, tokens: Tensor) -> Term:

@@ -131,5 +131,22 @@ CONSTANTS = {
             10_000,
             {12: 0.3, 24: 0.1},
         ),
+        Constant(
+            "polar_iters",
+            "Newton-Schulz steps towards the rotation, far from which 5 of them end (PEARL)",
+            (("attention", "procrustes"),),
+            0,
+            100,
+            5,
+            whole=True,
+        ),
+        Constant(
+            "alpha_kk",
+            "weight of the keys among themselves beside the rotated ones (PEARL)",
+            (("attention", "procrustes"), ("attention", "procrustes-svd")),
+            0,
+            10_000,
+            0.08,
+        ),
     )
 }

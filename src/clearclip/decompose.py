@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearclip.attention import KINDS, Site, fused_attention
+from clearclip.attention import KINDS, Site, Term, fused_attention
 from clearclip.backbones.base import Backbone, check_backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
@@ -22,7 +22,7 @@ from clearclip.mend import Streams, pool
 from clearclip.methods import AFTER_ATTENTION, Method, parse_method, parse_methods, settle
 
 MethodLike = str | Method
-_NOT_READ_BY_KINDS = AFTER_ATTENTION | {"attention", "combine", "positions", "depth"}
+_NOT_READ_BY_KINDS = AFTER_ATTENTION | {"attention", "combine", "positions", "depth", "mix"}
 """All other axes are in the caches' keys, also those that are still to come."""
 Several = list[MethodLike] | list[str] | list[Method] | tuple[MethodLike, ...]
 
@@ -167,6 +167,7 @@ def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> set[int]:
     wanted: set[int] = set()
     for row in (fitted(backbone, method) for method in methods):
         wanted |= {*range(count - row.depth, count)}
+        wanted |= set() if row.mixed is None else {*range(row.mixed[0], row.mixed[1] + 1)}
         wanted |= {block + 1 for block in (row.pre, row.post) if block is not None}
         if row.start is not None and row.end is not None:
             wanted |= {*range(row.start + 1, row.end + 1)}
@@ -227,7 +228,7 @@ def _rewritten(shared: _Shared, row: Method) -> Parts:
         key = (stream, row.values(without=AFTER_ATTENTION))
         if key not in shared.attended:
             sites = [shared.site(index, tokens, row) for index, tokens in streams.entering(row, stream).items()]
-            outputs = [_attn_out(site, row, shared.attended) for site in sites]
+            outputs = [_attn_out(shared, site, row) for site in sites]
             shared.attended[key] = torch.stack(outputs).sum(dim=0)
         attn_out, beside = shared.attended[key], streams.beside(row, stream)
         total = add_residual(row, beside[:, prefix:], attn_out, class_token=beside[:, :1])
@@ -243,8 +244,9 @@ def _rewritten(shared: _Shared, row: Method) -> Parts:
     return Parts(features, *others)
 
 
-def _attn_out(site: Site, method: Method, attended: dict[object, Tensor]) -> Tensor:
-    """`(B, gh · gw, C)`: the method's attention in one block, projected; what kinds answer is kept in `attended`."""
+def _attn_out(shared: _Shared, site: Site, method: Method) -> Tensor:
+    """`(B, gh · gw, C)`: the method's attention in one block, projected; what kinds answer is shared."""
+    attended = shared.attended
     outputs = []
     for kind in method.attention:
         key = (id(site), kind, method.values(without=_NOT_READ_BY_KINDS))
@@ -255,6 +257,14 @@ def _attn_out(site: Site, method: Method, attended: dict[object, Tensor]) -> Ten
     total = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(dim=0)
     if method.combine == "mean":
         total = total / len(outputs)
+    if method.mixed is not None:
+        first, last, tau, share = method.mixed
+        mixed = (id(site), "mix", first, last)
+        if mixed not in attended:
+            others = [shared.site(index, shared.streams.inputs[index], method) for index in range(first, last + 1)]
+            parts = [Term(other.q, other.k).apply(site.v) for other in others]
+            attended[mixed] = torch.stack(parts).mean(dim=0)
+        total = tau * ((1 - share) * total + share * attended[mixed])
     return site.block.out_proj(total.transpose(1, 2).flatten(2)[:, site.prefix :])
 
 

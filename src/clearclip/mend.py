@@ -22,6 +22,9 @@ AFTER_TOKENS = AFTER_ATTENTION | {
     "positions",
     "class_token",
     "temperature",
+    "mix",
+    "polar_iters",
+    "alpha_kk",
 }
 """Axes that change nothing of what enters the block; all others are in the keys of what is kept."""
 

@@ -20,7 +20,7 @@ from clearclip.constants import CONSTANTS, Constant
 from clearclip.errors import UsageError, nearest
 from clearclip.files.commas import split_items
 
-KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform", "mid"]
+KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform", "mid", "procrustes", "procrustes-svd"]
 """Names of the attention kinds; `attention.py` has their functions."""
 SELF_KINDS = ("qq", "kk", "vv")
 WITHOUT_LOGITS = {"identity", "mid"}
@@ -32,7 +32,7 @@ FIRST_RELEASE = 10
 """Outliers of SC-CLIP's first release."""
 POOLS = ("none", "before", "after")
 STREAMS = ("last", "sum")
-ONE_BLOCK_ALONE = {"repair": "none", "pool": "none", "streams": "last"}
+ONE_BLOCK_ALONE = {"mix": "none", "repair": "none", "pool": "none", "streams": "last"}
 """Axes whose other values no deeper row has."""
 WINDOW_STAGES = ["none"]
 """Names of the stages that see a window with its words; `classify/maps.py` has their functions."""
@@ -56,8 +56,9 @@ class Axis:
 AXES = (
     Axis(
         "attention",
-        "qk | qq | kk | vv | identity | uniform | mid, or several joined by +",
-        "who attends to whom in the block; uniform: all alike, but for the prior; mid: patches alike in block pre",
+        "qk | qq | kk | vv | identity | uniform | mid | procrustes | procrustes-svd, or several joined by +",
+        "who attends to whom in the block; uniform: all alike, but for the prior; mid: patches alike in block pre; "
+        "procrustes: queries to keys that were turned towards them (PEARL), procrustes-svd: turned exactly",
     ),
     Axis(
         "prior",
@@ -88,6 +89,11 @@ AXES = (
         "none | lof | norm:COUNT",
         "outliers of the last block's input, replaced by the mean of their neighbours on the grid: lof: the share that "
         "lies farthest from its k nearest; norm: the COUNT longest, as SC-CLIP's first release",
+    ),
+    Axis(
+        "mix",
+        "none | BLOCKS:τ:λ",
+        "τ · ((1 - λ) · attention + λ · the mean of these blocks' own), as in 5-8:2:0.3, blocks from 0 (ResCLIP's RCS)",
     ),
     Axis(
         "pool",
@@ -130,11 +136,12 @@ class Method:
         alpha: Scale of X_attn.
         depth: Number of last blocks that are rewritten beside the unmodified stream.
         class_token: Whether the patches attend to it.
+        mix: Which other blocks' attention is mixed in after the softmax, and how much.
         repair: How outliers of the block's input are found; they become the mean of their neighbours on the grid.
         pool: When patches become the mean of those like them.
         streams: What goes through the block.
-        k, share, pre, temperature, post, beta, start, end, omega: SC-CLIP's numbers, of `CONSTANTS`; `None`: the
-            default for the model's depth.
+        k, share, pre, temperature, post, beta, start, end, omega, polar_iters, alpha_kk: Numbers of `CONSTANTS`;
+            `None`: the default for the model's depth.
         window: Stage that sees each window with its words.
         stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
     """
@@ -150,6 +157,7 @@ class Method:
     positions: str = "model"
     depth: int = 1
     class_token: str = "in"
+    mix: str = "none"
     repair: str = "none"
     pool: str = "none"
     streams: str = "last"
@@ -162,6 +170,8 @@ class Method:
     start: int | None = None
     end: int | None = None
     omega: float | None = None
+    polar_iters: int | None = None
+    alpha_kk: float | None = None
     window: str = "none"
     stitched: str = "none"
 
@@ -175,6 +185,9 @@ class Method:
         if self.sigma is not None:
             object.__setattr__(self, "prior", f"gaussian:{_number(self.sigma)}")
         object.__setattr__(self, "alpha", float(self.alpha))
+        if self.mixed is not None:
+            first, last, total, share = self.mixed
+            object.__setattr__(self, "mix", f"{first}-{last}:{_number(total)}:{_number(share)}")
         if self.longest:
             object.__setattr__(self, "repair", f"norm:{self.longest}")
         for axis, parts in (("pool", POOLS), ("streams", STREAMS)):
@@ -202,6 +215,14 @@ class Method:
         return int(count or FIRST_RELEASE) if kind == "norm" else 0
 
     @property
+    def mixed(self) -> tuple[int, int, float, float] | None:
+        """First and last block, τ and λ of `mix`; `None` without one."""
+        match = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?:([^:]+):([^:]+)", self.mix)
+        if match is None or not (_is_number(match[3]) and _is_number(match[4])):
+            return None
+        return int(match[1]), int(match[2] or match[1]), float(match[3]), float(match[4])
+
+    @property
     def sigma(self) -> float | None:
         """Width of the Gaussian prior in patches; `None` without one."""
         _, _, sigma = self.prior.partition(":")
@@ -220,7 +241,7 @@ class Method:
     @property
     def reads_blocks(self) -> bool:
         """Whether it reads other blocks than those it rewrites."""
-        return any(constant.block and _is_read(self, constant) for constant in CONSTANTS.values())
+        return self.mix != "none" or any(constant.block and _is_read(self, constant) for constant in CONSTANTS.values())
 
     @property
     def spelling(self) -> str:
@@ -287,6 +308,10 @@ def _check_values(method: Method) -> None:
     _check_choice("repair", kind, REPAIRS)
     if colon and not (kind == "norm" and count.isdecimal() and 0 < int(count) <= LARGEST_ALPHA):
         raise UsageError(f"repair={method.repair!r}: write none, lof, or norm with a count from 1, as in norm:10")
+    if method.mix != "none":
+        first, last, total, share = method.mixed or (1, 0, 0.0, 0.0)
+        if not (first <= last and 0 < total <= LARGEST_ALPHA and 0 <= share <= 1):
+            raise UsageError(f"mix={method.mix!r}: write none, or blocks, τ above 0 and λ from 0 to 1, as in 5-8:2:0.3")
     for axis, options in (("pool", POOLS), ("streams", STREAMS)):
         given = getattr(method, axis).split("+")
         for part in given:
@@ -371,6 +396,11 @@ def settle(method: Method, *, blocks: int, model: str) -> Method:
         )
     read = [constant for constant in CONSTANTS.values() if _is_read(method, constant)]
     values = {constant.name: constant.at_depth(blocks) for constant in read if getattr(method, constant.name) is None}
+    if method.mixed is not None and method.mixed[1] >= blocks:
+        raise UsageError(
+            f"mix={method.mix} of {method.name} does not fit {model} of {blocks} blocks: they are counted from 0, so "
+            f"the last is {blocks - 1}"
+        )
     settled = replace(method, **values) if values else method  # type: ignore[arg-type]
     for constant in read:
         most = blocks - (1 if constant.name == "end" else 2)
@@ -426,6 +456,7 @@ METHODS: dict[str, Method] = {
             pool="before+after",
             streams="last+sum",
         ),
+        Method("pearl", attention=("procrustes",), residual="drop", ffn=False),
         Method("clearclip", attention=("qq",), residual="drop", ffn=False),
         Method("maskclip+clearclip", attention=("identity",), residual="drop", ffn=False),
         Method("sclip+clearclip", attention=("qq", "kk"), residual="drop", ffn=False),
@@ -448,6 +479,7 @@ ABOUT = {
     "gem": "GEM (CVPR 2024): normalised self-self attention of the last six blocks, beside the unmodified stream",
     "naclip": "NACLIP (WACV 2025): k-k attention with a Gaussian prior on near patches, no residual, no FFN",
     "scclip": "SC-CLIP (2025): outliers mended, patches pooled by likeness in earlier blocks, whose sum goes beside",
+    "pearl": "PEARL (2026): queries attend to keys that are turned towards them, no residual, no FFN",
     "clearclip": "ClearCLIP (ECCV 2024): q-q attention, no residual, no FFN",
     "maskclip+clearclip": "MaskCLIP's attention, no residual, no FFN",
     "sclip+clearclip": "SCLIP's attention, no residual, no FFN",
