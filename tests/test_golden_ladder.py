@@ -2,15 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 
 import clearclip
 from clearclip.attention import KINDS, Site, gaussian_prior
+from clearclip.classify.cliper import final_maps, fused_maps, word_scores
+from clearclip.classify.words import Words
 from clearclip.decompose import run_trunk
-from clearclip.mend import longest, mend, outlier_scores
+from clearclip.encode.encoding import Encoded
+from clearclip.encode.windows import bilinear_matrix
+from clearclip.mend import Streams, longest, mend, outlier_scores
 from clearclip.protocol import Protocol
+from clearclip.vocabulary import Vocabulary
 
 NACLIP = {
     "reduced/naclip": "naclip",
@@ -39,12 +46,13 @@ RCS = {
     "w_resi/sclip": "sclip[{}]",
     "w_resi/vanilla": "vanilla[{}]",
 }
+CLIPER = {"q-q": "qq", "k-k": "kk", "v-v": "vv", "vanilla": "qk", "identity": "identity"}
 
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    def read(name):
-        with safe_open(shared / "golden" / "clip_only" / f"{name}.safetensors", "pt") as opened:
+    def read(name, folder="clip_only"):
+        with safe_open(shared / "golden" / folder / f"{name}.safetensors", "pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
 
     return read
@@ -250,3 +258,98 @@ def test_residual_cross_correlation(golden, inputs, backbone):
         expected = tensors[f"tokens/96x96/{name}/rcs"]
         found = clearclip.dense_features(backbone, inputs["images/96x96"], method=method.format(mix))
         close(found.flatten(1, 2), expected)
+
+
+@pytest.fixture(scope="module")
+def cliper(golden):
+    tensors, metadata = golden("cliper", "label_filter")
+    return tensors, json.loads(metadata["hyper"])
+
+
+@pytest.mark.parametrize("size", ["96x96", "160x160", "120x168"])
+def test_cliper_features_and_maps(cliper, inputs, backbone, size):
+    tensors, hyper = cliper
+    text = F.normalize(tensors["query_features"], dim=-1)
+    picture = whole_patches(inputs[f"images/{size}"])[:1]
+    parts = clearclip.dense_features(backbone, picture, method="cliper", parts=True)
+    features, expected = parts.features[0].flatten(1, 2), tensors[f"tokens/{size}/features"][:, 1:]
+    streams = range(12) if len(expected) == 12 else (0, 6, 10, 11)
+    close(features[[*streams]], expected, 2e-5)
+    close(parts.attention[0], tensors[f"tokens/{size}/attention_map"], 2e-5)
+    unit = F.normalize(parts.features[0], dim=-1)
+    given = {"foreground": hyper["fg"], "logit_scale": hyper["logit_scale"]}
+    if size == "96x96":
+        with_mean = torch.cat([text, F.normalize(text[: hyper["fg"]].mean(dim=0, keepdim=True), dim=-1)])
+        logits = hyper["logit_scale"] * (unit @ with_mean.T)
+        close(logits.permute(0, 3, 1, 2), tensors[f"tokens/{size}/logits"], 2e-5)
+    scores = word_scores(unit, text, **given)
+    how = {"threshold": hyper["attention_thr"], "stream": hyper["select_layer"]}
+    for fuse, key in ((True, "seg"), (False, "seg_selected_only")):
+        found = fused_maps(scores, parts.attention[0], **how, fuse=fuse)
+        close(found, tensors[f"tokens/{size}/{key}"], 2e-5)
+
+
+def test_cliper_attention_of_each_stream(cliper, inputs, backbone):
+    tensors, _ = cliper
+    streams = run_trunk(backbone, inputs["images/96x96"][:1], positions="bilinear16", wanted=range(12))
+    before = Streams(streams, 1, (6, 6), backbone.blocks)
+    row = clearclip.parse_method("cliper")
+    for index, expected in zip((0, 1, 10, 11), tensors["tokens/96x96/attention"], strict=True):
+        site = Site(backbone.blocks[11], streams[11], backbone.heads, 1, (6, 6), streams=before, rounds=index + 1)
+        close(KINDS["fused"](site, row).weights()[0], expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", CLIPER)
+def test_cliper_with_other_attention(cliper, inputs, backbone, name):
+    method = f"cliper[attention={CLIPER[name]}]"
+    found = clearclip.dense_features(backbone, inputs["images/96x96"][:1], method=method)[0, -1]
+    close(found.flatten(0, 1), cliper[0][f"tokens/96x96/features/{name}"][1:], 2e-5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "bkg=0.0,score=0.2,normalise=0",
+        "bkg=0.001,score=0.0,normalise=0",
+        "bkg=0.3,score=0.3,normalise=0",
+        "bkg=0.6,score=0.7,normalise=1",
+    ],
+)
+def test_cliper_whole_road(cliper, golden, inputs, backbone, rule):
+    tensors, hyper = cliper
+    mean, std = (torch.tensor(json.loads(golden("inputs")[1][name])).view(3, 1, 1) for name in ("mean", "std"))
+    size = tuple(hyper["ori"])
+    given = f"attention_thr={hyper['attention_thr']},select_layer={hyper['select_layer']}"
+    segmenter = clearclip.Segmenter(
+        backbone,
+        method=f"cliper[{given},{rule.replace('normalise', 'stretch')}]",
+        protocol=Protocol(208, 2048, 0, 1, logit_scale=hyper["logit_scale"]),
+        device="cpu",
+        dtype="float32",
+        cache=False,
+    )
+    names = [f"class {index}" for index in range(hyper["fg"])]
+    vocabulary = Vocabulary.parse(["background = a|b|c", *names], background="background")
+    text = F.normalize(tensors["query_features"], dim=-1)  # the words first: ours has the background's in front
+    own = Words(vocabulary, text.roll(hyper["bg"], dims=0), None, hyper["logit_scale"], (), backbone.fingerprint)
+    prepared = (tensors["windows/big"].float() - mean) / std
+    encoded = Encoded(size, segmenter.encoder.plan((208, 304)), prepared, np.zeros((*size, 3), np.uint8))
+    found = segmenter.classify(encoded, own)
+    assert (found.label_map != tensors[f"segment/whole/{rule}/pred"].numpy()).sum() <= 1
+    row = segmenter.method
+    scores = word_scores(encoded.features(row)[0], text, foreground=hyper["fg"], logit_scale=hyper["logit_scale"])
+    how = {"threshold": hyper["attention_thr"], "stream": hyper["select_layer"], "fuse": True}
+    close(fused_maps(scores, encoded.attention(row)[0], **how), tensors["segment/whole/seg"], 2e-5)
+
+
+def test_cliper_rescaled_maps(cliper):
+    """Of the windows' golden maps, which are made of their scores as those of the whole image are."""
+    tensors, hyper = cliper
+    to_y, to_x = (bilinear_matrix(*pair).float() for pair in zip((13, 19), hyper["ori"], strict=True))
+    maps, scores = final_maps(tensors["segment/slide/seg"], to_y, to_x, stretch=False)
+    close(to_y @ maps @ to_x.T, tensors["segment/slide/maps"], 2e-5)
+    assert torch.equal(scores, tensors["segment/slide/seg"].amax(dim=(1, 2)))
+    stretched, _ = final_maps(tensors["segment/slide/seg"], to_y, to_x, stretch=True)
+    full = (to_y @ stretched @ to_x.T).flatten(1)
+    torch.testing.assert_close(full.amin(dim=1), torch.zeros(9), rtol=0, atol=1e-5)
+    torch.testing.assert_close(full.amax(dim=1), torch.ones(9), rtol=0, atol=1e-4)

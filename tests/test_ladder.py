@@ -1,11 +1,17 @@
 """Rows after ClearCLIP on other models than the golden files': plain references, number formats, odd images."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import clearclip
 import tiny_models
+from clearclip.errors import UsageError
+from clearclip.protocol import Protocol
 
 TEN = {"layers": 10, "width": 72, "head_width": 24, "patch_size": 14, "image_size": 98}
 GIVEN = "scclip[pre=6,post=2,start=2,end=7,omega=0.1,beta=0.3,k=20,share=0.1]"
@@ -24,11 +30,11 @@ def make_images(height, width, count=1, seed=3):
 class Plain:
     """An open_clip model's blocks, one image at a time, as the texts have them."""
 
-    def __init__(self, model, image, grid_size, heads):
+    def __init__(self, model, image, grid_size, heads, positions="model"):
         self.heads, self.grid_size, visual = heads, grid_size, model.visual
         self.blocks, self.visual = visual.transformer.resblocks, visual
         with torch.no_grad():
-            tokens = clearclip.view(model).embed(image, "model")
+            tokens = clearclip.view(model).embed(image, positions)
             self.inputs = [tokens[0]]
             for block in self.blocks[:-1]:
                 tokens = block(tokens)
@@ -179,3 +185,91 @@ def test_fewer_patches_than_neighbours_and_flat_images(ten_blocks, method, size)
     view = clearclip.view(ten_blocks)
     for images in (make_images(*size, 2), torch.zeros(1, 3, *size)):
         assert clearclip.dense_features(view, images, method=method).isfinite().all()
+
+
+WHOLE = Protocol(98, 280, 0, 1)
+CLIPER = "cliper[attention_thr=0.4,select_layer=-2,score=0,bkg=0.0001]"
+
+
+def load(model, method, protocol=WHOLE):
+    return clearclip.Segmenter(
+        clearclip.view(model), method=method, protocol=protocol, templates="a {}", cache=False, device="cpu"
+    )
+
+
+def cliper_by_hand(plain, text, *, scale, threshold, stream):
+    """CLIPer's 2.2 to 2.6 without background words, block by block."""
+    count = len(plain.blocks)
+    summed = 0
+    for block in range(count - 1):
+        q, k, _ = plain.qkv(plain.inputs[block], block)
+        summed = summed + (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+    words = torch.cat([text, F.normalize(text.mean(dim=0, keepdim=True), dim=-1)])
+    scores = []
+    for block in range(count):
+        summed = summed / summed.sum(dim=1, keepdim=True)
+        summed = summed / summed.sum(dim=2, keepdim=True)
+        both = (summed + summed.mT) / 2
+        attention = (both - both.mean(dim=1, keepdim=True)).clamp(min=0)
+        attention = attention / attention.sum(dim=2, keepdim=True)
+        tokens = plain.inputs[block] if block == count - 1 else plain.blocks[block].ln_1(plain.inputs[block])
+        _, _, v = plain.qkv(tokens)
+        features = F.normalize(plain.head(plain.out(attention, v))[1:], dim=-1)
+        scores.append((scale * features @ words.T).softmax(dim=-1)[:, :-1].T)
+    chosen = scores[stream]
+    chosen[chosen < threshold * chosen.amax(dim=1, keepdim=True)] = 0
+    spread = attention.mean(dim=0)[1:, 1:]
+    return chosen @ spread + torch.stack(scores).mean(dim=0)
+
+
+def test_cliper_of_ten_blocks_by_hand(ten_blocks):
+    segmenter = load(ten_blocks, CLIPER)
+    image = np.random.default_rng(4).integers(0, 256, (98, 140, 3), dtype=np.uint8)
+    encoded = segmenter.encode(image)
+    found = segmenter.classify(encoded, ["sky", "tree", "grass"])._grid
+    text = segmenter.embed(["sky", "tree", "grass"])
+    plain = Plain(ten_blocks, encoded.windows, (7, 10), heads=3, positions="bilinear16")
+    with torch.no_grad():
+        expected = cliper_by_hand(plain, text, scale=50, threshold=0.4, stream=-2).unflatten(1, (7, 10))
+    upsampled = F.interpolate(expected[None], size=(98, 140), mode="bilinear")[0]
+    rescaled = upsampled * (expected.amax((1, 2)) / (upsampled.amax((1, 2)) + 1e-5))[:, None, None]
+    torch.testing.assert_close(found.logits(), rescaled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_cliper_in_low_precision(dtype):
+    model = tiny_models.open_clip_model(vision=TEN, seed=8)
+    image = np.random.default_rng(4).integers(0, 256, (98, 140, 3), dtype=np.uint8)
+    exact = load(model, CLIPER)(image, ["sky", "tree", "grass"])
+    low = clearclip.Segmenter(
+        clearclip.view(model), method=CLIPER, protocol=WHOLE, templates="a {}", cache=False, device="cpu", dtype=dtype
+    )(image, ["sky", "tree", "grass"])
+    assert low._grid.logits().isfinite().all()
+    assert (low.label_map == exact.label_map).mean() > 0.9
+
+
+def test_cliper_refuses_what_it_cannot_do(ten_blocks, tmp_path):
+    image = np.random.default_rng(4).integers(0, 256, (98, 196, 3), dtype=np.uint8)
+    with pytest.raises(UsageError, match=r"sees the whole image at once, not 3 windows: use crop_size=0"):
+        load(ten_blocks, "cliper", Protocol(98, 280, 98, 49))(image, ["sky", "tree"])
+    segmenter = load(ten_blocks, "cliper")
+    with pytest.raises(UsageError, match="a rule of its own for the background"):
+        segmenter(image, ["background", "tree"], threshold=0.9)
+    with pytest.raises(UsageError, match="need window=cliper"):
+        clearclip.parse_method("cliper[window=none]")
+    with pytest.raises(UsageError, match="select_layer=-11 of cliper does not fit"):
+        load(ten_blocks, "cliper[select_layer=-11]")
+    Image.fromarray(image).save(tmp_path / "image.png")
+    with pytest.raises(UsageError, match="looks at the whole image at once"):
+        clearclip.segment_large(segmenter, tmp_path / "image.png", labels=["sky"], output=tmp_path / "a.tif")
+
+
+def test_cliper_labels_the_background_that_is_listed(ten_blocks):
+    """A word's synonyms count by the best of them; the background wins where no map reaches `bkg`."""
+    image = np.random.default_rng(4).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    words = clearclip.Vocabulary.parse(["background=wall|floor", "sky=cloud", "tree"], background="background")
+    soft = replace(WHOLE, logit_scale=5)
+    rows = [f"cliper[score=0,bkg={bkg}]" for bkg in (1e-6, 999)]
+    none, all_of_it = (load(ten_blocks, row, soft)(image, words).label_map for row in rows)
+    assert 0 not in none
+    assert (all_of_it == 0).all()

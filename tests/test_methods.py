@@ -17,15 +17,38 @@ residuals = st.one_of(
 )
 
 
-NUMBERS = {name: st.integers(1, 9) if row.whole else st.floats(0, row.high) for name, row in CONSTANTS.items()}
+NUMBERS = {
+    name: st.integers(int(row.low), int(row.high)) if row.whole else st.floats(row.low, row.high)
+    for name, row in CONSTANTS.items()
+}
 
 
-def senseless(*, attention, prior, normalize, residual, alpha, ffn, depth, mix, repair, pool, streams, **numbers):
+def senseless(
+    *,
+    attention,
+    prior,
+    normalize,
+    residual,
+    alpha,
+    ffn,
+    depth,
+    mix,
+    repair,
+    pool,
+    streams,
+    window,
+    class_token,
+    **numbers,
+):
     """The combinations that are refused, said in another way than the code does."""
     return (
         (normalize and not {"qq", "kk", "vv"}.issuperset(attention))
         or (prior == "none" and "uniform" in attention)
-        or (prior != "none" and (normalize or {"identity", "mid"}.issuperset(attention)))
+        or (prior != "none" and (normalize or {"identity", "mid", "fused"}.issuperset(attention)))
+        or (window == "cliper") != (streams == "each")
+        or (streams == "each" and (residual, ffn, mix, repair, pool) != ("drop", False, "none", "none", "none"))
+        or ("fused" in attention and (streams != "each" or class_token == "out"))
+        or (window == "none" and {"attention_thr", "select_layer", "fuse", "stretch", "score", "bkg"} & numbers.keys())
         or (ffn and depth > 1)
         or (depth > 1 and (mix, repair, pool, streams) != ("none", "none", "none", "last"))
         or (repair != "lof" and {"k", "share"} & numbers.keys())
@@ -58,7 +81,8 @@ def rows(draw):
         "mix": draw(st.sampled_from(["none", "5-8:2:0.3", "0-0:1.5:1"])),
         "repair": draw(st.sampled_from(["none", "lof", "norm:1", "norm:10"])),
         "pool": draw(st.sampled_from(["none", "before", "after", "before+after"])),
-        "streams": draw(st.sampled_from(["last", "sum", "last+sum"])),
+        "streams": draw(st.sampled_from(["last", "sum", "last+sum", "each"])),
+        "window": draw(st.sampled_from(["none", "cliper"])),
     }
     numbers = {name: draw(NUMBERS[name]) for name in draw(st.sets(st.sampled_from(sorted(NUMBERS)), max_size=2))}
     values |= numbers
@@ -72,6 +96,8 @@ def rows(draw):
             "depth": 1,
             "ffn": True,
             "alpha": values["alpha"] + 0.5,
+            "streams": "last",
+            "window": "none",
             **dict.fromkeys(numbers),
         }
     return Method(**values)
@@ -182,7 +208,7 @@ def test_brackets_change_axes(text, changes):
         ("naclip[mix=5-8:0:0.3]", "as in 5-8:2:0.3"),
         ("gem[mix=5-8:2:0.3]", "the last block alone"),
         ("clearclip[polar_iters=3]", "only attention=procrustes reads it"),
-        ("scclip[pool=none+after]", "none alone"),
+        ("scclip[pool=none+after]", "none or each alone"),
         ("scclip[streams=sum+sum]", "name each once"),
         ("scclip[pre=1.5]", "a whole number from 0 to 999"),
         ("scclip[beta=1.5]", "a number from 0 to 1 "),

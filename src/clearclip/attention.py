@@ -60,6 +60,7 @@ class Site:
         num_prefix_tokens: Tokens before the patches.
         class_token: Whether these take part in the attention.
         streams: The other blocks.
+        rounds: How often the attention of the blocks before is balanced for it (CLIPer).
     """
 
     block: Block
@@ -69,6 +70,7 @@ class Site:
     grid_size: tuple[int, int]
     class_token: bool = True
     streams: Streams | None = None
+    rounds: int = 0
 
     @property
     def prefix(self) -> int:
@@ -116,13 +118,14 @@ class Site:
 class Term:
     """`softmax(scale · query keyᵀ + bias)`, as `scaled_dot_product_attention` takes it; without a query, of the bias.
 
-    The scale is `1 / sqrt(head_dim)` where it is `None`.
+    What is `given` is the attention itself. The scale is `1 / sqrt(head_dim)` where it is `None`.
     """
 
     query: Tensor | None = None
     key: Tensor | None = None
     scale: float | None = None
     bias: Tensor | None = None
+    given: Tensor | None = None
 
     def apply(self, v: Tensor) -> Tensor:
         """The attention times v, `(B, heads, N, head_dim)`; it is only written out where there is no query."""
@@ -135,6 +138,8 @@ class Term:
 
     def weights(self) -> Tensor:
         """The attention itself; `(B, heads, N, N)`, or what broadcasts to it."""
+        if self.given is not None:
+            return self.given
         logits = torch.zeros(()) if self.bias is None else self.bias
         if self.query is not None and self.key is not None:
             scale = self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
@@ -260,6 +265,28 @@ def orthogonal(matrix: Tensor) -> Tensor:
     u, _, v = torch.linalg.svd(matrix)
     rotation: Tensor = u @ v
     return rotation
+
+
+@kind("fused")
+def fused(site: Site, row: Method) -> Term:
+    """CLIPer: the attention of all blocks before the last, head by head, balanced once more in each stream."""
+    assert site.streams is not None  # `rewrite` gives it
+    summed = site.streams.balanced(site.rounds, lambda: _attention_before(site))
+    both = (summed + summed.mT) / 2
+    above = (both - both.mean(dim=-2, keepdim=True)).clamp_(min=0)
+    totals = above.sum(dim=-1, keepdim=True)
+    alone = torch.eye(above.shape[-1], device=above.device)  # NaN in the authors' code: a token that no other is above
+    return Term(given=torch.where(totals > 0, above / totals, alone))
+
+
+def _attention_before(site: Site) -> Tensor:
+    """The sum over the blocks before the last of their own attention, `(B, heads, N, N)` float32."""
+    assert site.streams is not None
+    total = torch.zeros(())
+    for tokens, block in zip(site.streams.inputs.values(), site.streams.blocks[:-1], strict=False):
+        own = Site(block, tokens, site.heads, site.num_prefix_tokens, site.grid_size)
+        total = total + Term(own.q.float(), own.k.float()).weights()
+    return total
 
 
 def _among_themselves(site: Site, row: Method, tokens: Tensor) -> Term:

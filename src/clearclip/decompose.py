@@ -36,12 +36,16 @@ class Parts:
         residual: X_res, the unmodified stream that enters the rewritten blocks, `(B, gh, gw, C)`.
         attn_out: X_attn, the rewritten attention's output, summed over the rewritten blocks, `(B, gh, gw, C)`.
         sum: X_sum, the method's residual plus `alpha` · X_attn, before the feed-forward network, `(B, gh, gw, C)`.
+        attention: Of the last block between patches, the mean over heads, `(B, N, N)`; for rows with streams=each.
+
+    Of such rows features, attn_out and sum have one more axis after the first, the blocks.
     """
 
     features: Tensor
     residual: Tensor
     attn_out: Tensor
     sum: Tensor
+    attention: Tensor | None = None
 
 
 @overload
@@ -166,7 +170,7 @@ def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> set[int]:
     count = len(backbone.blocks)
     wanted: set[int] = set()
     for row in (fitted(backbone, method) for method in methods):
-        wanted |= {*range(count - row.depth, count)}
+        wanted |= {*range(0 if row.streams == "each" else count - row.depth, count)}
         wanted |= set() if row.mixed is None else {*range(row.mixed[0], row.mixed[1] + 1)}
         wanted |= {block + 1 for block in (row.pre, row.post) if block is not None}
         if row.start is not None and row.end is not None:
@@ -197,7 +201,7 @@ def rewrite(
     backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
 ) -> dict[Method, Parts]:
     """The formula of `methods.py` on the trunk's streams, for rows of one position table."""
-    streams = Streams(inputs, backbone.num_prefix_tokens, grid_size, len(backbone.blocks) - 1)
+    streams = Streams(inputs, backbone.num_prefix_tokens, grid_size, backbone.blocks)
     shared = _Shared(backbone, streams)
     return {method: _rewritten(shared, fitted(backbone, method)) for method in methods}
 
@@ -211,12 +215,12 @@ class _Shared:
     sites: dict[object, Site] = field(default_factory=dict)
     attended: dict[object, Tensor] = field(default_factory=dict)
 
-    def site(self, index: int, tokens: Tensor, row: Method) -> Site:
+    def site(self, index: int, tokens: Tensor, row: Method, *, rounds: int = 0) -> Site:
         key = (index, id(tokens), row.class_token)
         if key not in self.sites:  # it holds the tokens, so that no others get their id
             block, streams = self.backbone.blocks[index], self.streams
             own = (block, tokens, self.backbone.heads, streams.num_prefix_tokens, streams.grid_size)
-            self.sites[key] = Site(*own, row.class_token == "in", streams)
+            self.sites[key] = Site(*own, row.class_token == "in", streams, rounds)
         return self.sites[key]
 
 
@@ -224,10 +228,13 @@ def _rewritten(shared: _Shared, row: Method) -> Parts:
     streams, backbone, prefix = shared.streams, shared.backbone, shared.streams.num_prefix_tokens
     last, first = backbone.blocks[-1], len(backbone.blocks) - row.depth
     attn_outs, sums = [], []
-    for stream in row.streams.split("+"):
+    for rounds, stream in enumerate(streams.names(row), start=1):
         key = (stream, row.values(without=AFTER_ATTENTION))
         if key not in shared.attended:
-            sites = [shared.site(index, tokens, row) for index, tokens in streams.entering(row, stream).items()]
+            sites = [
+                shared.site(index, tokens, row, rounds=rounds)
+                for index, tokens in streams.entering(row, stream).items()
+            ]
             outputs = [_attn_out(shared, site, row) for site in sites]
             shared.attended[key] = torch.stack(outputs).sum(dim=0)
         attn_out, beside = shared.attended[key], streams.beside(row, stream)
@@ -236,12 +243,26 @@ def _rewritten(shared: _Shared, row: Method) -> Parts:
             total = pool(total, streams.after(row), row.number("beta"))
         attn_outs.append(attn_out)
         sums.append(total)
-    attn_out, total = (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0) for parts in (attn_outs, sums))
+    if row.streams == "each":
+        attn_out, total = (torch.stack(parts, dim=1) for parts in (attn_outs, sums))
+    elif len(sums) > 1:
+        attn_out, total = (torch.stack(parts).sum(dim=0) for parts in (attn_outs, sums))
     tokens = total + last.mlp(last.ln_2(total)) if row.ffn else total
     projected = tokens if row.stitched != "none" else backbone.head(tokens)
     residual = streams.inputs[first][:, prefix:]
-    features, *others = (part.unflatten(1, streams.grid_size) for part in (projected, residual, attn_out, total))
-    return Parts(features, *others)
+    parts = [part.unflatten(-2, streams.grid_size) for part in (projected, residual, attn_out, total)]
+    last_site = shared.site(streams.last, streams.inputs[streams.last], row, rounds=rounds)
+    own = _attention(last_site, row) if row.streams == "each" else None
+    return Parts(parts[0], parts[1], parts[2], parts[3], own)
+
+
+def _attention(site: Site, row: Method) -> Tensor:
+    """The row's attention between patches, the mean over heads; rows do not sum to 1, as prefix tokens are cut off."""
+    terms = [KINDS[kind](site, row) for kind in row.attention]
+    own = torch.eye(site.tokens.shape[1] - site.num_prefix_tokens + site.prefix, device=site.tokens.device)
+    parts = [own if term is None else term.weights().float().mean(dim=1) for term in terms]
+    total = sum(part.expand(len(site.tokens), -1, -1)[:, site.prefix :, site.prefix :] for part in parts)
+    return torch.as_tensor(total) / (len(parts) if row.combine == "mean" else 1)
 
 
 def _attn_out(shared: _Shared, site: Site, method: Method) -> Tensor:

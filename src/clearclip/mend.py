@@ -5,13 +5,14 @@ From the mathematics of SC-CLIP (Bai et al., 2025). Similarities are float32, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip.backbones.base import Block
 from clearclip.methods import AFTER_ATTENTION, Method
 
 AFTER_TOKENS = AFTER_ATTENTION | {
@@ -37,14 +38,20 @@ class Streams:
         inputs: By block, counted from 0, `(B, num_prefix_tokens + gh · gw, C)`.
         num_prefix_tokens: Tokens before the patches.
         grid_size: `(gh, gw)` patches.
-        last: The last block.
+        blocks: All blocks.
     """
 
     inputs: Mapping[int, Tensor]
     num_prefix_tokens: int
     grid_size: tuple[int, int]
-    last: int
+    blocks: Sequence[Block]
     _found: dict[object, Tensor] = field(default_factory=dict, repr=False)
+    _balanced: tuple[int, Tensor] | None = None
+
+    @property
+    def last(self) -> int:
+        """Number of the last block, from 0."""
+        return len(self.blocks) - 1
 
     def patches(self, block: int) -> Tensor:
         """Patch tokens of a block's output, `(B, N, C)`."""
@@ -83,6 +90,22 @@ class Streams:
         blocks = range(int(row.number("start")), int(row.number("end")))
         return self._once("sum", row, lambda: torch.stack([self.inputs[b + 1] for b in blocks]).sum(dim=0))
 
+    def names(self, row: Method) -> list[str]:
+        """The row's streams; one for each block where it sends `each`."""
+        return [str(block) for block in range(self.last + 1)] if row.streams == "each" else row.streams.split("+")
+
+    def balanced(self, rounds: int, summed: Callable[[], Tensor]) -> Tensor:
+        """Attention `(…, N, N)` whose columns, then rows, were divided by their sums so often (CLIPer 2.3).
+
+        Streams ask in order, so the last answer alone is kept, and goes on.
+        """
+        done, matrix = self._balanced if self._balanced and self._balanced[0] <= rounds else (0, summed())
+        for _ in range(done, rounds):
+            for dim in (-2, -1):
+                matrix = matrix / matrix.sum(dim=dim, keepdim=True).clamp_(min=torch.finfo(matrix.dtype).tiny)
+        self._balanced = (rounds, matrix)
+        return matrix
+
     def beside(self, row: Method, stream: str) -> Tensor:
         """What the residual of a stream is taken from, `(B, num_prefix_tokens + N, C)`."""
         return self.summed(row) if stream == "sum" else self.inputs[self.last + 1 - row.depth]
@@ -91,6 +114,9 @@ class Streams:
         """What enters the rewritten blocks in a stream, by block, `(B, num_prefix_tokens + N, C)` each."""
         if stream == "sum":
             return {self.last: self.summed(row)}
+        if stream.isdecimal() and int(stream) < self.last:
+            block = int(stream)  # normed by its own block, and by the last one once more (CLIPer 2.2)
+            return {self.last: self._once(f"normed {block}", row, lambda: self.blocks[block].ln_1(self.inputs[block]))}
         if row.repair == "none" and "before" not in row.pool:
             return {index: self.inputs[index] for index in range(self.last + 1 - row.depth, self.last + 1)}
 

@@ -20,10 +20,10 @@ from clearclip.constants import CONSTANTS, Constant
 from clearclip.errors import UsageError, nearest
 from clearclip.files.commas import split_items
 
-KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform", "mid", "procrustes", "procrustes-svd"]
+KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform", "mid", "procrustes", "procrustes-svd", "fused"]
 """Names of the attention kinds; `attention.py` has their functions."""
 SELF_KINDS = ("qq", "kk", "vv")
-WITHOUT_LOGITS = {"identity", "mid"}
+WITHOUT_LOGITS = {"identity", "mid", "fused"}
 """Kinds that a prior does not change."""
 COMBINE = ("sum", "mean")
 RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta", "class")
@@ -31,17 +31,19 @@ REPAIRS = ("none", "lof", "norm")
 FIRST_RELEASE = 10
 """Outliers of SC-CLIP's first release."""
 POOLS = ("none", "before", "after")
-STREAMS = ("last", "sum")
+STREAMS = ("last", "sum", "each")
 ONE_BLOCK_ALONE = {"mix": "none", "repair": "none", "pool": "none", "streams": "last"}
 """Axes whose other values no deeper row has."""
-WINDOW_STAGES = ["none"]
+WINDOW_STAGES = ["none", "cliper"]
 """Names of the stages that see a window with its words; `classify/maps.py` has their functions."""
 STITCHED_STAGES = ["none", "mean"]
 """Names of the stages that see an image's stitched features; `encode/stitch.py` has their functions."""
-AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "omega", "post", "window", "stitched"}
+AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "omega", "post", "window", "stitched"} | {
+    one.name for one in CONSTANTS.values() if all(axis == "window" for axis, _ in one.read_by)
+}
 """What changes nothing of the attention's output."""
 LARGEST_ALPHA = 10_000_000
-POSITIONS = ("model", "offset", "antialias", "size")
+POSITIONS = ("model", "offset", "antialias", "size", "bilinear16")
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Axis:
 AXES = (
     Axis(
         "attention",
-        "qk | qq | kk | vv | identity | uniform | mid | procrustes | procrustes-svd, or several joined by +",
+        "qk | qq | kk | vv | identity | uniform | mid | procrustes | procrustes-svd | fused, or several joined by +",
         "who attends to whom in the block; uniform: all alike, but for the prior; mid: patches alike in block pre; "
-        "procrustes: queries to keys that were turned towards them (PEARL), procrustes-svd: turned exactly",
+        "procrustes: queries to keys that were turned towards them (PEARL), procrustes-svd: turned exactly; fused: as "
+        "in all blocks before (CLIPer)",
     ),
     Axis(
         "prior",
@@ -78,9 +81,10 @@ AXES = (
     Axis("ffn", "keep | drop", "the feed-forward network of the last block"),
     Axis(
         "positions",
-        "model | offset | antialias | size",
+        "model | offset | antialias | size | bilinear16",
         "how the position table is resized away from the native size: as the paper does for the model's family "
-        "(CLIP: offset, BLIP: size), bicubic with the +0.1 offset, bicubic with antialiasing (GEM), plain bicubic",
+        "(CLIP: offset, BLIP: size), bicubic with the +0.1 offset, bicubic with antialiasing (GEM), plain bicubic, or "
+        "bilinear and rounded to float16 at every size (CLIPer)",
     ),
     Axis("depth", "a whole number ≥ 1", "how many last blocks add their rewritten attention to the residual"),
     Axis("class_token", "in | out", "whether the block's patches attend to the tokens that stand before them"),
@@ -102,12 +106,17 @@ AXES = (
     ),
     Axis(
         "streams",
-        "last | sum | last+sum",
+        "last | sum | last+sum | each",
         "what goes through the block: its input, the sum of the outputs of the blocks from start to end, or both "
-        "(SC-CLIP)",
+        "(SC-CLIP); each: the input of every block by itself, so that a patch has as many features (CLIPer)",
     ),
     *(Axis(one.name, one.values, f"{one.meaning}; read by {one.readers}") for one in CONSTANTS.values()),
-    Axis("window", "none", "what looks at each window once more, with its pixels and the words"),
+    Axis(
+        "window",
+        "none | cliper",
+        "what looks at each window once more, with its pixels and the words; cliper: scores of every block's features, "
+        "spread by the attention",
+    ),
     Axis(
         "stitched",
         "none | mean",
@@ -140,8 +149,8 @@ class Method:
         repair: How outliers of the block's input are found; they become the mean of their neighbours on the grid.
         pool: When patches become the mean of those like them.
         streams: What goes through the block.
-        k, share, pre, temperature, post, beta, start, end, omega, polar_iters, alpha_kk: Numbers of `CONSTANTS`;
-            `None`: the default for the model's depth.
+        k, share, pre, temperature, post, beta, start, end, omega, polar_iters, alpha_kk, attention_thr, select_layer,
+            fuse, stretch, score, bkg: Numbers of `CONSTANTS`; `None`: the default for the model's depth.
         window: Stage that sees each window with its words.
         stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
     """
@@ -172,6 +181,12 @@ class Method:
     omega: float | None = None
     polar_iters: int | None = None
     alpha_kk: float | None = None
+    attention_thr: float | None = None
+    select_layer: int | None = None
+    fuse: int | None = None
+    stretch: int | None = None
+    score: float | None = None
+    bkg: float | None = None
     window: str = "none"
     stitched: str = "none"
 
@@ -241,7 +256,11 @@ class Method:
     @property
     def reads_blocks(self) -> bool:
         """Whether it reads other blocks than those it rewrites."""
-        return self.mix != "none" or any(constant.block and _is_read(self, constant) for constant in CONSTANTS.values())
+        return (
+            self.mix != "none"
+            or self.streams == "each"
+            or any(constant.block and _is_read(self, constant) for constant in CONSTANTS.values())
+        )
 
     @property
     def spelling(self) -> str:
@@ -316,8 +335,8 @@ def _check_values(method: Method) -> None:
         given = getattr(method, axis).split("+")
         for part in given:
             _check_choice(axis, part, options)
-        if len(set(given)) < len(given) or (len(given) > 1 and "none" in given):
-            raise UsageError(f"{axis}={getattr(method, axis)}: name each once, and none alone")
+        if len(set(given)) < len(given) or (len(given) > 1 and {"none", "each"} & set(given)):
+            raise UsageError(f"{axis}={getattr(method, axis)}: name each once, and none or each alone")
     for constant in CONSTANTS.values():
         _check_constant(method, constant)
     if isinstance(method.depth, bool) or not isinstance(method.depth, int) or method.depth < 1:
@@ -367,6 +386,17 @@ def _check_combination(method: Method) -> None:
             f"depth={method.depth} with ffn=keep makes no sense: the stream beside the unmodified one has no "
             "feed-forward network (use ffn=drop or depth=1)"
         )
+    if (method.streams == "each") != (method.window == "cliper"):
+        raise UsageError(
+            f"streams={method.streams} with window={method.window} makes no sense: features of each block need "
+            "window=cliper, which needs streams=each"
+        )
+    if method.streams == "each" and (
+        method.residual != "drop" or method.ffn or {method.repair, method.pool, method.mix} != {"none"}
+    ):
+        raise UsageError("streams=each makes no sense but with residual=drop, ffn=drop and no repair, pool or mix")
+    if "fused" in method.attention and (method.streams != "each" or method.class_token == "out"):
+        raise UsageError("attention=fused makes no sense but with streams=each and class_token=in")
     many = [axis for axis, usual in ONE_BLOCK_ALONE.items() if getattr(method, axis) != usual]
     if method.depth > 1 and many:
         raise UsageError(
@@ -400,6 +430,10 @@ def settle(method: Method, *, blocks: int, model: str) -> Method:
         raise UsageError(
             f"mix={method.mix} of {method.name} does not fit {model} of {blocks} blocks: they are counted from 0, so "
             f"the last is {blocks - 1}"
+        )
+    if method.select_layer is not None and method.select_layer < -blocks:
+        raise UsageError(
+            f"select_layer={method.select_layer} of {method.name} does not fit {model}: -{blocks} is its first block"
         )
     settled = replace(method, **values) if values else method  # type: ignore[arg-type]
     for constant in read:
@@ -457,6 +491,15 @@ METHODS: dict[str, Method] = {
             streams="last+sum",
         ),
         Method("pearl", attention=("procrustes",), residual="drop", ffn=False),
+        Method(
+            "cliper",
+            attention=("fused",),
+            residual="drop",
+            ffn=False,
+            positions="bilinear16",
+            streams="each",
+            window="cliper",
+        ),
         Method("clearclip", attention=("qq",), residual="drop", ffn=False),
         Method("maskclip+clearclip", attention=("identity",), residual="drop", ffn=False),
         Method("sclip+clearclip", attention=("qq", "kk"), residual="drop", ffn=False),
@@ -480,6 +523,7 @@ ABOUT = {
     "naclip": "NACLIP (WACV 2025): k-k attention with a Gaussian prior on near patches, no residual, no FFN",
     "scclip": "SC-CLIP (2025): outliers mended, patches pooled by likeness in earlier blocks, whose sum goes beside",
     "pearl": "PEARL (2026): queries attend to keys that are turned towards them, no residual, no FFN",
+    "cliper": "CLIPer's CLIP half (2025): each block's input by itself, attention of all blocks; whole images alone",
     "clearclip": "ClearCLIP (ECCV 2024): q-q attention, no residual, no FFN",
     "maskclip+clearclip": "MaskCLIP's attention, no residual, no FFN",
     "sclip+clearclip": "SCLIP's attention, no residual, no FFN",

@@ -303,7 +303,14 @@ class Segmenter:
         own = self.encoder
         encoder = Encoder(own.backbone, own.protocol.with_overrides(crop_size=crop_size, stride=stride))
         text = F.normalize(text_embeddings.to(self.backbone.device).float(), dim=-1)
-        words = Words(Vocabulary.parse([f"query {index}" for index in range(len(text))]), text, None, 1.0, (), "")
+        words = Words(
+            Vocabulary.parse([f"query {index}" for index in range(len(text))]),
+            text,
+            None,
+            own.protocol.logit_scale,
+            (),
+            "",
+        )
         height, width = images.shape[2:]
         encoded = [Encoded(size or (height, width), encoder.plan((height, width)), image.float()) for image in images]
         return torch.stack([grid.logits() for grid in grids(encoder, encoded, row, words)])

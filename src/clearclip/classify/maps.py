@@ -17,11 +17,15 @@ from torch import Tensor
 from clearclip import methods
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
+from clearclip.classify import cliper
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.words import Words
+from clearclip.decompose import fitted
 from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.stitch import STAGES as STITCHED
 from clearclip.encode.stitch import places, stitch, stitched_plan
+from clearclip.encode.windows import Axis, Plan
+from clearclip.errors import UsageError
 from clearclip.methods import Method
 
 
@@ -30,16 +34,20 @@ class Window:
     """What a stage of a window may read.
 
     Attributes:
-        features: `(gh, gw, E)`, unit length.
-        cosines: `(gh, gw, Q)` with the queries.
+        features: `(gh, gw, E)`, unit length; `(S, gh, gw, E)` of a row that sends each block through the last.
+        cosines: `(gh, gw, Q)` with the queries; `(S, gh, gw, Q)` of such a row.
         words: The words.
         backbone: The model.
+        row: The method, with all its numbers.
+        attention: `Parts.attention`, `(N, N)`; `None` for rows without.
     """
 
     features: Tensor
     cosines: Tensor
     words: Words
     backbone: Backbone
+    row: Method
+    attention: Tensor | None
     _image: Encoded
     _index: int
 
@@ -48,10 +56,18 @@ class Window:
         """The window as the encoder sees it, `(3, h, w)`, normalised."""
         return self._image.plan.cut(self._image.prepared, start=self._index, stop=self._index + 1)[0]
 
+    @property
+    def upsampling(self) -> tuple[Tensor, Tensor]:
+        """How cells become pixels of the label map where the window is the whole image, `(H, gh)` and `(W, gw)`."""
+        plan, (height, width) = straight(self._image), self._image.size
+        return plan.y.matrix(height).to(self.features), plan.x.matrix(width).to(self.features)
+
 
 Stage = Callable[[Window], Tensor]
 """Answers `(gh, gw, Q)`: what takes the cosines' place."""
-STAGES: dict[str, Stage] = {}
+STAGES: dict[str, Stage] = {"cliper": cliper.cliper}
+WHOLE_IMAGE = {"cliper"}
+"""Stages whose one window is the image, and whose maps go straight to its size, past the resized image's."""
 
 
 def window(name: str) -> Callable[[Stage], Stage]:
@@ -70,7 +86,8 @@ def grids(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words
     """Maps of images for every query, one grid each; memory hardly grows with the windows unless the row stitches."""
     if row.stitched != "none":
         return [_from_stitched(encoder, image, row, words) for image in images]
-    found = [LogitGrid.empty(words.text, plan=image.plan, size=image.size) for image in images]
+    plans = [straight(image) if row.window in WHOLE_IMAGE else image.plan for image in images]
+    found = [LogitGrid.empty(words.text, plan=plan, size=image.size) for plan, image in zip(plans, images, strict=True)]
     targets = [list(grid.windows()) for grid in found]
     for place, maps in window_maps(encoder, images, row, words):
         targets[place[0]][place[1]].copy_(maps)
@@ -81,11 +98,29 @@ def window_maps(
     encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Index of image and window with its maps `(gh, gw, Q)`."""
+    settled = fitted(encoder.backbone, row)
+    for image in images if row.window in WHOLE_IMAGE else ():
+        if image.plan.count > 1:
+            raise UsageError(
+                f"{row.spelling} sees the whole image at once, not {image.plan.count} windows: use crop_size=0 "
+                "(--crop-size 0)"
+            )
+        encoder.add_features(image, [row])
     for index, number, features in encoder.features(images, row):
         maps = features @ words.text.T
         if row.window != "none":
-            maps = STAGES[row.window](Window(features, maps, words, encoder.backbone, images[index], number))
+            attention = images[index].attention(row)
+            own = None if attention is None else attention[number]
+            place = (images[index], number)
+            maps = STAGES[row.window](Window(features, maps, words, encoder.backbone, settled, own, *place))
         yield (index, number), maps
+
+
+def straight(image: Encoded) -> Plan:
+    """One window whose cells are stretched over the label map at once, instead of over the resized image first."""
+    sides = zip((image.plan.y, image.plan.x), image.size, strict=True)
+    y, x = (Axis(length, length, (0,), axis.encoded, "drop", 0, axis.cells) for axis, length in sides)
+    return Plan(y, x)
 
 
 def _from_stitched(encoder: Encoder, image: Encoded, row: Method, words: Words) -> LogitGrid:

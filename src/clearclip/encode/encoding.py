@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
-from clearclip.decompose import Trunk, read
+from clearclip.decompose import Parts, Trunk, read
 from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.encode.windows import Plan, plan_windows
 from clearclip.errors import CheckpointError
@@ -43,6 +43,7 @@ class Encoded:
     image: npt.NDArray[np.uint8] | None = None
     _trunks: list[Trunk] = field(default_factory=list, repr=False)
     _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
+    _attention: dict[Method, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def windows(self) -> Tensor:
@@ -57,6 +58,10 @@ class Encoded:
     def features(self, method: Method) -> Tensor:
         """`(count, gh, gw, E)` float32, unit length, of a row that `encode` or `classify` was asked for."""
         return self._features[method]
+
+    def attention(self, method: Method) -> Tensor | None:
+        """`(count, N, N)` float32, `Parts.attention` of such a row; `None` where it has none."""
+        return self._attention.get(method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +115,16 @@ class Encoder:
         if not lacking:
             return
         found: dict[Method, list[Tensor]] = {row: [] for row in lacking}
+        attention: dict[Method, list[Tensor]] = {}
         for index, windows in enumerate(self._batches([image])):
             if index == len(image._trunks):
                 image._trunks.append(Trunk())
-            for row, features in self._run(windows, lacking, image.plan, image._trunks[index]).items():
-                found[row].append(features)
-        image._features |= {row: torch.cat(parts) for row, parts in found.items()}
+            for row, parts in self._run(windows, lacking, image.plan, image._trunks[index]).items():
+                found[row].append(self.checked(row, parts.features))
+                if parts.attention is not None:
+                    attention.setdefault(row, []).append(parts.attention)
+        image._features |= {row: torch.cat(features) for row, features in found.items()}
+        image._attention |= {row: torch.cat(maps) for row, maps in attention.items()}
 
     def features(self, images: Sequence[Encoded], row: Method) -> Iterator[tuple[int, int, Tensor]]:
         """Index of the image, index of the window and its features `(gh, gw, E)`; nothing new of them is kept.
@@ -132,17 +141,16 @@ class Encoder:
             places = [(index, window) for index in group for window in range(images[index].plan.count)]
             start = 0
             for windows in self._batches([images[index] for index in group]):
-                found = self._run(windows, [row], images[group[0]].plan)[row]
+                found = self.checked(row, self._run(windows, [row], images[group[0]].plan)[row].features)
                 for place, features in zip(places[start:], found, strict=False):
                     yield *place, features
                 start += len(found)
 
     def _run(
         self, windows: Tensor, rows: Sequence[Method], plan: Plan, trunk: Trunk | None = None
-    ) -> dict[Method, Tensor]:
+    ) -> dict[Method, Parts]:
         windows = windows.to(self.backbone.device, self.backbone.dtype)
-        found = read(self.backbone, windows, rows, grid_size=plan.grid_size, trunk=trunk)
-        return {row: self.checked(row, parts.features) for row, parts in found.items()}
+        return read(self.backbone, windows, rows, grid_size=plan.grid_size, trunk=trunk)
 
     def checked(self, row: Method, features: Tensor) -> Tensor:
         """Features in float32, of length 1 if the row compares them as they are.

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clearclip.backbones.devices import inference
 from clearclip.classify.grid import LogitGrid
-from clearclip.classify.maps import stitched_cosines, window_maps
+from clearclip.classify.maps import WHOLE_IMAGE, stitched_cosines, window_maps
 from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike
 from clearclip.encode import stitch
@@ -137,7 +137,7 @@ def segment_large(
         globe = Globe.of(raster.place, raster.size, raster.name) if "polygons" in targets else None
         row = segmenter.method if method is None else parse_method(method)
         halo = stitch.STAGES[row.stitched].halo if row.stitched != "none" else 0
-        if halo is None:
+        if halo is None or row.window in WHOLE_IMAGE:
             raise UsageError(f"{row.spelling} looks at the whole image at once: it cannot label one in parts")
         words, encoder = segmenter.prepare(labels, threshold=threshold), segmenter.encoder
         values = len(words.text) if row.stitched == "none" else encoder.backbone.width
