@@ -10,11 +10,13 @@ from safetensors import safe_open
 
 import clearclip
 from clearclip.attention import KINDS, Site, gaussian_prior
+from clearclip.classify import refine
 from clearclip.classify.cliper import final_maps, fused_maps, word_scores
+from clearclip.classify.grid import LogitGrid
 from clearclip.classify.words import Words
 from clearclip.decompose import run_trunk
 from clearclip.encode.encoding import Encoded
-from clearclip.encode.windows import bilinear_matrix
+from clearclip.encode.windows import Axis, Plan, bilinear_matrix
 from clearclip.mend import Streams, longest, mend, outlier_scores
 from clearclip.protocol import Protocol
 from clearclip.vocabulary import Vocabulary
@@ -353,3 +355,69 @@ def test_cliper_rescaled_maps(cliper):
     full = (to_y @ stretched @ to_x.T).flatten(1)
     torch.testing.assert_close(full.amin(dim=1), torch.zeros(9), rtol=0, atol=1e-5)
     torch.testing.assert_close(full.amax(dim=1), torch.ones(9), rtol=0, atol=1e-4)
+
+
+def test_pamr(golden):
+    tensors, metadata = golden("naclip")
+    image, logits, small = (tensors[f"pamr/{name}"][0] for name in ("image", "logits", "small_logits"))
+    dilations = json.loads(metadata["hyper"])["pamr_dilations"]
+    close(refine.local_deviation(image, dilations), tensors["pamr/local_std"][0])
+    checked = 0
+    for key, expected in tensors.items():
+        if key.startswith("pamr/") and "steps=" in key:
+            steps, apart = (part.partition("=")[2] for part in key.split(",")[-2:])
+            apart = [int(step) for step in apart.split("+")]
+            given = small if "small" in key else logits
+            close(refine.pamr(image, given, steps=int(steps), dilations=apart), expected[0])
+            checked += 1
+    assert checked == 4
+
+
+def test_text_aware_propagation(golden):
+    tensors, _ = golden("pearl")
+    text = F.normalize(tensors["query_features"], dim=-1)
+    logits, image = tensors["tlp/logits"][0], tensors["tlp/image"][0]
+    affinity, probabilities = refine.own_affinity(text), logits.softmax(dim=0)
+    grey = (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=0)
+    close(affinity, tensors["text_affinity"].diagonal())
+    close(refine.agreement(probabilities, affinity), tensors["tlp/agreement"])
+    close(refine.edge_weights(grey, probabilities, affinity, dim=0), tensors["tlp/edges_down"])
+    close(refine.edge_weights(grey, probabilities, affinity, dim=1), tensors["tlp/edges_right"])
+    for cells in (80, 10):
+        found = refine.propagated(one_cell_a_pixel(logits), image, text, cells=cells, steps=25)
+        close(found.logits(), tensors[f"tlp/grid={cells}"][0], 5e-5)
+    many = one_cell_a_pixel(tensors["tlp_many/logits"][0])
+    found = refine.propagated(
+        many, tensors["tlp_many/image"][0], tensors["tlp_many/query_features"], cells=80, steps=12
+    )
+    close(found.logits(), tensors["tlp_many/grid=80,steps=12"][0])
+
+
+def one_cell_a_pixel(logits):
+    size = tuple(logits.shape[1:])
+    return LogitGrid(logits, Plan(*(Axis(side, side, (0,), side, "drop", 0, side) for side in size)), size)
+
+
+@pytest.mark.parametrize("windows", ["slide", "whole"])
+@pytest.mark.parametrize("name", ["naclip", "pearl"])
+def test_whole_road_with_refinement(golden, inputs, backbone, name, windows):
+    tensors, metadata = golden(name)
+    hyper, kind = json.loads(metadata["hyper"]), {"naclip": "pamr", "pearl": "tlp"}[name]
+    wanted = (
+        f"pamr:{hyper['pamr_steps']}:{'+'.join(map(str, hyper['pamr_dilations']))}"
+        if kind == "pamr"
+        else f"tlp:{hyper['grid']}"
+    )
+    text = tensors.get("query_features", inputs["query_features"])
+    logits, labels = whole_road(backbone, f"{name}[refine={wanted}]", windows, inputs, hyper, text)
+    if windows == "slide":
+        close(logits, tensors[f"segment/slide/{kind}/logits"], 5e-5)
+    assert (labels != tensors[f"segment/{windows}/{kind}/pred"].long()).sum() <= 1
+
+
+def test_scclip_with_pamr(golden, inputs, backbone):
+    tensors, metadata = golden("scclip")
+    hyper = json.loads(metadata["hyper"])
+    method = f"scclip[refine=pamr:{hyper['pamr_steps']}:8+16]"
+    logits, _ = whole_road(backbone, method, "slide", inputs, hyper, tensors["segment/query_features"])
+    close(logits, tensors["segment/pamr/logits"], 5e-5)

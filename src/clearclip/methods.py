@@ -32,13 +32,16 @@ FIRST_RELEASE = 10
 """Outliers of SC-CLIP's first release."""
 POOLS = ("none", "before", "after")
 STREAMS = ("last", "sum", "each")
+REFINE = re.compile(r"none|pamr:[1-9]\d{0,3}:[1-9]\d{0,3}(\+[1-9]\d{0,3}){0,7}|tlp:[1-9]\d{0,3}(:[1-9]\d{0,3})?")
+PROPAGATED = 25
+"""PEARL's steps."""
 ONE_BLOCK_ALONE = {"mix": "none", "repair": "none", "pool": "none", "streams": "last"}
 """Axes whose other values no deeper row has."""
 WINDOW_STAGES = ["none", "cliper"]
 """Names of the stages that see a window with its words; `classify/maps.py` has their functions."""
 STITCHED_STAGES = ["none", "mean"]
 """Names of the stages that see an image's stitched features; `encode/stitch.py` has their functions."""
-AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "omega", "post", "window", "stitched"} | {
+AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "omega", "post", "window", "stitched", "refine"} | {
     one.name for one in CONSTANTS.values() if all(axis == "window" for axis, _ in one.read_by)
 }
 """What changes nothing of the attention's output."""
@@ -123,6 +126,12 @@ AXES = (
         "none: windows are compared with the words and the cosines stitched; else the features are stitched before "
         "the projection (mean: over the windows) and compared after",
     ),
+    Axis(
+        "refine",
+        "none | pamr:STEPS:D1+D2 | tlp:GRID | tlp:GRID:STEPS",
+        "what sharpens edges by the image's pixels: pamr spreads each word's logits to neighbours of like colour, D "
+        "pixels away (NACLIP: pamr:10:8+16); tlp smooths them but for edges on GRID cells a side (PEARL: tlp:80)",
+    ),
 )
 
 
@@ -153,6 +162,7 @@ class Method:
             fuse, stretch, score, bkg: Numbers of `CONSTANTS`; `None`: the default for the model's depth.
         window: Stage that sees each window with its words.
         stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
+        refine: What sharpens the logits' edges by the image's pixels.
     """
 
     name: str
@@ -189,6 +199,7 @@ class Method:
     bkg: float | None = None
     window: str = "none"
     stitched: str = "none"
+    refine: str = "none"
 
     def __post_init__(self) -> None:
         if not isinstance(self.attention, str):
@@ -203,6 +214,8 @@ class Method:
         if self.mixed is not None:
             first, last, total, share = self.mixed
             object.__setattr__(self, "mix", f"{first}-{last}:{_number(total)}:{_number(share)}")
+        if self.refinement[0] == "tlp":
+            object.__setattr__(self, "refine", "tlp:{}:{}".format(*self.refinement[1], PROPAGATED))
         if self.longest:
             object.__setattr__(self, "repair", f"norm:{self.longest}")
         for axis, parts in (("pool", POOLS), ("streams", STREAMS)):
@@ -228,6 +241,12 @@ class Method:
         """How many of the longest tokens `repair` replaces; 0 unless it is `norm`."""
         kind, _, count = self.repair.partition(":")
         return int(count or FIRST_RELEASE) if kind == "norm" else 0
+
+    @property
+    def refinement(self) -> tuple[str, tuple[int, ...]]:
+        """The kind of `refine` with its whole numbers: steps and dilations, or cells and steps."""
+        kind, _, numbers = self.refine.partition(":")
+        return kind, tuple(int(number) for number in re.split("[:+]", numbers) if numbers)
 
     @property
     def mixed(self) -> tuple[int, int, float, float] | None:
@@ -331,6 +350,11 @@ def _check_values(method: Method) -> None:
         first, last, total, share = method.mixed or (1, 0, 0.0, 0.0)
         if not (first <= last and 0 < total <= LARGEST_ALPHA and 0 <= share <= 1):
             raise UsageError(f"mix={method.mix!r}: write none, or blocks, τ above 0 and λ from 0 to 1, as in 5-8:2:0.3")
+    if REFINE.fullmatch(method.refine) is None:
+        raise UsageError(
+            f"refine={method.refine!r}: write none, pamr with steps and dilations in pixels, as in pamr:10:8+16, or "
+            "tlp with cells and steps, as in tlp:80:25; numbers from 1 to 9999"
+        )
     for axis, options in (("pool", POOLS), ("streams", STREAMS)):
         given = getattr(method, axis).split("+")
         for part in given:

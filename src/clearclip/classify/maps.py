@@ -19,6 +19,7 @@ from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
 from clearclip.classify import cliper
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.refine import refine
 from clearclip.classify.words import Words
 from clearclip.decompose import fitted
 from clearclip.encode.encoding import Encoded, Encoder
@@ -84,6 +85,12 @@ def window(name: str) -> Callable[[Stage], Stage]:
 @inference
 def grids(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words) -> list[LogitGrid]:
     """Maps of images for every query, one grid each; memory hardly grows with the windows unless the row stitches."""
+    found = _unrefined(encoder, images, row, words)
+    pairs = zip(found, images, strict=True)
+    return [refine(grid, row, guide=image.prepared, text=words.text) for grid, image in pairs]
+
+
+def _unrefined(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words) -> list[LogitGrid]:
     if row.stitched != "none":
         return [_from_stitched(encoder, image, row, words) for image in images]
     plans = [straight(image) if row.window in WHOLE_IMAGE else image.plan for image in images]

@@ -139,6 +139,8 @@ def segment_large(
         halo = stitch.STAGES[row.stitched].halo if row.stitched != "none" else 0
         if halo is None or row.window in WHOLE_IMAGE:
             raise UsageError(f"{row.spelling} looks at the whole image at once: it cannot label one in parts")
+        if row.refine != "none":
+            raise UsageError(f"refine={row.refine} reads the whole image at once: leave it out to label one in parts")
         words, encoder = segmenter.prepare(labels, threshold=threshold), segmenter.encoder
         values = len(words.text) if row.stitched == "none" else encoder.backbone.width
         check_size(raster, encoder, values=values, scale=scale, block=block, max_memory=max_memory)
