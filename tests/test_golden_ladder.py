@@ -10,12 +10,12 @@ from safetensors import safe_open
 
 import clearclip
 from clearclip.attention import KINDS, Site, gaussian_prior
-from clearclip.classify import refine
+from clearclip.classify import feedback, refine
 from clearclip.classify.cliper import final_maps, fused_maps, word_scores
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.words import Words
 from clearclip.decompose import run_trunk
-from clearclip.encode.encoding import Encoded
+from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.windows import Axis, Plan, bilinear_matrix
 from clearclip.mend import Streams, longest, mend, outlier_scores
 from clearclip.protocol import Protocol
@@ -40,7 +40,7 @@ PEARL = {
     "reduced,svd": "pearl[attention=procrustes-svd]",
     "vanilla": "pearl[residual=keep,ffn=keep]",
 }
-RCS = {
+RESCLIP = {
     "wo_resi/naclip": "naclip[{}]",
     "wo_resi/clearclip": "clearclip[{}]",
     "wo_resi/vanilla": "vanilla[residual=drop,ffn=drop,{}]",
@@ -137,7 +137,7 @@ def test_naclip_whole_road(naclip, inputs, backbone, windows):
 def whole_road(backbone, method, windows, inputs, hyper, text=None):
     """Logits at the original size, and labels by the threshold, which these methods share."""
     crop, stride = (hyper["slide_crop"], hyper["slide_stride"]) if windows == "slide" else (0, 1)
-    protocol = Protocol(short_side=112, long_side=2048, crop_size=crop, stride=stride, remainder="drop")
+    protocol = Protocol(112, 2048, crop, stride, remainder="drop", logit_scale=hyper["logit_scale"])
     segmenter = clearclip.Segmenter(
         backbone, method=method, protocol=protocol, device="cpu", dtype="float32", cache=False
     )
@@ -256,7 +256,7 @@ def test_residual_cross_correlation(golden, inputs, backbone):
     hyper = json.loads(metadata["hyper"])
     blocks = hyper["rcs_blocks"]
     mix = f"mix={blocks[0]}-{blocks[-1]}:{hyper['rcs'][0]}:{hyper['rcs'][1]}"
-    for name, method in RCS.items():
+    for name, method in RESCLIP.items():
         expected = tensors[f"tokens/96x96/{name}/rcs"]
         found = clearclip.dense_features(backbone, inputs["images/96x96"], method=method.format(mix))
         close(found.flatten(1, 2), expected)
@@ -421,3 +421,75 @@ def test_scclip_with_pamr(golden, inputs, backbone):
     method = f"scclip[refine=pamr:{hyper['pamr_steps']}:8+16]"
     logits, _ = whole_road(backbone, method, "slide", inputs, hyper, tensors["segment/query_features"])
     close(logits, tensors["segment/pamr/logits"], 5e-5)
+
+
+@pytest.fixture(scope="module")
+def resclip(golden):
+    tensors, metadata = golden("resclip")
+    hyper = json.loads(metadata["hyper"])
+    mix = f"mix={hyper['rcs_blocks'][0]}-{hyper['rcs_blocks'][-1]}:{hyper['rcs'][0]}:{hyper['rcs'][1]}"
+    sfr = f"window=sfr,temp_thd={hyper['temp_thd']},sfr_tau={hyper['sfr'][0]},sfr_lambda={hyper['sfr'][1]}"
+    return tensors, hyper, {"rcs+sfr": f"{mix},{sfr}", "sfr": sfr, "rcs+sfr,any_path": f"{mix},{sfr},path=0"}
+
+
+def second_pass(backbone, method, picture, text, hyper, monkeypatch):
+    """The features of the second pass, and what its stage found on the way."""
+    found = {}
+    for name in ("first_labels", "patch_labels", "paths", "feedback_map"):
+        own = getattr(feedback, name)
+
+        def spy(*given, name=name, own=own, **named):
+            found[name] = own(*given, **named)
+            return found[name]
+
+        monkeypatch.setattr(feedback, name, spy)
+    again = Encoder.again
+    monkeypatch.setattr(Encoder, "again", lambda *given: found.setdefault("features", again(*given)).clone())
+    size = tuple(picture.shape[1:])
+    protocol = Protocol(min(size), 2048, 0, 1, remainder="drop", logit_scale=hyper["logit_scale"])
+    segmenter = clearclip.Segmenter(backbone, method=method, protocol=protocol, device="cpu", cache=False)
+    segmenter.logits(picture[None], text)
+    monkeypatch.undo()
+    return found
+
+
+@pytest.mark.parametrize("size", ["96x96", "160x160", "120x168"])
+def test_resclip_second_pass(resclip, inputs, backbone, monkeypatch, size):
+    tensors, hyper, axes = resclip
+    text, picture = F.normalize(tensors["query_features"], dim=-1), inputs[f"images/{size}"][0]
+    checked = 0
+    for base, method in RESCLIP.items():
+        for name, changes in axes.items():
+            expected = tensors.get(f"tokens/{size}/{base}/{name}")
+            if expected is None:
+                continue
+            found = second_pass(backbone, method.format(changes), picture, text, hyper, monkeypatch)
+            close(found["features"].flatten(0, 1), F.normalize(expected[0], dim=-1))
+            checked += 1
+            if (base, name) == ("wo_resi/naclip", "rcs+sfr"):
+                for key, ours in (("pixel_labels", "first_labels"), ("patch_labels",) * 2, ("paths",) * 2):
+                    assert torch.equal(found[ours].int(), tensors[f"tokens/{size}/{base}/{key}"].int())
+                close(found["feedback_map"], tensors[f"tokens/{size}/{base}/sfr_map"][1:, 1:])
+    assert checked == (13 if size == "96x96" else 4)
+
+
+def test_resclip_maps_alone(resclip):
+    tensors, _, _ = resclip
+    checked = 0
+    for key, labels in tensors.items():
+        if key.startswith("sfr/") and key.endswith("patch_labels"):
+            place = key.removesuffix("patch_labels")
+            found = feedback.feedback_map(labels.long(), sigma=float(place.split("std=")[1].rstrip("/")))
+            close(found, tensors[place + "sfr_map"][1:, 1:])
+            assert torch.equal(feedback.paths(labels.long()).byte(), tensors[place + "paths"])
+            checked += 1
+    assert checked == 3
+
+
+@pytest.mark.parametrize("windows", ["slide", "whole"])
+def test_resclip_whole_road(resclip, inputs, backbone, windows):
+    tensors, hyper, axes = resclip
+    text = tensors["query_features"]
+    logits, labels = whole_road(backbone, f"naclip[{axes['rcs+sfr']}]", windows, inputs, hyper, text)
+    close(logits, tensors[f"segment/{windows}/logits"])
+    assert (labels != tensors[f"segment/{windows}/pred"].long()).sum() <= 1

@@ -164,6 +164,56 @@ def test_mixed_attention_of_middle_blocks_by_hand(ten_blocks, kinds):
     torch.testing.assert_close(found[0].flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
+SFR = "resclip[mix=4-6:1.5:0.4,temp_thd=0.3,sfr_std=2]"
+
+
+def test_a_second_pass_is_one_window_s_alone(ten_blocks, tmp_path):
+    """Windows through the trunk together, one by one and in bands of a large image have the same labels."""
+    protocol = Protocol(98, 280, 98, 49, logit_scale=5)
+    image = np.random.default_rng(4).integers(0, 256, (98, 240, 3), dtype=np.uint8)
+    segmenter = load(ten_blocks, SFR, protocol)
+    named = segmenter.prepare([f"word {index}" for index in range(25)])
+    features = segmenter.encode(image, method="naclip").features(clearclip.parse_method("naclip")).flatten(0, 2)
+    words = replace(named, text=features[:: len(features) // 25][:25])  # so that labels differ from patch to patch
+    whole = segmenter(image, words)
+    encoded = segmenter.encode(image, method=["clearclip", SFR])
+    later = segmenter.classify(encoded, words)
+    assert (whole.label_map == later.label_map).mean() > 0.999
+    assert encoded.encoder_passes == 1
+    first = load(ten_blocks, SFR.replace("resclip[", "resclip[window=none,").split(",temp")[0] + "]", protocol)
+    assert not np.array_equal(first(image, words).label_map, whole.label_map)
+    assert len(np.unique(whole.label_map)) > 10
+    plan = encoded.plan
+    for index, start in enumerate(plan.x.starts):
+        alone = load(ten_blocks, SFR, replace(protocol, crop_size=0))(image[:, start : start + 98], words)
+        own = whole._grid.cosines[:, :, 7 * index : 7 * (index + 1)]
+        torch.testing.assert_close(own, alone._grid.cosines, rtol=1e-3, atol=1e-4)
+    rasterio = pytest.importorskip("rasterio")
+    Image.fromarray(image).save(tmp_path / "image.png")
+    clearclip.segment_large(segmenter, tmp_path / "image.png", labels=words, output=tmp_path / "a.tif", block=48)
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        assert (dataset.read(1) == whole.label_map).mean() > 0.999
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_second_pass_in_low_precision(dtype):
+    model = tiny_models.open_clip_model(vision=TEN, seed=8)
+    image = np.random.default_rng(4).integers(0, 256, (98, 140, 3), dtype=np.uint8)
+    segmenter = clearclip.Segmenter(
+        clearclip.view(model), method=SFR, protocol=WHOLE, templates="a {}", cache=False, device="cpu", dtype=dtype
+    )
+    assert segmenter(image, ["sky", "tree", "grass"])._grid.logits().isfinite().all()
+    flat = segmenter(np.zeros((14, 14, 3), np.uint8), ["sky"])
+    assert np.isfinite(flat.scores).all()
+
+
+def test_a_second_pass_needs_the_words(ten_blocks):
+    with pytest.raises(UsageError, match="features that depend on the words"):
+        clearclip.dense_features(clearclip.view(ten_blocks), make_images(98, 98), method="resclip")
+    with pytest.raises(UsageError, match="it adds to logits"):
+        clearclip.parse_method("resclip[attention=identity,prior=none]")
+
+
 ROWS = ["scclip", "scclip[repair=norm:3]", "pearl", "pearl[attention=procrustes-svd]", "naclip[mix=5-8:2:0.3]"]
 
 

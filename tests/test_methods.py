@@ -46,9 +46,13 @@ def senseless(
         or (prior == "none" and "uniform" in attention)
         or (prior != "none" and (normalize or {"identity", "mid", "fused"}.issuperset(attention)))
         or (window == "cliper") != (streams == "each")
+        or (window == "sfr" and (normalize or {"identity", "mid", "uniform", "fused"} & {*attention}))
         or (streams == "each" and (residual, ffn, mix, repair, pool) != ("drop", False, "none", "none", "none"))
         or ("fused" in attention and (streams != "each" or class_token == "out"))
-        or (window == "none" and {"attention_thr", "select_layer", "fuse", "stretch", "score", "bkg"} & numbers.keys())
+        or (window != "sfr" and {"temp_thd", "sfr_tau", "sfr_lambda", "sfr_std", "path"} & numbers.keys())
+        or (
+            window != "cliper" and {"attention_thr", "select_layer", "fuse", "stretch", "score", "bkg"} & numbers.keys()
+        )
         or (ffn and depth > 1)
         or (depth > 1 and (mix, repair, pool, streams) != ("none", "none", "none", "last"))
         or (repair != "lof" and {"k", "share"} & numbers.keys())
@@ -82,7 +86,7 @@ def rows(draw):
         "repair": draw(st.sampled_from(["none", "lof", "norm:1", "norm:10"])),
         "pool": draw(st.sampled_from(["none", "before", "after", "before+after"])),
         "streams": draw(st.sampled_from(["last", "sum", "last+sum", "each"])),
-        "window": draw(st.sampled_from(["none", "cliper"])),
+        "window": draw(st.sampled_from(["none", "cliper", "sfr"])),
     }
     numbers = {name: draw(NUMBERS[name]) for name in draw(st.sets(st.sampled_from(sorted(NUMBERS)), max_size=2))}
     values |= numbers

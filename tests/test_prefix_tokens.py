@@ -30,7 +30,7 @@ def test_features_are_the_plain_ones(prefix, placed):
 @pytest.mark.parametrize(("prefix", "placed"), KINDS_OF_PREFIX)
 def test_every_method_runs_away_from_the_native_size(prefix, placed):
     rows = [row for row in METHODS.values() if row.depth <= 3 and (prefix or row.residual != "class")]
-    rows = [row for row in rows if row.streams != "each"]  # below
+    rows = [row for row in rows if row.streams != "each" and row.mix == "none"]  # cliper is below
     rows = [replace(row, pre=1) if row.name == "scclip" else row for row in rows]  # three blocks are too few for 8/12
     images = torch.randn(1, 3, 40, 24, generator=torch.Generator().manual_seed(1))
     found = clearclip.dense_features(MadeVit(prefix, placed).view(), images, method=rows)

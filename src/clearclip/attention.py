@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -145,6 +145,25 @@ class Term:
             scale = self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
             logits = self.query @ self.key.mT * scale + logits
         return logits.softmax(dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback:
+    """What a second pass adds to the logits of every kind (ResCLIP 4.2).
+
+    Attributes:
+        bias: Between patches, `(N, N)`.
+        scale: Factor on the kind's own product of queries and keys; its prior is added after that.
+    """
+
+    bias: Tensor
+    scale: float
+
+    def added(self, term: Term, site: Site) -> Term:
+        """The term with the feedback."""
+        bias = F.pad(self.bias, (site.prefix, 0, site.prefix, 0)).to(site.tokens.dtype)
+        scale = (site.head_dim**-0.5 if term.scale is None else term.scale) * self.scale
+        return replace(term, scale=scale, bias=bias if term.bias is None else bias + term.bias)
 
 
 Kind = Callable[[Site, Method], Term | None]
@@ -283,8 +302,8 @@ def _attention_before(site: Site) -> Tensor:
     """The sum over the blocks before the last of their own attention, `(B, heads, N, N)` float32."""
     assert site.streams is not None
     total = torch.zeros(())
-    for tokens, block in zip(site.streams.inputs.values(), site.streams.blocks[:-1], strict=False):
-        own = Site(block, tokens, site.heads, site.num_prefix_tokens, site.grid_size)
+    for index, block in enumerate(site.streams.blocks[:-1]):
+        own = Site(block, site.streams.inputs[index], site.heads, site.num_prefix_tokens, site.grid_size)
         total = total + Term(own.q.float(), own.k.float()).weights()
     return total
 

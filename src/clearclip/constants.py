@@ -149,6 +149,28 @@ CONSTANTS = {
             0.08,
         ),
         Constant(
+            "temp_thd",
+            "probability below which a pixel of the first pass has the first word (ResCLIP)",
+            (("window", "sfr"),),
+            0,
+            1,
+            0.25,
+        ),
+        Constant("sfr_tau", "factor on the second pass's logits (ResCLIP)", (("window", "sfr"),), 0, 1_000, 2.1),
+        Constant(
+            "sfr_lambda", "share of the first pass's labels in these logits (ResCLIP)", (("window", "sfr"),), 0, 1, 0.7
+        ),
+        Constant("sfr_std", "width of their smoothing, in patches (ResCLIP)", (("window", "sfr"),), 0.01, 10_000, 5),
+        Constant(
+            "path",
+            "1: patches of one label share less where no path joins them, 0: all share alike (ResCLIP)",
+            (("window", "sfr"),),
+            0,
+            1,
+            1,
+            whole=True,
+        ),
+        Constant(
             "attention_thr",
             "share of a word's largest score below which its scores do not spread (CLIPer)",
             (("window", "cliper"),),

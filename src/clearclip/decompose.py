@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearclip.attention import KINDS, Site, Term, fused_attention
+from clearclip.attention import KINDS, Feedback, Site, Term, fused_attention
 from clearclip.backbones.base import Backbone, check_backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
@@ -82,6 +82,8 @@ def dense_features(
     methods = parse_methods([method] if isinstance(method, (str, Method)) else method)
     if later := [row.spelling for row in methods if row.stitched != "none"]:
         raise UsageError(f"{later[0]} reads features of several windows: use a Segmenter instead of dense_features")
+    if asked := [row.spelling for row in methods if row.window == "sfr"]:
+        raise UsageError(f"{asked[0]} has features that depend on the words: use a Segmenter, or window=none")
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
     results = read(backbone, padded, methods, grid_size=grid_size)
@@ -198,11 +200,16 @@ def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Ite
 
 
 def rewrite(
-    backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
+    backbone: Backbone,
+    inputs: Mapping[int, Tensor],
+    methods: Iterable[Method],
+    *,
+    grid_size: tuple[int, int],
+    feedback: Feedback | None = None,
 ) -> dict[Method, Parts]:
-    """The formula of `methods.py` on the trunk's streams, for rows of one position table."""
+    """The formula of `methods.py` on the trunk's streams, for rows of one position table; `feedback`: once more."""
     streams = Streams(inputs, backbone.num_prefix_tokens, grid_size, backbone.blocks)
-    shared = _Shared(backbone, streams)
+    shared = _Shared(backbone, streams, feedback)
     return {method: _rewritten(shared, fitted(backbone, method)) for method in methods}
 
 
@@ -212,6 +219,7 @@ class _Shared:
 
     backbone: Backbone
     streams: Streams
+    feedback: Feedback | None
     sites: dict[object, Site] = field(default_factory=dict)
     attended: dict[object, Tensor] = field(default_factory=dict)
 
@@ -273,6 +281,8 @@ def _attn_out(shared: _Shared, site: Site, method: Method) -> Tensor:
         key = (id(site), kind, method.values(without=_NOT_READ_BY_KINDS))
         if key not in attended:
             term = KINDS[kind](site, method)
+            if term is not None and shared.feedback is not None:
+                term = shared.feedback.added(term, site)
             attended[key] = site.v if term is None else term.apply(site.v)
         outputs.append(attended[key])
     total = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(dim=0)

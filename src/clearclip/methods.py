@@ -37,7 +37,7 @@ PROPAGATED = 25
 """PEARL's steps."""
 ONE_BLOCK_ALONE = {"mix": "none", "repair": "none", "pool": "none", "streams": "last"}
 """Axes whose other values no deeper row has."""
-WINDOW_STAGES = ["none", "cliper"]
+WINDOW_STAGES = ["none", "cliper", "sfr"]
 """Names of the stages that see a window with its words; `classify/maps.py` has their functions."""
 STITCHED_STAGES = ["none", "mean"]
 """Names of the stages that see an image's stitched features; `encode/stitch.py` has their functions."""
@@ -116,9 +116,9 @@ AXES = (
     *(Axis(one.name, one.values, f"{one.meaning}; read by {one.readers}") for one in CONSTANTS.values()),
     Axis(
         "window",
-        "none | cliper",
+        "none | cliper | sfr",
         "what looks at each window once more, with its pixels and the words; cliper: scores of every block's features, "
-        "spread by the attention",
+        "spread by the attention; sfr: the last block once more, by the labels that it found (ResCLIP)",
     ),
     Axis(
         "stitched",
@@ -158,8 +158,7 @@ class Method:
         repair: How outliers of the block's input are found; they become the mean of their neighbours on the grid.
         pool: When patches become the mean of those like them.
         streams: What goes through the block.
-        k, share, pre, temperature, post, beta, start, end, omega, polar_iters, alpha_kk, attention_thr, select_layer,
-            fuse, stretch, score, bkg: Numbers of `CONSTANTS`; `None`: the default for the model's depth.
+        k, share, …, bkg: Numbers of `CONSTANTS`, which says what reads them; `None`: the default for the model's depth.
         window: Stage that sees each window with its words.
         stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
         refine: What sharpens the logits' edges by the image's pixels.
@@ -191,6 +190,11 @@ class Method:
     omega: float | None = None
     polar_iters: int | None = None
     alpha_kk: float | None = None
+    temp_thd: float | None = None
+    sfr_tau: float | None = None
+    sfr_lambda: float | None = None
+    sfr_std: float | None = None
+    path: int | None = None
     attention_thr: float | None = None
     select_layer: int | None = None
     fuse: int | None = None
@@ -421,6 +425,11 @@ def _check_combination(method: Method) -> None:
         raise UsageError("streams=each makes no sense but with residual=drop, ffn=drop and no repair, pool or mix")
     if "fused" in method.attention and (method.streams != "each" or method.class_token == "out"):
         raise UsageError("attention=fused makes no sense but with streams=each and class_token=in")
+    if method.window == "sfr" and (method.normalize or set(method.attention) & {*WITHOUT_LOGITS, "uniform"}):
+        raise UsageError(
+            "window=sfr with normalize=yes or attention=identity, mid, uniform or fused makes no sense: it adds to "
+            "logits"
+        )
     many = [axis for axis, usual in ONE_BLOCK_ALONE.items() if getattr(method, axis) != usual]
     if method.depth > 1 and many:
         raise UsageError(
@@ -514,6 +523,15 @@ METHODS: dict[str, Method] = {
             pool="before+after",
             streams="last+sum",
         ),
+        Method(
+            "resclip",
+            attention=("kk",),
+            prior="gaussian:5",
+            residual="drop",
+            ffn=False,
+            mix="5-8:2:0.3",
+            window="sfr",
+        ),
         Method("pearl", attention=("procrustes",), residual="drop", ffn=False),
         Method(
             "cliper",
@@ -546,6 +564,7 @@ ABOUT = {
     "gem": "GEM (CVPR 2024): normalised self-self attention of the last six blocks, beside the unmodified stream",
     "naclip": "NACLIP (WACV 2025): k-k attention with a Gaussian prior on near patches, no residual, no FFN",
     "scclip": "SC-CLIP (2025): outliers mended, patches pooled by likeness in earlier blocks, whose sum goes beside",
+    "resclip": "ResCLIP (CVPR 2025): NACLIP with middle blocks' attention, and a second pass by the first one's labels",
     "pearl": "PEARL (2026): queries attend to keys that are turned towards them, no residual, no FFN",
     "cliper": "CLIPer's CLIP half (2025): each block's input by itself, attention of all blocks; whole images alone",
     "clearclip": "ClearCLIP (ECCV 2024): q-q attention, no residual, no FFN",

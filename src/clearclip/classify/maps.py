@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip import methods
+from clearclip.attention import Feedback
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
-from clearclip.classify import cliper
+from clearclip.classify import cliper, feedback
 from clearclip.classify.grid import LogitGrid
-from clearclip.classify.refine import refine
+from clearclip.classify.refine import PamrGrid, refine
 from clearclip.classify.words import Words
 from clearclip.decompose import fitted
 from clearclip.encode.encoding import Encoded, Encoder
@@ -49,6 +50,7 @@ class Window:
     backbone: Backbone
     row: Method
     attention: Tensor | None
+    _encoder: Encoder
     _image: Encoded
     _index: int
 
@@ -56,6 +58,24 @@ class Window:
     def pixels(self) -> Tensor:
         """The window as the encoder sees it, `(3, h, w)`, normalised."""
         return self._image.plan.cut(self._image.prepared, start=self._index, stop=self._index + 1)[0]
+
+    @property
+    def plan(self) -> Plan:
+        """How the window lies on its patches, as if it were alone."""
+        return feedback.one_window(self._image.plan)
+
+    @property
+    def first_look(self) -> PamrGrid:
+        """The cosines over the window's own pixels, refined by these."""
+        y, x = self._image.plan.y, self._image.plan.x
+        top, left = y.starts[self._index // len(x.starts)], x.starts[self._index % len(x.starts)]
+        pixels = self._image.prepared[:, top : top + y.window, left : left + x.window].to(self.cosines.device)
+        maps = self.cosines.permute(2, 0, 1)
+        return PamrGrid(maps, self.plan, (y.window, x.window), pixels, feedback.STEPS, feedback.DILATIONS)
+
+    def again(self, bias: Tensor, scale: float) -> Tensor:
+        """Features `(gh, gw, E)` of a second pass, with a bias `(N, N)` between patches and a factor on the logits."""
+        return self._encoder.again(self._image, self._index, self.row, Feedback(bias, scale))
 
     @property
     def upsampling(self) -> tuple[Tensor, Tensor]:
@@ -66,7 +86,9 @@ class Window:
 
 Stage = Callable[[Window], Tensor]
 """Answers `(gh, gw, Q)`: what takes the cosines' place."""
-STAGES: dict[str, Stage] = {"cliper": cliper.cliper}
+STAGES: dict[str, Stage] = {"cliper": cliper.cliper, "sfr": feedback.sfr}
+KEPT = {"cliper", "sfr"}
+"""Stages that read what the trunk made of a window."""
 WHOLE_IMAGE = {"cliper"}
 """Stages whose one window is the image, and whose maps go straight to its size, past the resized image's."""
 
@@ -106,8 +128,8 @@ def window_maps(
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Index of image and window with its maps `(gh, gw, Q)`."""
     settled = fitted(encoder.backbone, row)
-    for image in images if row.window in WHOLE_IMAGE else ():
-        if image.plan.count > 1:
+    for image in images if row.window in KEPT else ():
+        if image.plan.count > 1 and row.window in WHOLE_IMAGE:
             raise UsageError(
                 f"{row.spelling} sees the whole image at once, not {image.plan.count} windows: use crop_size=0 "
                 "(--crop-size 0)"
@@ -119,7 +141,7 @@ def window_maps(
             attention = images[index].attention(row)
             own = None if attention is None else attention[number]
             place = (images[index], number)
-            maps = STAGES[row.window](Window(features, maps, words, encoder.backbone, settled, own, *place))
+            maps = STAGES[row.window](Window(features, maps, words, encoder.backbone, settled, own, encoder, *place))
         yield (index, number), maps
 
 

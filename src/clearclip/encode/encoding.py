@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip.attention import Feedback
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
-from clearclip.decompose import Parts, Trunk, read
+from clearclip.decompose import Parts, Trunk, read, rewrite
 from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.encode.windows import Plan, plan_windows
 from clearclip.errors import CheckpointError
@@ -125,6 +126,16 @@ class Encoder:
                     attention.setdefault(row, []).append(parts.attention)
         image._features |= {row: torch.cat(features) for row, features in found.items()}
         image._attention |= {row: torch.cat(maps) for row, maps in attention.items()}
+
+    @inference
+    def again(self, image: Encoded, window: int, row: Method, feedback: Feedback) -> Tensor:
+        """Unit features `(gh, gw, E)` of a window's second pass, from what the trunk made of it in `add_features`."""
+        batch, place = divmod(window, self.at_once)
+        grid_size = image.plan.grid_size
+        kept = image._trunks[batch].inputs[self.backbone.table_kind(grid_size, row.positions)]
+        own = {block: tokens[place : place + 1] for block, tokens in kept.items()}
+        found = rewrite(self.backbone, own, [row], grid_size=grid_size, feedback=feedback)[row]
+        return self.checked(row, found.features)[0]
 
     def features(self, images: Sequence[Encoded], row: Method) -> Iterator[tuple[int, int, Tensor]]:
         """Index of the image, index of the window and its features `(gh, gw, E)`; nothing new of them is kept.
