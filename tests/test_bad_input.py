@@ -231,8 +231,8 @@ def test_full_disk(segment, photo, tmp_path, monkeypatch):
 def test_other_settings(segment, photo):
     path = photo()
     segment(path, code=0, lines=0)
-    assert "holds results with other settings (labels)" in segment(path, labels=["other"]).err
-    segment(path, "--overwrite", labels=["other"], code=0, lines=0)
+    assert "holds results with other settings (labels)" in segment(path, labels=["other", "sea"]).err
+    segment(path, "--overwrite", labels=["other", "sea"], code=0, lines=0)
 
 
 def test_interruption(segment, photo, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_command_writes_everything(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["demo", "-o", str(output), "--limit", "2", "--json", "--device", "cpu"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    assert list(document["miou"]) == ["vanilla", "maskclip", "sclip", "gem[depth=2]", "clearclip"]
+    assert list(document["miou"]) == ["vanilla", "maskclip", "sclip", "gem", "clearclip"]
     assert all(Path(file).is_file() for file in document["files"])
     with Image.open(output / "comparison.png") as picture:
         assert picture.width > 7 * 200

@@ -203,7 +203,7 @@ def test_a_second_pass_in_low_precision(dtype):
         clearclip.view(model), method=SFR, protocol=WHOLE, templates="a {}", cache=False, device="cpu", dtype=dtype
     )
     assert segmenter(image, ["sky", "tree", "grass"])._grid.logits().isfinite().all()
-    flat = segmenter(np.zeros((14, 14, 3), np.uint8), ["sky"])
+    flat = segmenter(np.zeros((14, 14, 3), np.uint8), ["sky", "tree"])
     assert np.isfinite(flat.scores).all()
 
 
@@ -305,13 +305,15 @@ def test_cliper_refuses_what_it_cannot_do(ten_blocks, tmp_path):
     segmenter = load(ten_blocks, "cliper")
     with pytest.raises(UsageError, match="a rule of its own for the background"):
         segmenter(image, ["background", "tree"], threshold=0.9)
+    with pytest.raises(UsageError, match="a rule of its own for the background"):
+        segmenter(image, segmenter.prepare(["sky", "tree"], presence="freecp"))
     with pytest.raises(UsageError, match="need window=cliper"):
         clearclip.parse_method("cliper[window=none]")
     with pytest.raises(UsageError, match="select_layer=-11 of cliper does not fit"):
         load(ten_blocks, "cliper[select_layer=-11]")
     Image.fromarray(image).save(tmp_path / "image.png")
     with pytest.raises(UsageError, match="looks at the whole image at once"):
-        clearclip.segment_large(segmenter, tmp_path / "image.png", labels=["sky"], output=tmp_path / "a.tif")
+        clearclip.segment_large(segmenter, tmp_path / "image.png", labels=["sky", "tree"], output=tmp_path / "a.tif")
 
 
 def test_cliper_labels_the_background_that_is_listed(ten_blocks):

@@ -52,7 +52,6 @@ def test_commands(command, newcomer, shared, run):
         words[words.index("--model") + 1] = "tiny"
     else:
         words += ["--model", "tiny"]
-    words = [word.replace("gem,", "gem[depth=2],") for word in words]  # tiny has four blocks, GEM's six do not fit
     if "--limit" in words:
         words[words.index("--limit") + 1] = "2"
     if "--data" in words:

@@ -114,9 +114,9 @@ def test_every_size_has_labels_and_scores(load, method, size):
     assert found.ranking(0, 0)[0][0] == found.labels[found.label_map[0, 0]]
 
 
-def test_flat_images_and_one_word(load):
+def test_flat_images(load):
     for method in (PAMR, TLP):
-        found = load(method)(np.full((40, 40, 3), 9, np.uint8), ["one"])
+        found = load(method)(np.full((40, 40, 3), 9, np.uint8), ["one", "two"])
         assert np.isfinite(found.scores).all()
 
 
@@ -147,3 +147,16 @@ def test_refined_folders(load, tmp_path, method):
 def test_what_cannot_be_read_is_refused(refinement):
     with pytest.raises(UsageError, match=r"as in pamr:10:8\+16"):
         clearclip.parse_method(f"naclip[refine={refinement}]")
+
+
+def test_refinement_with_rules_of_what_competes(load):
+    """A word that is left out wins nowhere; FreeCP's own maps are no logits."""
+    segmenter = load(PAMR)
+    words = segmenter.prepare(WORDS, presence="weak")
+    found = segmenter(noise(40, 57), words)
+    left = [index for index, verdict in enumerate(found._words.verdicts) if verdict.competed]
+    assert set(np.unique(found.label_map)) <= set(left)
+    with pytest.raises(UsageError, match="is for logits, and presence=freecp"):
+        segmenter(noise(40, 57), segmenter.prepare(WORDS, presence="freecp"))
+    filtered = segmenter(noise(40, 57), segmenter.prepare(WORDS, presence="freecp-filter"))
+    assert np.isfinite(filtered.scores).all()

@@ -13,12 +13,12 @@ import clearclip
 SOURCE = Path(clearclip.__file__).parent
 MODEL_LIBRARIES = {"open_clip", "transformers", "timm", "huggingface_hub"}
 HEAVY = {*MODEL_LIBRARIES, "torch", "numpy", "PIL", "safetensors"}
-PLAIN = ("constants", "methods", "vocabulary", "protocol", "checkpoints", "errors")
+PLAIN = ("constants", "methods", "vocabulary", "negatives", "protocol", "checkpoints", "errors")
 LAYERS = (
     ("errors",),
     ("files",),
     ("constants",),
-    ("methods", "protocol", "vocabulary", "checkpoints", "scenes"),
+    ("methods", "protocol", "vocabulary", "negatives", "checkpoints", "scenes"),
     ("backbones",),
     ("mend",),
     ("attention",),

@@ -166,6 +166,18 @@ class Feedback:
         return replace(term, scale=scale, bias=bias if term.bias is None else bias + term.bias)
 
 
+def patch_attention(site: Site, *, heads: int) -> Tensor:
+    """The block's own attention between patch tokens, the mean of its first heads: `(B, gh · gw, gh · gw)` float32.
+
+    One head at a time, to save memory. The share of prefix tokens is cut off: rows do not sum to 1 (FreeCP 1.4).
+    """
+    total, prefix = torch.zeros(()), site.num_prefix_tokens
+    for head in range(heads):
+        weights = (site.q[:, head] @ site.k[:, head].mT * site.head_dim**-0.5).softmax(dim=-1, dtype=torch.float32)
+        total = total + weights[:, prefix:, prefix:]
+    return total / heads
+
+
 Kind = Callable[[Site, Method], Term | None]
 """`None` leaves each token its own value."""
 KINDS: dict[str, Kind] = {}

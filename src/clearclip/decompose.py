@@ -6,7 +6,7 @@ attention, and methods that share an attention, or its projected output, share t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, overload
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearclip.attention import KINDS, Feedback, Site, Term, fused_attention
+from clearclip.attention import KINDS, Feedback, Site, Term, fused_attention, patch_attention
 from clearclip.backbones.base import Backbone, check_backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
@@ -37,8 +37,9 @@ class Parts:
         attn_out: X_attn, the rewritten attention's output, summed over the rewritten blocks, `(B, gh, gw, C)`.
         sum: X_sum, the method's residual plus `alpha` · X_attn, before the feed-forward network, `(B, gh, gw, C)`.
         attention: Of the last block between patches, the mean over heads, `(B, N, N)`; for rows with streams=each.
+        early: The trunk's mean attention `(B, gh · gw, gh · gw)`, if `read` was asked for it.
 
-    Of such rows features, attn_out and sum have one more axis after the first, the blocks.
+    Of rows with streams=each features, attn_out and sum have one more axis after the first, the blocks.
     """
 
     features: Tensor
@@ -46,6 +47,7 @@ class Parts:
     attn_out: Tensor
     sum: Tensor
     attention: Tensor | None = None
+    early: Tensor | None = None
 
 
 @overload
@@ -98,10 +100,11 @@ def dense_features(
 class Trunk:
     """What the unmodified blocks made of some images: the inputs of blocks, by position table and block.
 
-    `passes` counts how often they ran.
+    `early` has their mean attention by position table and number of heads, `passes` counts how often they ran.
     """
 
     inputs: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    early: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     passes: int = 0
 
 
@@ -112,24 +115,49 @@ def read(
     *,
     grid_size: tuple[int, int],
     trunk: Trunk | None = None,
+    early: bool = False,
 ) -> dict[Method, Parts]:
     """The whole formula for images of whole patches, the trunk running once for each position table.
 
-    A `trunk` from an earlier call with the same images is used, and gains what it lacks. `UsageError` if a row does not
-    fit the model.
+    A `trunk` from an earlier call with the same images is used, and gains what it lacks. With `early`, each row also
+    gets the trunk's mean attention. `UsageError` if a row does not fit the model.
     """
     trunk = Trunk() if trunk is None else trunk
     rows = list(methods)
     for row in rows:
         fitted(backbone, row)
+    if early and len(backbone.blocks) < 2:
+        raise UsageError(f"{backbone.name} has one block: there is no early attention, use a deeper model")
     results: dict[Method, Parts] = {}
     for how, group in group_by_table(backbone, rows, grid_size).items():
         wanted, kept = wanted_blocks(backbone, group), trunk.inputs.setdefault(how, {})
-        if not kept.keys() >= set(wanted):
-            kept |= run_trunk(backbone, images, positions=how, wanted=wanted)
+        means = trunk.early.setdefault(how, {})
+        lacking = {early_heads(backbone, row) for row in group if early} - means.keys()
+        if lacking or not kept.keys() >= set(wanted):
+            watch = early_attention(means, heads=lacking, blocks=len(backbone.blocks) - 1)
+            kept |= run_trunk(backbone, images, positions=how, wanted=wanted, watch=watch)
             trunk.passes += 1
-        results |= rewrite(backbone, kept, group, grid_size=grid_size)
+        found = rewrite(backbone, kept, group, grid_size=grid_size)
+        if early:
+            found = {row: replace(parts, early=means[early_heads(backbone, row)]) for row, parts in found.items()}
+        results |= found
     return results
+
+
+def early_heads(backbone: Backbone, row: Method) -> int:
+    """How many heads the mean early attention is taken over: GEM's is its first head's alone (FreeCP 1.4, trap 2)."""
+    return 1 if row.normalize else backbone.heads
+
+
+def early_attention(means: dict[int, Tensor], *, heads: Iterable[int], blocks: int) -> Callable[[Site], None]:
+    """What lets `run_trunk` put the mean attention of so many blocks into `means`, for each number of first heads."""
+
+    def add(site: Site) -> None:
+        for count in heads:
+            part = patch_attention(site, heads=count) / blocks
+            means[count] = means[count].add_(part) if count in means else part
+
+    return add
 
 
 def pad_to_patches(images: Tensor, patch_size: int) -> tuple[Tensor, tuple[int, int]]:
@@ -180,10 +208,18 @@ def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> set[int]:
     return wanted
 
 
-def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Iterable[int]) -> dict[int, Tensor]:
+def run_trunk(
+    backbone: Backbone,
+    images: Tensor,
+    *,
+    positions: str,
+    wanted: Iterable[int],
+    watch: Callable[[Site], None] = lambda site: None,
+) -> dict[int, Tensor]:
     """Run the unmodified blocks, as the library runs them, and keep the inputs of the wanted ones, counted from 0.
 
-    Images are of whole patches; by block `(B, num_prefix_tokens + gh · gw, C)`. None behind the last of them is run.
+    Images are of whole patches; by block `(B, num_prefix_tokens + gh · gw, C)`. None behind the last of them is run;
+    `watch` sees each one that is run, with its input.
     """
     kept = set(wanted)
     grid_size = (images.shape[2] // backbone.patch_size, images.shape[3] // backbone.patch_size)
@@ -195,8 +231,24 @@ def run_trunk(backbone: Backbone, images: Tensor, *, positions: str, wanted: Ite
                 inputs[index] = tokens
             if index == max(kept):
                 break
+            watch(Site(block, tokens, backbone.heads, backbone.num_prefix_tokens, grid_size))
             tokens = block.forward(tokens, grid_size)
     return inputs
+
+
+def class_features(backbone: Backbone, images: Tensor, *, positions: str) -> Tensor:
+    """The class token's features of whole patches `(B, 3, H, W)`, as the model itself has them: `(B, E)`.
+
+    `UsageError` for a model without a class token.
+    """
+    if not backbone.num_prefix_tokens:
+        raise UsageError(f"{backbone.name} has no class token to read whole images with: use a CLIP or BLIP model")
+    last = len(backbone.blocks) - 1
+    tokens = run_trunk(backbone, images, positions=positions, wanted=[last])[last]
+    grid_size = (images.shape[2] // backbone.patch_size, images.shape[3] // backbone.patch_size)
+    with fused_attention(tokens):
+        features: Tensor = backbone.head(backbone.blocks[last].forward(tokens, grid_size)[:, 0])
+    return features
 
 
 def rewrite(

@@ -19,7 +19,54 @@ LONGEST = 16_384
 """Of an image's short side or a window, in pixels; one of that size takes 3 GB before anything is computed."""
 
 
+PRESENCE: dict[str, tuple[float, ...]] = {
+    "none": (),
+    "weak": (0.2,),
+    "freecp": (0.1, 0.7),
+    "freecp-filter": (0.1, 0.7),
+}
+"""Presence rules with the numbers that hold where none are given."""
 CHOICES = {"units": ("pixels", "native"), "remainder": ("pad", "drop"), "normalization": ("clip", "model")}
+
+
+@dataclass(frozen=True)
+class Presence:
+    """A rule that says which labels compete, and its numbers."""
+
+    rule: str = "none"
+    numbers: tuple[float, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Presence:
+        """Read `none`, `weak:P`, `freecp:R:A` or `freecp-filter:R:A`.
+
+        >>> Presence.parse("weak:0.2").numbers
+        (0.2,)
+        """
+        rule, *numbers = str(text).strip().lower().split(":")
+        if rule not in PRESENCE:
+            raise UsageError(f"presence {text!r} is not known: {nearest(rule, PRESENCE)}")
+        defaults = PRESENCE[rule]
+        try:
+            given = tuple(map(float, numbers)) or defaults
+        except ValueError:
+            given = ()
+        if len(given) != len(defaults) or not all(0 <= number <= 1 for number in given):
+            raise UsageError(f"presence {text!r}: write it as in {':'.join([rule, *map(str, defaults)])}, from 0 to 1")
+        return cls(rule, given)
+
+    @property
+    def looks_at_windows(self) -> bool:
+        """Whether each window is filtered by itself."""
+        return self.rule.startswith("freecp")
+
+    @property
+    def makes_maps(self) -> bool:
+        """Whether maps of labels take the place of cosines with queries."""
+        return self.rule == "freecp"
+
+    def __str__(self) -> str:
+        return ":".join([self.rule, *(f"{number:.15g}" for number in self.numbers)])
 
 
 @dataclass(frozen=True)
@@ -39,6 +86,11 @@ class Protocol:
         logit_scale: Factor on the cosines before the softmax over queries.
         threshold: Pixels whose best probability is below become background, where the vocabulary has one; `None`: the
             words alone decide.
+        presence: Which labels compete in an image: `"none"`: all; `"weak:P"`: those whose best probability among all
+            queries reaches P in some cell of the grid; `"freecp-filter:R:A"`: in each window those that FreeCP keeps
+            by its thresholds of redundancy and ambiguity; `"freecp:R:A"`: its maps take the cosines' place, too.
+        area: Labels that win at most this share of what all labels but the background win lose it to the others (SCLIP,
+            SC-CLIP); 0: none.
     """
 
     short_side: float
@@ -50,6 +102,8 @@ class Protocol:
     normalization: str = "clip"
     logit_scale: float = 50.0
     threshold: float | None = None
+    presence: str = "none"
+    area: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("short_side", "long_side", "crop_size", "stride", "logit_scale"):
@@ -74,6 +128,9 @@ class Protocol:
                 raise UsageError(f"{name}={value!r} is not known: {nearest(value, allowed)}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold={self.threshold!r}: a probability from 0 to 1 is needed")
+        object.__setattr__(self, "presence", str(Presence.parse(self.presence)))
+        if not 0 <= self.area < 1:
+            raise UsageError(f"area={self.area!r}: a share from 0 to below 1 is needed")
 
     def in_pixels(self, native_size: int) -> Protocol:
         """The same protocol in whole pixels, at least 1 each; a `crop_size` of 0 stays. native_size is in pixels."""

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.presence import Verdict
 from clearclip.classify.words import Words
 from clearclip.files.drawing import draw_overlay
 from clearclip.files.label_maps import save_label_map
@@ -81,6 +82,17 @@ class Segmentation:
     def labels(self) -> tuple[str, ...]:
         """The labels' names; a pixel's value is an index into them."""
         return self.vocabulary.names
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Of each label whether it competed, and why not; empty where no rule left any out."""
+        verdicts = self._words.verdicts if self._words is not None else ()
+        return dict(zip(self.labels, verdicts, strict=False))
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The labels that did not compete, each with the reason."""
+        return {name: verdict.reason for name, verdict in self.verdicts.items() if not verdict.competed}
 
     @property
     def palette(self) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import json
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import repeat
 from typing import Any, overload
@@ -31,12 +32,12 @@ from clearclip.encode.text import TemplatesLike, distinct, embed_queries, read_t
 from clearclip.errors import UsageError
 from clearclip.files.hashes import default_cache_dir
 from clearclip.methods import Method, parse_method, parse_methods
-from clearclip.protocol import Protocol, get_protocol
+from clearclip.negatives import negatives, without
+from clearclip.protocol import Presence, Protocol, get_protocol
 from clearclip.segmentation import Segmentation
-from clearclip.vocabulary import Vocabulary
+from clearclip.vocabulary import BACKGROUND, Vocabulary
 
 IMAGES_AT_ONCE = 8
-BACKGROUND = "background"
 EMBEDDED = 10_000
 """Words whose embeddings stay in memory."""
 
@@ -147,6 +148,7 @@ class Segmenter:
         *,
         method: MethodLike | None = None,
         threshold: float | None = None,
+        presence: str | None = None,
     ) -> list[Segmentation]: ...
     @overload
     def __call__(
@@ -156,10 +158,17 @@ class Segmenter:
         *,
         method: MethodLike | None = None,
         threshold: float | None = None,
+        presence: str | None = None,
     ) -> Segmentation: ...
 
     def __call__(
-        self, images: Any, labels: Any, *, method: MethodLike | None = None, threshold: float | None = None
+        self,
+        images: Any,
+        labels: Any,
+        *,
+        method: MethodLike | None = None,
+        threshold: float | None = None,
+        presence: str | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Label every pixel of one image or of a list of them.
 
@@ -169,7 +178,8 @@ class Segmenter:
         An image is a path, a PIL image or an array `(H, W, 3)`; the windows of a list go through the encoder together.
         Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
         threshold become background: the label of that name, or a new first one; by default the protocol's threshold
-        holds where the vocabulary has a background. `ImageError` if an image cannot be read, `UsageError` if the labels
+        holds where the vocabulary has a background. `presence` is a rule that says which labels compete, as in
+        `Protocol`, whose it is by default. `ImageError` if an image cannot be read, `UsageError` if the labels
         cannot be used.
         """
         single = isinstance(images, (np.ndarray, str)) or not isinstance(images, (list, tuple))
@@ -177,7 +187,7 @@ class Segmenter:
         if not listed:
             raise UsageError("no images were given: give at least one")
         row = self.method if method is None else parse_method(method)
-        words, encoder = self.prepare(labels, threshold=threshold), self.encoder
+        words, encoder = self.prepare(labels, threshold=threshold, presence=presence), self.encoder
         results: list[Segmentation] = []
         for start in range(0, len(listed), IMAGES_AT_ONCE):
             arrays = [self.read(image) for image in listed[start : start + IMAGES_AT_ONCE]]
@@ -205,6 +215,7 @@ class Segmenter:
         *,
         method: MethodLike | None = None,
         threshold: float | Mapping[str, float] | None = None,
+        presence: str | None = None,
     ) -> Segmentation: ...
     @overload
     def classify(
@@ -214,6 +225,7 @@ class Segmenter:
         *,
         method: Several,
         threshold: float | Mapping[str, float] | None = None,
+        presence: str | None = None,
     ) -> dict[str, Segmentation]: ...
 
     def classify(
@@ -223,6 +235,7 @@ class Segmenter:
         *,
         method: MethodLike | Several | None = None,
         threshold: float | Mapping[str, float] | None = None,
+        presence: str | None = None,
     ) -> Segmentation | dict[str, Segmentation]:
         """Label an encoded image: new words run no part of the encoder, another method its rewritten blocks alone.
 
@@ -230,16 +243,27 @@ class Segmenter:
         """
         single = method is None or isinstance(method, (str, Method))
         rows, encoder = self._rows(method), self.encoder
-        encoder.add_features(encoded, rows)
+        if isinstance(labels, Words):
+            rule = labels.presence
+        else:
+            rule = Presence.parse(self.protocol.presence if presence is None else presence)
+        encoder.add_features(encoded, rows, early=rule.looks_at_windows)
         results = {}
         for row in rows:
             wanted = threshold.get(row.spelling) if isinstance(threshold, Mapping) else threshold
-            words = self.prepare(labels, threshold=wanted)
+            words = self.prepare(labels, threshold=wanted, presence=presence)
             (grid,) = grids(encoder, [encoded], row, words)
             results[row.spelling] = self._labelled(encoded, grid, words, row)
         return results[rows[0].spelling] if single else results
 
-    def prepare(self, labels: Any, *, threshold: float | None = None, templates: TemplatesLike = None) -> Words:
+    def prepare(
+        self,
+        labels: Any,
+        *,
+        threshold: float | None = None,
+        templates: TemplatesLike = None,
+        presence: str | None = None,
+    ) -> Words:
         """Embed the labels once, to classify many images; arguments as in a call, and prompts instead of its own.
 
         What another segmenter prepared, and a threshold or prompts beside prepared words, is a `UsageError`.
@@ -250,13 +274,19 @@ class Segmenter:
                 raise UsageError(
                     "these words were prepared by a segmenter of another model or protocol: prepare them here"
                 )
-            if threshold is not None or templates is not None:
-                raise UsageError("these words are prepared: give the threshold and the prompts to prepare() instead")
+            if (threshold, templates, presence) != (None, None, None):
+                raise UsageError("these words are prepared: give threshold, prompts and presence to prepare() instead")
             return labels
-        vocabulary, limit = self.vocabulary(labels, threshold)
+        rule = Presence.parse(self.protocol.presence if presence is None else presence)
+        if rule.makes_maps and (threshold is not None or self.protocol.area):
+            raise UsageError(
+                f"presence={rule} labels by a rule of its own (the background is what no label's map claims): leave "
+                "out threshold and area, or take freecp-filter"
+            )
+        vocabulary, limit = self.vocabulary(labels, threshold, needs_words=not rule.makes_maps)
         prompts = self.templates if templates is None else read_templates(templates)
         text = self.embed(vocabulary, templates=prompts)
-        return Words(vocabulary, text, limit, scale, prompts, model)
+        return Words(vocabulary, text, limit, scale, prompts, model, rule, self.protocol.area)
 
     def embed(self, labels: Any, *, templates: TemplatesLike = None) -> Tensor:
         """Text embeddings of a vocabulary's queries, `(Q, E)` float32 of unit length; kept in memory and on disk.
@@ -322,6 +352,7 @@ class Segmenter:
         *,
         templates: tuple[str, ...] | None = None,
         vocabulary: Vocabulary | None = None,
+        presence: Presence | None = None,
     ) -> dict[str, str]:
         """How a result is made, as texts: everything that decides it, but not where it is computed.
 
@@ -344,25 +375,35 @@ class Segmenter:
             "versions": f"python {platform.python_version()}, torch {version('torch')}, "
             f"open_clip_torch {version('open_clip_torch')}, transformers {version('transformers')}",
         }
+        rule = numbers.presence if presence is None else str(presence)
+        described |= {"presence": rule} if rule != "none" else {}
+        described |= {"area": f"{numbers.area:.15g}"} if numbers.area else {}
         if self.value_range is not None:
             described["range"] = "{:g} to {:g}".format(*self.value_range)
         if vocabulary is not None:
             described["labels"] = json.dumps(vocabulary.entries, ensure_ascii=False)
         return described
 
-    def vocabulary(self, labels: Any, threshold: float | None) -> tuple[Vocabulary, float | None]:
+    def vocabulary(
+        self, labels: Any, threshold: float | None, *, needs_words: bool | None = None
+    ) -> tuple[Vocabulary, float | None]:
         """The labels with the background that a threshold needs, and the threshold that holds, as in a call.
 
-        A synonym that is another label's word to the model is left to that label, with a warning.
+        A synonym that is another label's word to the model is left to that label, with a warning. `needs_words`:
+        whether a background needs words of its own or a threshold, by default as the protocol's presence says.
         """
-        vocabulary, limit = self._distinct(Vocabulary.parse(labels)), threshold
+        if needs_words is None:
+            needs_words = not Presence.parse(self.protocol.presence).makes_maps
+        vocabulary, limit = Vocabulary.parse(labels), threshold
         if limit is not None and not 0 <= limit <= 1:
             raise UsageError(f"threshold={limit!r}: a probability from 0 to 1 is needed")
-        if limit is not None and vocabulary.background is None:
+        if limit is not None and vocabulary.background is None and vocabulary.beside == "alone":
             vocabulary = vocabulary.with_background(BACKGROUND)
+        vocabulary = self._distinct(self._with_words_beside(vocabulary))
         if limit is None and vocabulary.background is not None:
             limit = self.protocol.threshold
-        if limit is None and not vocabulary.asks_background:
+        is_silent = vocabulary.background_index not in (None, *vocabulary.query_to_class)
+        if limit is None and needs_words and is_silent:
             raise UsageError(
                 f"background {vocabulary.background!r} has no words of its own and there is no threshold, so it "
                 "would never win: give a threshold (--threshold 0.4), or list it among the labels"
@@ -375,6 +416,25 @@ class Segmenter:
                 stacklevel=2,
             )
         return vocabulary, limit
+
+    def _with_words_beside(self, vocabulary: Vocabulary) -> Vocabulary:
+        """With the words for a background that the vocabulary asks for; for a label that stands alone, it is said."""
+        rule, text = vocabulary.beside, self.backbone.text
+        alone = rule == "alone" and len(vocabulary.labels) == 1 and vocabulary.background is None
+        if (rule in ("none", "alone") and not alone) or text is None:
+            return vocabulary
+        named = [query for label in vocabulary.labels if label.name != BACKGROUND for query in label.queries]
+        words = without(rule, named) if isinstance(rule, tuple) else negatives(named, known=text.known_words)
+        if not words:
+            raise UsageError("no background words are left beside the labels: give some that are none of the labels")
+        if alone:
+            name = vocabulary.names[0]
+            warnings.warn(
+                f"{name[:60]!r} alone would fill every image: {len(words)} words for what else may be there are the "
+                f"background ({', '.join(words[:4])}, …); --background none (background='none') leaves them out",
+                stacklevel=3,
+            )
+        return vocabulary.with_words_beside(words)
 
     def _distinct(self, vocabulary: Vocabulary) -> Vocabulary:
         if self.backbone.text is None:
@@ -392,14 +452,18 @@ class Segmenter:
         return parse_methods([method] if isinstance(method, (str, Method)) else method)
 
     def _labelled(self, encoded: Encoded, grid: LogitGrid, words: Words, method: Method) -> Segmentation:
+        words = words.settle(grid)
         label_map, scores = words.label(grid)
         assert encoded.image is not None  # only `logits` goes without
-        return Segmentation(
+        info = self.describe(method, words.threshold, templates=words.templates, presence=words.presence)
+        result = Segmentation(
             label_map=label_map,
             vocabulary=words.vocabulary,
             image=encoded.image,
-            info=self.describe(method, words.threshold, templates=words.templates),
+            info=info,
             _grid=grid,
             _words=words,
             _scores=scores,
         )
+        absent = json.dumps(result.absent, ensure_ascii=False)
+        return replace(result, info={**info, "absent": absent}) if result.absent else result

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ LABELS = 50_000
 """ImageNet-21k has 21,843."""
 QUERIES = 200_000
 """Names and synonyms of all labels."""
+BACKGROUND = "background"
 SHOWN = 8
 """Labels in the sentence that says how they were read."""
 PALETTE = (
@@ -137,13 +138,18 @@ class Vocabulary:
     Attributes:
         labels: At least one; names differ.
         background: Name of the label that pixels below the threshold fall to; one of `labels`.
-        asks_background: Whether the background's own words are queries too. `False` for a background that was only
-            named: it gets what the threshold rejects.
+        asks_background: Whether the background's name is a query too. `False` for a background that was only named: it
+            gets what its synonyms win and the threshold rejects.
+        beside: Words beside the labels whose pixels become background, for `Segmenter` to add: `"auto"` are those of
+            `clearclip.negatives`, `"alone"` these where one label stands alone, without background and threshold.
+        pinned: Labels that always compete, whatever a presence rule says.
     """
 
     labels: tuple[Label, ...]
     background: str | None = None
     asks_background: bool = True
+    beside: tuple[str, ...] | Literal["auto", "alone", "none"] = "alone"
+    pinned: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -160,7 +166,10 @@ class Vocabulary:
             raise UsageError(f"the labels have {words:,} names and synonyms: at most {QUERIES:,} are allowed")
         if self.background is not None and self.background not in names:
             raise UsageError(f"background {self.background!r} is none of the labels: {nearest(self.background, names)}")
-        if not self.queries:
+        for name in self.pinned:
+            if name not in names:
+                raise UsageError(f"{name!r} is pinned but none of the labels: {nearest(name, names)}")
+        if all(label.name == self.background and not self.asks_background for label in self.labels):
             raise UsageError("there is no label beside the background: name at least one thing to look for")
 
     @property
@@ -170,12 +179,12 @@ class Vocabulary:
 
     @property
     def _asked(self) -> tuple[tuple[int, str], ...]:
-        return tuple(
-            (index, query)
-            for index, label in enumerate(self.labels)
-            if self.asks_background or label.name != self.background
-            for query in label.queries
-        )
+        return tuple((index, query) for index, label in enumerate(self.labels) for query in self.queries_of(label))
+
+    def queries_of(self, label: Label) -> tuple[str, ...]:
+        """What the text encoder is asked for one of the labels."""
+        is_asked = self.asks_background or label.name != self.background
+        return label.queries if is_asked else tuple(dict.fromkeys(map(spoken, label.synonyms)))
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -205,12 +214,27 @@ class Vocabulary:
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """The labels as JSON-able data: index, name, queries and colour."""
+        """The labels as JSON-able data: index, name, queries and colour, and whether it is pinned."""
         palette = self.palette.tolist()
         return [
-            {"index": index, "name": label.name, "queries": list(label.queries), "color": palette[index]}
+            {"index": index, "name": label.name, "queries": list(self.queries_of(label)), "color": palette[index]}
+            | ({"pinned": True} if label.name in self.pinned else {})
             for index, label in enumerate(self.labels)
         ]
+
+    @classmethod
+    def from_entries(cls, entries: Sequence[Mapping[str, Any]], *, background: str | None) -> Vocabulary:
+        """The vocabulary that has these `entries`."""
+        labels, asks = [], True
+        for entry in entries:
+            first, words = spoken(entry["name"]), list(entry["queries"])
+            if words[:1] == [first]:
+                words = words[1:]
+            else:
+                asks = False
+            labels.append(Label(entry["name"], tuple(words), tuple(entry["color"])))
+        pinned = tuple(entry["name"] for entry in entries if entry.get("pinned"))
+        return cls(tuple(labels), background=background, asks_background=asks, beside="none", pinned=pinned)
 
     def index(self, name: str) -> int:
         """Index of a label by its name."""
@@ -219,12 +243,31 @@ class Vocabulary:
         return self.names.index(name)
 
     def with_background(self, name: str | None) -> Vocabulary:
-        """The same labels with a background: one of them, or a new first one without words of its own."""
+        """The same labels with a background: one of them, or a new first one without words of its own.
+
+        `auto` asks for visible words beside the labels, `none` for no such words even beside a single label; a label
+        that is really called so stands in double quotes.
+        """
         if name is None or name == self.background:
             return self
+        if name in ("auto", "none"):
+            return replace(self, beside=name)  # type: ignore[arg-type]
+        name = unquoted(name)
         if name in self.names:
             return replace(self, background=name)
-        return Vocabulary((Label(name), *self.labels), background=name, asks_background=False)
+        return replace(self, labels=(Label(name), *self.labels), background=name, asks_background=False)
+
+    def with_words_beside(self, words: Sequence[str]) -> Vocabulary:
+        """The same labels with a background that has these words and not its own name.
+
+        >>> Vocabulary.parse(["person"]).with_words_beside(["sky", "wall"]).queries
+        ('sky', 'wall', 'person')
+        """
+        named = replace(self.with_background(self.background or BACKGROUND), asks_background=False, beside="none")
+        labels = (
+            replace(label, synonyms=tuple(words)) if label.name == named.background else label for label in named.labels
+        )
+        return replace(named, labels=tuple(labels))
 
     @classmethod
     def parse(cls, labels: Any, *, background: str | None = None) -> Vocabulary:

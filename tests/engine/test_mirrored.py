@@ -120,11 +120,11 @@ def test_an_image_that_gets_another_name_is_not_there_twice(go, tree, photo, tmp
 
 def test_emptied_folders_of_results_are_removed(segmenter, tree, tmp_path):
     out = tmp_path / "out"
-    for labels in (["sky"], ["tree"]):
+    for labels in (["sky", "sea"], ["tree", "sea"]):
         scanned = scan([str(tree)])
         segment_files(segmenter, scanned, labels=labels, output=out, formats=["png"], overwrite=True)
     shutil.rmtree(tree / "val")
-    segment_files(segmenter, scan([str(tree)]), labels=["sky"], output=out, formats=["png"], overwrite=True)
+    segment_files(segmenter, scan([str(tree)]), labels=["sky", "sea"], output=out, formats=["png"], overwrite=True)
     assert not (out / "val").exists()
     (aside,) = out.glob("earlier-*")
     with Image.open(aside / "val" / "cat" / "001.png") as kept:

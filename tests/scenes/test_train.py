@@ -22,7 +22,8 @@ from tools.tiny.train import (
     encode_text_trimmed,
     encode_views,
     learning_rate,
-    scale_queries,
+    rewrite_queries,
+    scale_norms,
 )
 
 TINY = Path(__file__).parents[2] / "src" / "clearclip" / "backbones" / "tiny"
@@ -177,17 +178,20 @@ def test_stochastic_depth_of_the_class_token(tmp_path, album):
     assert not torch.allclose(late[entered_last], usual[entered_last])
 
 
-def test_scaled_queries_change_no_output(tmp_path, album):
+def test_rewritten_weights_change_no_output(tmp_path, album):
     trainer = Trainer(tmp_path, SMALL, album=album)
     model, images = trainer.model.eval(), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before = model.encode_image(images)
-        weights = scale_queries(model.state_dict(), recipe=SMALL)
-        block = f"visual.transformer.resblocks.{SMALL.layers - 1}.attn.in_proj_weight"
-        queries = slice(SMALL.width)
-        torch.testing.assert_close(weights[block][queries], SMALL.query_scale * model.state_dict()[block][queries])
+        before, block = model.encode_image(images), f"visual.transformer.resblocks.{SMALL.layers - 1}"
+        norm = model.state_dict()[f"{block}.ln_1.weight"].clone()
+        weights = rewrite_queries(model.state_dict(), recipe=SMALL)
+        for head in weights[f"{block}.attn.in_proj_weight"][: SMALL.width].split(SMALL.head_width):
+            torch.testing.assert_close(head @ head.T, SMALL.query_scale**2 * torch.eye(SMALL.head_width))
         model.load_state_dict(weights)
         torch.testing.assert_close(model.encode_image(images), before)
+        model.load_state_dict(scale_norms(weights, recipe=SMALL))
+        torch.testing.assert_close(model.encode_image(images), before)
+        torch.testing.assert_close(model.state_dict()[f"{block}.ln_1.weight"], SMALL.norm_scale * norm)
 
 
 def test_album_is_kept(tmp_path):

@@ -31,7 +31,7 @@ def test_every_query_fits_in_every_template(tokenizer):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(max_size=40))
+@given(st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=40))  # no capitals newer than Python's tables
 def test_any_text_is_encoded_without_loss(tokenizer, text):
     inner = tokenizer.tokenizer
     ids = inner(text)["input_ids"]
@@ -58,7 +58,6 @@ def test_end_token_is_where_open_clip_pools(tokenizer):
     assert tokens.argmax(dim=1).tolist() == [4, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="the captions have learnt words; the model trained on them is not there yet")
 def test_making_it_again_gives_the_same(tmp_path):
     again = make_tokenizer(caption_corpus())
     again.save_pretrained(str(tmp_path))

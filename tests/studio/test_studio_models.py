@@ -77,9 +77,9 @@ def test_new_words_run_no_encoder_and_another_method_only_its_last_block(models,
 def test_a_method_with_another_position_table_reads_the_image_once_more(models, image, calls):
     models.segment(image, ask())
     calls()
-    assert models.segment(image, ask(method="gem[depth=2]")).encoder_passes == 1
+    assert models.segment(image, ask(method="gem")).encoder_passes == 1
     calls()
-    assert models.segment(image, ask(["sky", "sea"], method="gem[depth=2]")).encoder_passes == 0
+    assert models.segment(image, ask(["sky", "sea"], method="gem")).encoder_passes == 0
     assert not set(calls()) - {"text"}
 
 

@@ -49,8 +49,10 @@ class Recipe:
         ground_share: The same for the sky and for grounds.
         image_size, patch_size, width, layers, head_width, mlp_ratio: The vision tower.
         query_gain: Deviation of the vision tower's initial query and key weights, times the root of the width.
-        query_scale: Factor on the last vision block's queries when the weights are exported; its keys are divided by
-            it, so that no output of the model changes. It is the temperature of self-self attention.
+        query_scale: Length of the last vision block's query directions in the exported weights (`rewrite_queries`),
+            which is the temperature of self-self attention.
+        norm_scale: Factor on `ln_1` of every vision block in the exported weights (`scale_norms`), which is the
+            temperature of GEM's attention.
         text_width, text_layers, text_heads, embed_dim: The text tower and the shared space.
         bfloat16: Autocast the towers.
     """
@@ -84,6 +86,7 @@ class Recipe:
     mlp_ratio: float = 4.0
     query_gain: float = 0.8
     query_scale: float = 2.5
+    norm_scale: float = 16.0
     text_width: int = 128
     text_layers: int = 3
     text_heads: int = 4

@@ -148,8 +148,8 @@ class Trainer:
 
     def export(self) -> None:
         """Write the weights in float16 beside the configuration, as open_clip reads them."""
-        scaled = scale_queries(self.model.state_dict(), recipe=self.recipe)
-        weights = {name: value.detach().cpu().half().contiguous() for name, value in scaled.items()}
+        rewritten = scale_norms(rewrite_queries(self.model.state_dict(), recipe=self.recipe), recipe=self.recipe)
+        weights = {name: value.detach().cpu().half().contiguous() for name, value in rewritten.items()}
         with self.outputs.write(WEIGHTS_NAME, again=True) as partial:
             save_file(weights, partial, metadata={"format": "pt"})
 
@@ -219,18 +219,39 @@ class Trainer:
             yield self.step, loss
 
 
-def scale_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
-    """Multiply the last vision block's queries by a factor and divide its keys by it.
+def rewrite_queries(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
+    """Give each head of the last vision block orthonormal query directions times `query_scale`; keys carry the rest.
 
-    Only products of queries with keys reach the model's outputs, so none changes, and training leaves the factor open.
-    Self-self attention reads q with q: the factor is its temperature.
+    Only products of queries with keys reach the model's outputs, so none changes, and training leaves open which of the
+    two carries what. Self-self attention reads q with q: here it compares tokens in all directions alike.
+    """
+    rewritten = dict(weights)
+    names = [f"visual.transformer.resblocks.{recipe.layers - 1}.attn.in_proj_{kind}" for kind in ("weight", "bias")]
+    weight, bias = (weights[name].double() for name in names)
+    scale, width = recipe.query_scale, recipe.width
+    for start in range(0, width, recipe.head_width):
+        q = slice(start, start + recipe.head_width)
+        k = slice(width + q.start, width + q.stop)
+        basis, mixing = torch.linalg.qr(weight[q].T)
+        weight[q], bias[q] = scale * basis.T, scale * torch.linalg.solve(mixing.T, bias[q])
+        weight[k], bias[k] = mixing @ weight[k] / scale, mixing @ bias[k] / scale
+    for name, value in zip(names, (weight, bias), strict=True):
+        rewritten[name] = value.to(weights[name].dtype)
+    return rewritten
+
+
+def scale_norms(weights: Mapping[str, Tensor], *, recipe: Recipe) -> dict[str, Tensor]:
+    """Multiply `ln_1` of every vision block by `norm_scale` and divide what reads it: no output changes.
+
+    GEM takes its attention's temperature from the length of `ln_1`'s output, which grows with the root of the width; in
+    a tower as narrow as this one its attention would be nearly uniform.
     """
     scaled = dict(weights)
-    factors = torch.tensor([recipe.query_scale, 1 / recipe.query_scale, 1.0]).repeat_interleave(recipe.width)
-    for name in ("in_proj_weight", "in_proj_bias"):
-        key = f"visual.transformer.resblocks.{recipe.layers - 1}.attn.{name}"
-        value = weights[key]
-        scaled[key] = value * factors.to(value.device).view(-1, *[1] * (value.ndim - 1))
+    for number in range(recipe.layers):
+        block = f"visual.transformer.resblocks.{number}"
+        for name in ("ln_1.weight", "ln_1.bias"):
+            scaled[f"{block}.{name}"] = weights[f"{block}.{name}"] * recipe.norm_scale
+        scaled[f"{block}.attn.in_proj_weight"] = weights[f"{block}.attn.in_proj_weight"] / recipe.norm_scale
     return scaled
 
 

@@ -67,10 +67,10 @@ def cliper(window: Window) -> Tensor:
     """The stage `window=cliper`: maps of the words; background is a constant that they must reach (2.4, 2.6, 2.7)."""
     row, vocabulary = window.row, window.words.vocabulary
     number, background = row.number, vocabulary.background_index
-    if window.words.threshold is not None:
+    if window.words.threshold is not None or window.words.has_rules:
         raise UsageError(
-            f"{row.spelling} has a rule of its own for the background: list words for it among the labels, give no "
-            "threshold, and change bkg and score in the brackets"
+            f"{row.spelling} has a rule of its own for the background and for what competes: list the background's "
+            "words among the labels, give no threshold, presence or area, and change bkg and score in the brackets"
         )
     own = [owner != background for owner in vocabulary.query_to_class]
     order = sorted(range(len(own)), key=lambda query: not own[query])  # foreground first, else as given

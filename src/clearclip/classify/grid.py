@@ -6,7 +6,8 @@ A full-size tensor of logits is made only where it is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from clearclip.backbones.devices import inference
 from clearclip.classify.winners import Block, blocks, margin
 from clearclip.encode.windows import Plan, Upsampling
+
+if TYPE_CHECKING:
+    from clearclip.classify.freecp import Filtered
 
 
 @dataclass(frozen=True)
@@ -24,18 +28,19 @@ class LogitGrid:
         cosines: `(Q, ny · gh, nx · gw)` float32: the windows' grids side by side; in memory the queries lie innermost.
         plan: The windows.
         size: `(height, width)` of the output.
+        filtered: What a filter of windows made of each of them.
     """
 
     cosines: Tensor
     plan: Plan
     size: tuple[int, int]
+    filtered: tuple[Filtered, ...] = ()
 
     @classmethod
-    def empty(cls, text_embeddings: Tensor, *, plan: Plan, size: tuple[int, int]) -> LogitGrid:
-        """A grid for as many queries, whose `windows` are still to be filled."""
+    def empty(cls, count: int, *, plan: Plan, size: tuple[int, int], device: torch.device) -> LogitGrid:
+        """A grid for so many queries, whose `windows` are still to be filled."""
         cells = (len(axis.starts) * axis.cells for axis in (plan.y, plan.x))
-        cosines = torch.empty(*cells, len(text_embeddings), device=text_embeddings.device)
-        return cls(cosines.permute(2, 0, 1), plan, size)
+        return cls(torch.empty(*cells, count, device=device).permute(2, 0, 1), plan, size)
 
     @classmethod
     @inference
@@ -43,7 +48,7 @@ class LogitGrid:
         cls, features: Tensor, text_embeddings: Tensor, *, plan: Plan, size: tuple[int, int]
     ) -> LogitGrid:
         """Cosines of features `(count, gh, gw, E)` with embeddings `(Q, E)`, both of unit length."""
-        grid = cls.empty(text_embeddings, plan=plan, size=size)
+        grid = cls.empty(len(text_embeddings), plan=plan, size=size, device=text_embeddings.device)
         for window, place in zip(features, grid.windows(), strict=True):
             place.copy_(window @ text_embeddings.T)
         return grid
@@ -67,12 +72,22 @@ class LogitGrid:
         """The output in blocks, row by row."""
         return blocks(self.cosines.permute(1, 2, 0), *self._upsampling)
 
+    def only(self, queries: Sequence[int]) -> LogitGrid:
+        """The same cells with some of the queries."""
+        return replace(self, cosines=self.cosines.permute(1, 2, 0)[..., list(queries)].permute(2, 0, 1))
+
     @inference
-    def best(self, *, logit_scale: float, scores: bool = True) -> tuple[Tensor, Tensor | None]:
+    def best(
+        self, *, logit_scale: float, scores: bool = True, among: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The winning query of every pixel, and its probability among all queries (protocol, step 7).
 
-        `(H, W)` int64 indices and, if they are wanted, `(H, W)` float32.
+        `(H, W)` int64 indices and, if they are wanted, `(H, W)` float32; only queries `among` some may win.
         """
+        if among is not None and len(among) < len(self.cosines):
+            own, _ = self.only(among).best(logit_scale=logit_scale, scores=False)
+            winners = torch.tensor(list(among), device=own.device)[own]
+            return winners, self.probability(among, logit_scale=logit_scale) if scores else None
         winners = torch.empty(self.size, dtype=torch.int64, device=self.cosines.device)
         best_scores = torch.empty(self.size, device=self.cosines.device) if scores else None
         for block in self.blocks():
@@ -115,7 +130,11 @@ class LogitGrid:
         return result
 
     @inference
+    def values_at(self, y: int, x: int) -> Tensor:
+        """`(Q,)` float32 values at one pixel."""
+        rows, columns = (way.matrix.to(self.cosines.device) for way in self._upsampling)
+        return (self.cosines @ columns[x]) @ rows[y]
+
     def ranking(self, y: int, x: int, *, logit_scale: float) -> Tensor:
         """`(Q,)` float32 probabilities of all queries at one pixel; they sum to 1."""
-        rows, columns = (way.matrix.to(self.cosines.device) for way in self._upsampling)
-        return ((self.cosines @ columns[x]) @ rows[y] * logit_scale).softmax(dim=0)
+        return (self.values_at(y, x) * logit_scale).softmax(dim=0)

@@ -7,7 +7,7 @@ maps that are stitched. Where a row names no stage, nothing is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,6 +19,7 @@ from clearclip.attention import Feedback
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
 from clearclip.classify import cliper, feedback
+from clearclip.classify.freecp import Filtered, FreeCP, crop_features, filter_window
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.refine import PamrGrid, refine
 from clearclip.classify.words import Words
@@ -71,7 +72,14 @@ class Window:
         top, left = y.starts[self._index // len(x.starts)], x.starts[self._index % len(x.starts)]
         pixels = self._image.prepared[:, top : top + y.window, left : left + x.window].to(self.cosines.device)
         maps = self.cosines.permute(2, 0, 1)
-        return PamrGrid(maps, self.plan, (y.window, x.window), pixels, feedback.STEPS, feedback.DILATIONS)
+        return PamrGrid(
+            maps,
+            self.plan,
+            (y.window, x.window),
+            guide=pixels,
+            steps=feedback.STEPS,
+            dilations=feedback.DILATIONS,
+        )
 
     def again(self, bias: Tensor, scale: float) -> Tensor:
         """Features `(gh, gw, E)` of a second pass, with a bias `(N, N)` between patches and a factor on the logits."""
@@ -107,6 +115,8 @@ def window(name: str) -> Callable[[Stage], Stage]:
 @inference
 def grids(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words) -> list[LogitGrid]:
     """Maps of images for every query, one grid each; memory hardly grows with the windows unless the row stitches."""
+    if row.refine != "none" and words.presence.makes_maps:
+        raise UsageError(f"refine={row.refine} is for logits, and presence={words.presence} makes maps: leave one out")
     found = _unrefined(encoder, images, row, words)
     pairs = zip(found, images, strict=True)
     return [refine(grid, row, guide=image.prepared, text=words.text) for grid, image in pairs]
@@ -114,35 +124,77 @@ def grids(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words
 
 def _unrefined(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words) -> list[LogitGrid]:
     if row.stitched != "none":
+        check_window_rules(row, words)
         return [_from_stitched(encoder, image, row, words) for image in images]
     plans = [straight(image) if row.window in WHOLE_IMAGE else image.plan for image in images]
-    found = [LogitGrid.empty(words.text, plan=plan, size=image.size) for plan, image in zip(plans, images, strict=True)]
+    found = [
+        LogitGrid.empty(words.values, plan=plan, size=image.size, device=words.text.device)
+        for plan, image in zip(plans, images, strict=True)
+    ]
     targets = [list(grid.windows()) for grid in found]
-    for place, maps in window_maps(encoder, images, row, words):
-        targets[place[0]][place[1]].copy_(maps)
-    return found
+    filtered: list[dict[int, Filtered]] = [{} for _ in images]
+    for (index, number), maps, made in window_maps(encoder, images, row, words):
+        targets[index][number].copy_(maps)
+        if made is not None:
+            filtered[index][number] = made
+    return [replace(grid, filtered=tuple(made.values())) for grid, made in zip(found, filtered, strict=True)]
 
 
 def window_maps(
     encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words
-) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Index of image and window with its maps `(gh, gw, Q)`."""
-    settled = fitted(encoder.backbone, row)
+) -> Iterator[tuple[tuple[int, int], Tensor, Filtered | None]]:
+    """Index of image and window with its maps `(gh, gw, Q)`, and what a filter of windows made of it."""
+    is_filtered, settled = words.presence.looks_at_windows, fitted(encoder.backbone, row)
     for image in images if row.window in KEPT else ():
         if image.plan.count > 1 and row.window in WHOLE_IMAGE:
             raise UsageError(
                 f"{row.spelling} sees the whole image at once, not {image.plan.count} windows: use crop_size=0 "
                 "(--crop-size 0)"
             )
-        encoder.add_features(image, [row])
-    for index, number, features in encoder.features(images, row):
-        maps = features @ words.text.T
+        encoder.add_features(image, [row], early=is_filtered)
+    for index, number, features, early in encoder.features(images, row, early=is_filtered):
+        maps, made = features @ words.text.T, None
+        attention = images[index].attention(row)
+        own = None if attention is None else attention[number]
+        seen = Window(features, maps, words, encoder.backbone, settled, own, encoder, images[index], number)
         if row.window != "none":
-            attention = images[index].attention(row)
-            own = None if attention is None else attention[number]
-            place = (images[index], number)
-            maps = STAGES[row.window](Window(features, maps, words, encoder.backbone, settled, own, encoder, *place))
-        yield (index, number), maps
+            maps = STAGES[row.window](seen)
+        if early is not None:
+            maps, made = filter_maps(seen, maps, early, row)
+        yield (index, number), maps, made
+
+
+def check_window_rules(row: Method, words: Words) -> None:
+    """`UsageError` where windows would be filtered whose features meet the words only after they are stitched."""
+    if words.presence.looks_at_windows:
+        raise UsageError(f"presence={words.presence} looks at windows, and {row.spelling} stitches them first")
+
+
+def filter_maps(window: Window, cosines: Tensor, early: Tensor, row: Method) -> tuple[Tensor, Filtered]:
+    """FreeCP over one window: its maps of labels `(gh, gw, C)`, or cosines of which removed labels lost theirs."""
+    words, backbone = window.words, window.backbone
+    vocabulary = words.vocabulary
+    made = filter_window(
+        (cosines * words.logit_scale).softmax(dim=-1).movedim(-1, 0),
+        early,
+        owners=vocabulary.query_to_class,
+        labels=len(vocabulary.labels),
+        background=vocabulary.background_index,
+        settings=FreeCP(*words.presence.numbers),
+        look=lambda places: crop_features(backbone, window.pixels, places, positions=row.positions),
+        text=words.text if words.crop_text is None else words.crop_text,
+        pinned=[vocabulary.names.index(name) for name in vocabulary.pinned],
+    )
+    slim = replace(made, maps=made.maps[:0])
+    if words.presence.makes_maps:
+        return made.maps.movedim(0, -1), slim
+    competes = made.kept.clone()
+    if vocabulary.background_index is not None:
+        competes[vocabulary.background_index] = True
+    if not competes.any():
+        return cosines, slim  # nothing speaks for any label: the window's cosines alone decide
+    owners = torch.tensor(vocabulary.query_to_class, device=cosines.device)
+    return cosines.masked_fill(~competes[owners], -1.0), slim
 
 
 def straight(image: Encoded) -> Plan:
@@ -154,7 +206,7 @@ def straight(image: Encoded) -> Plan:
 
 def _from_stitched(encoder: Encoder, image: Encoded, row: Method, words: Words) -> LogitGrid:
     plan, whole = image.plan, stitched_plan(image.plan)
-    features = torch.stack([one for _, _, one in encoder.features([image], row)])  # (ny · nx, gh, gw, C)
+    features = torch.stack([one for _, _, one, _ in encoder.features([image], row)])  # (ny · nx, gh, gw, C)
     laid = features.unflatten(0, (len(plan.y.starts), len(plan.x.starts))).transpose(1, 2)
     rows, columns = whole.grid_size
     grid = stitch(laid, y=places(plan.y), x=places(plan.x), rows=range(rows), columns=columns)

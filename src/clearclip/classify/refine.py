@@ -7,7 +7,7 @@ mathematics of PAMR (Araslanov and Roth, CVPR 2020) and of PEARL's propagation (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,10 @@ def refine(grid: LogitGrid, row: Method, *, guide: Tensor, text: Tensor) -> Logi
         return grid
     guide = guide.to(grid.cosines.device)
     if kind == "pamr":
-        return PamrGrid(grid.cosines, grid.plan, grid.size, guide, numbers[0], numbers[1:])
-    return propagated(grid, guide, text, cells=numbers[0], steps=numbers[1])
+        own = (grid.cosines, grid.plan, grid.size, grid.filtered)
+        return PamrGrid(*own, guide=guide, steps=numbers[0], dilations=numbers[1:])
+    found = propagated(grid, guide, text, cells=numbers[0], steps=numbers[1])
+    return replace(found, filtered=grid.filtered)
 
 
 def at_size(guide: Tensor, size: tuple[int, int]) -> Tensor:
@@ -98,7 +100,7 @@ def pamr_weights(image: Tensor, dilations: Sequence[int]) -> Tensor:
     return torch.stack(alike).softmax(dim=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PamrGrid(LogitGrid):
     """A grid whose full-size logits are refined: a few queries at a time, with a running maximum and denominator.
 
@@ -147,8 +149,12 @@ class PamrGrid(LogitGrid):
         return winners, value, total
 
     @inference
-    def best(self, *, logit_scale: float, scores: bool = True) -> tuple[Tensor, Tensor | None]:
+    def best(
+        self, *, logit_scale: float, scores: bool = True, among: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """As `LogitGrid.best`."""
+        if among is not None and len(among) < len(self.cosines):
+            return super().best(logit_scale=logit_scale, scores=scores, among=among)
         winners, _, total = self._running(logit_scale)
         return winners, total.reciprocal() if scores else None
 
@@ -171,12 +177,12 @@ class PamrGrid(LogitGrid):
         return (logit_scale * best - normalizer).exp()
 
     @inference
-    def ranking(self, y: int, x: int, *, logit_scale: float) -> Tensor:
-        """As `LogitGrid.ranking`, from the part of the image that the pixel depends on."""
+    def values_at(self, y: int, x: int) -> Tensor:
+        """As `LogitGrid.values_at`, from the part of the image that the pixel depends on."""
         reach = (self.steps + 1) * max(self.dilations)
         top, left = max(0, y - reach), max(0, x - reach)
         part = self._chunks(range(len(self.cosines)), slice(top, y + reach + 1), slice(left, x + reach + 1))
-        return (torch.cat([logits[:, y - top, x - left] for _, logits in part]) * logit_scale).softmax(dim=0)
+        return torch.cat([logits[:, y - top, x - left] for _, logits in part])
 
 
 @inference

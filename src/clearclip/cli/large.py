@@ -89,6 +89,8 @@ def large(
     for name, number in sorted(result.pixels.items(), key=lambda item: -item[1]):
         if number:
             typer.echo(printable(f"  {number / found:6.1%}  {name}"))
+    for name, reason in result.absent.items():
+        typer.echo(printable(f"  left out: {name} ({reason})"))
     if result.nodata:
         typer.echo(f"  nodata: {result.nodata / (height * width):.1%} of the pixels")
     if result.polygons is not None:

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from clearclip.errors import ImageError, UsageError, printable
-from clearclip.files.commas import split_items
+from clearclip.files.commas import split_items, unquoted
 
 if TYPE_CHECKING:
     from clearclip.engine.ray_pool import Fleet
@@ -39,7 +39,10 @@ LabelFile = Annotated[
 ]
 Background = Annotated[
     str | None,
-    typer.Option(help="Label that pixels below the threshold fall to; one of the labels, or a new one without words."),
+    typer.Option(
+        help="Label that pixels below the threshold fall to; one of the labels, or a new one without words. auto: "
+        "words for what else may be in the picture are the background (default for a label alone); none: not so."
+    ),
 ]
 Model = Annotated[
     str,
@@ -96,8 +99,14 @@ class Words:
     ] = None
     labels: LabelFile = None
     background: Background = None
+    background_words: Annotated[
+        Path | None, typer.Option(help="File with the words of the background, one a line, instead of auto's.")
+    ] = None
     threshold: Annotated[
         float | None, typer.Option(help="Pixels whose best probability is below become background (0–1).")
+    ] = None
+    pin: Annotated[
+        list[str] | None, typer.Option(help="A label that competes whatever --presence says. Repeat it.")
     ] = None
 
     def vocabulary(self) -> Vocabulary:
@@ -109,12 +118,17 @@ class Words:
         if self.labels is None and not self.label:
             raise UsageError("no labels were given: use -l NAME (repeat it) or --labels FILE")
         if self.labels is not None:
-            return read_labels(self.labels, background=self.background)
-        words = items(self.label or ())
-        vocabulary = Vocabulary.parse(words, background=self.background)
-        if len(words) > len(self.label or ()):
-            typer.echo(f"-l: {listed(vocabulary.labels)}", err=True)
-        return vocabulary
+            vocabulary = read_labels(self.labels, background=self.background)
+        else:
+            words = items(self.label or ())
+            vocabulary = Vocabulary.parse(words, background=self.background)
+            if len(words) > len(self.label or ()):
+                typer.echo(f"-l: {listed(vocabulary.labels)}", err=True)
+        beside = vocabulary.beside
+        if self.background_words is not None:
+            labels = read_labels(self.background_words, background=None).labels
+            beside = tuple(query for label in labels for query in label.queries)
+        return replace(vocabulary, beside=beside, pinned=tuple(map(unquoted, items(self.pin or ()))))
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,12 @@ class Loading:
         str | None, typer.Option(help="Hugging Face tokenizer folder or id instead of the model's own.")
     ] = None
     value_range: ValueRange = None
+    presence: Annotated[
+        str, typer.Option(help="Which labels compete in an image: none (all), or weak:P, whose probability reaches P.")
+    ] = "none"
+    area: Annotated[
+        float, typer.Option(help="Labels with at most this share of what all but the background win lose it (0–1).")
+    ] = 0.0
 
     def load(self, method: Any, *, max_pixels: int | None = None) -> Segmenter:
         """The segmenter that the options describe; numbers in pixels replace the preset's."""
@@ -155,6 +175,7 @@ class Loading:
             tokenizer=self.tokenizer,
             value_range=parse_range(self.value_range),
         )
+        segmenter.protocol = segmenter.protocol.with_overrides(presence=self.presence, area=self.area)
         numbers = {name: getattr(self, name) for name in ("short_side", "crop_size", "stride")}
         remainder = None if self.remainder is None else self.remainder.value
         if remainder is not None or any(number is not None for number in numbers.values()):

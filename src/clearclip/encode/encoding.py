@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from clearclip.attention import Feedback
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
-from clearclip.decompose import Parts, Trunk, read, rewrite
+from clearclip.decompose import Parts, Trunk, early_heads, read, rewrite
 from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.encode.windows import Plan, plan_windows
 from clearclip.errors import CheckpointError
@@ -45,6 +45,7 @@ class Encoded:
     _trunks: list[Trunk] = field(default_factory=list, repr=False)
     _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
     _attention: dict[Method, Tensor] = field(default_factory=dict, repr=False)
+    _early: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def windows(self) -> Tensor:
@@ -110,22 +111,30 @@ class Encoder:
         return Encoded(size, self.plan((prepared.shape[1], prepared.shape[2])), prepared, image)
 
     @inference
-    def add_features(self, image: Encoded, rows: Sequence[Method]) -> None:
-        """Give an image the features it lacks; what the trunk made stays with it, so that other rows need no trunk."""
-        lacking = [row for row in rows if row not in image._features]
+    def add_features(self, image: Encoded, rows: Sequence[Method], *, early: bool = False) -> None:
+        """Give an image the features it lacks; what the trunk made stays with it, so that other rows need no trunk.
+
+        With `early` also the trunk's mean attention, which takes `N²` floats a window.
+        """
+        lacking = [row for row in rows if not self._has(image, row, early=early)]
         if not lacking:
             return
         found: dict[Method, list[Tensor]] = {row: [] for row in lacking}
+        means: dict[Method, list[Tensor]] = {row: [] for row in lacking}
         attention: dict[Method, list[Tensor]] = {}
         for index, windows in enumerate(self._batches([image])):
             if index == len(image._trunks):
                 image._trunks.append(Trunk())
-            for row, parts in self._run(windows, lacking, image.plan, image._trunks[index]).items():
-                found[row].append(self.checked(row, parts.features))
+            for row, parts in self._run(windows, lacking, image.plan, image._trunks[index], early=early).items():
+                found[row].append(parts.features)
+                means[row] += [] if parts.early is None else [parts.early]
                 if parts.attention is not None:
                     attention.setdefault(row, []).append(parts.attention)
-        image._features |= {row: torch.cat(features) for row, features in found.items()}
         image._attention |= {row: torch.cat(maps) for row, maps in attention.items()}
+        for row in lacking:
+            image._features[row] = torch.cat(found[row])
+            if early:
+                image._early[self._early_key(image, row)] = torch.cat(means[row])
 
     @inference
     def again(self, image: Encoded, window: int, row: Method, feedback: Feedback) -> Tensor:
@@ -137,31 +146,48 @@ class Encoder:
         found = rewrite(self.backbone, own, [row], grid_size=grid_size, feedback=feedback)[row]
         return self.checked(row, found.features)[0]
 
-    def features(self, images: Sequence[Encoded], row: Method) -> Iterator[tuple[int, int, Tensor]]:
-        """Index of the image, index of the window and its features `(gh, gw, E)`; nothing new of them is kept.
+    def _early_key(self, image: Encoded, row: Method) -> tuple[str, int]:
+        return self.backbone.table_kind(image.plan.grid_size, row.positions), early_heads(self.backbone, row)
 
-        Windows of equal size go through the trunk together, from whichever image they are.
+    def _has(self, image: Encoded, row: Method, *, early: bool) -> bool:
+        return row in image._features and (not early or self._early_key(image, row) in image._early)
+
+    def features(
+        self, images: Sequence[Encoded], row: Method, *, early: bool = False
+    ) -> Iterator[tuple[int, int, Tensor, Tensor | None]]:
+        """Index of the image, index of the window, its features `(gh, gw, E)` and, if wanted, its early attention.
+
+        Nothing new of them is kept. Windows of equal size go through the trunk together, from whichever image they are.
         """
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
-            if row in image._features:
-                yield from zip([index] * image.plan.count, count(), image._features[row], strict=False)
+            if self._has(image, row, early=early):
+                attention = image._early[self._early_key(image, row)] if early else [None] * image.plan.count
+                yield from zip([index] * image.plan.count, count(), image._features[row], attention, strict=False)
             else:
                 groups.setdefault((image.plan.y.encoded, image.plan.x.encoded), []).append(index)
         for group in groups.values():
             places = [(index, window) for index in group for window in range(images[index].plan.count)]
             start = 0
             for windows in self._batches([images[index] for index in group]):
-                found = self.checked(row, self._run(windows, [row], images[group[0]].plan)[row].features)
-                for place, features in zip(places[start:], found, strict=False):
-                    yield *place, features
-                start += len(found)
+                found = self._run(windows, [row], images[group[0]].plan, early=early)[row]
+                attention = [None] * len(windows) if found.early is None else found.early
+                for place, features, own in zip(places[start:], found.features, attention, strict=False):
+                    yield *place, features, own
+                start += len(windows)
 
     def _run(
-        self, windows: Tensor, rows: Sequence[Method], plan: Plan, trunk: Trunk | None = None
+        self,
+        windows: Tensor,
+        rows: Sequence[Method],
+        plan: Plan,
+        trunk: Trunk | None = None,
+        *,
+        early: bool = False,
     ) -> dict[Method, Parts]:
         windows = windows.to(self.backbone.device, self.backbone.dtype)
-        return read(self.backbone, windows, rows, grid_size=plan.grid_size, trunk=trunk)
+        found = read(self.backbone, windows, rows, grid_size=plan.grid_size, trunk=trunk, early=early)
+        return {row: replace(parts, features=self.checked(row, parts.features)) for row, parts in found.items()}
 
     def checked(self, row: Method, features: Tensor) -> Tensor:
         """Features in float32, of length 1 if the row compares them as they are.

@@ -227,6 +227,8 @@ class Labeller:
             with stage(output) as folder:
                 writer = replace(self.writer, run=replace(self.writer.run, folder=folder))
                 record = writer.write(described, stem=read.task.stem, source=read.task.source)
+                if result.absent:
+                    record["absent"] = list(result.absent)
                 return read.outcome(record=record, staged=Staged.of(folder))
         except OSError as error:
             if error.errno not in (None, errno.ENAMETOOLONG):

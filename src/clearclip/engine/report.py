@@ -12,6 +12,7 @@ from clearclip.engine.sources import Source, summary
 from clearclip.errors import printable
 
 ERROR_TABLE = "errors.csv"
+SHOWN = 8
 
 
 @dataclass
@@ -26,6 +27,8 @@ class Report:
     """What is not in results, and of which images."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Files that are no images, by suffix or folder."""
+    absent: Counter[str] = field(default_factory=Counter)
+    """In how many of the images that were done a label did not compete."""
 
     @property
     def total(self) -> int:
@@ -36,9 +39,12 @@ class Report:
         """The same as JSON has it."""
         failures = [{"image": printable(str(path)), "reason": printable(reason)} for path, reason in self.failed]
         notes = {note: [printable(str(image)) for image in images] for note, images in self.notes.items()}
-        left_out = {printable(kind): count for kind, count in self.left_out.items()}
+        left_out, absent = (
+            {printable(name): count for name, count in counts.items()} for counts in (self.left_out, self.absent)
+        )
         return {
             "done": self.done, "skipped": self.skipped, "failed": failures, "notes": notes, "left_out": left_out,
+            "absent": absent,
         }  # fmt: skip
 
     def remarks(self) -> list[str]:
@@ -47,6 +53,10 @@ class Report:
         for note, images in self.notes.items():
             more = f" and {len(images) - 1:,} more" if len(images) > 1 else ""
             told.append(f"{images[0]}{more}: {note}")
+        if self.absent:
+            few = [f"{name} {count:,}" for name, count in self.absent.most_common(SHOWN)]
+            more = f" and {len(self.absent) - SHOWN} more labels" if len(self.absent) > SHOWN else ""
+            told.append(f"labels that did not compete, and in how many images: {', '.join(few)}{more}")
         return [*told, summary(self.left_out)] if self.left_out else told
 
     def write_errors(self, folder: Path) -> None:

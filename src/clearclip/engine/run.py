@@ -34,7 +34,7 @@ from clearclip.engine.sources import (
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.progress import progress_bar
 from clearclip.files.writing import claim
-from clearclip.formats import DEFAULT_FORMATS, Choices, Run, Writer, get_formats, merge_records
+from clearclip.formats import DEFAULT_FORMATS, Choices, Record, Run, Writer, get_formats, merge_records
 from clearclip.segmenter import Segmenter
 from clearclip.vocabulary import Vocabulary
 
@@ -69,12 +69,8 @@ class Order:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides what a result is; `labels.json` holds it."""
-        palette = self.vocabulary.palette.tolist()
         return {
-            "labels": [
-                {"index": index, "name": label.name, "queries": list(label.queries), "color": palette[index]}
-                for index, label in enumerate(self.vocabulary.labels)
-            ],
+            "labels": self.vocabulary.entries,
             "background": self.vocabulary.background,
             "choices": json.loads(json.dumps(asdict(self.choices))),
             **self.info,
@@ -269,9 +265,15 @@ def _settle(order: Order, sources: Scan, results: Results, writer: Writer, repor
         results.remove(ledger.files(""))
     ledger.settle(settings)
     with stage(output) as folder:
-        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-        (folder / SETTINGS_NAME).write_text(text, encoding="utf-8")
+        write_settings(folder, settings)
         results.publish(Staged.of(folder))
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any], records: Iterable[Record] = ()) -> None:
+    """Write `labels.json` into a folder, with the number of images in which each label did not compete."""
+    absent = Counter(name for record in records for name in record.get("absent", ()))
+    told = {**settings, "absent": dict(sorted(absent.items()))} if absent else settings
+    (folder / SETTINGS_NAME).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _left_out(entries: Sequence[Entry], sources: Scan) -> list[Entry]:
@@ -296,6 +298,7 @@ def _work(order: Order, sources: Scan, results: Results, engine: Engine, writer:
     with stage(order.output) as folder:
         replace(writer, run=replace(writer.run, folder=folder)).finish(lambda: ledger.records(order.mark))
         report.write_errors(folder)
+        write_settings(folder, order.settings, ledger.records(order.mark))
         results.publish(Staged.of(folder))
     if not report.failed:
         results.remove([ERROR_TABLE])
@@ -415,6 +418,7 @@ def _enter(
             entry = Entry(task.stem, task.identity, task.stamp, outcome.digest, order.mark, run, formats)
             made.append((entry, record, outcome.staged))
             sources[task.stem] = source
+            report.absent.update(record.get("absent", ()))
     refused = results.accept(made)
     report.failed += [(sources[stem], reason) for stem, reason in refused.items()]
     report.done += len(made) - len(refused)

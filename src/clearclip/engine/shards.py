@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 import shutil
@@ -15,13 +14,13 @@ from pathlib import Path
 from clearclip.engine.ledger import LEDGER_NAME, Ledger, open_ledger
 from clearclip.engine.report import ERROR_TABLE, Report
 from clearclip.engine.results import Results, Staged, stage
-from clearclip.engine.run import SETTINGS_NAME, compared, mark_of
+from clearclip.engine.run import compared, mark_of, write_settings
 from clearclip.errors import UsageError
 from clearclip.files.reading import read_text
 from clearclip.files.shards import Shard
 from clearclip.files.writing import claim
 from clearclip.formats import Choices, Run, Writer, get_formats
-from clearclip.vocabulary import Label, Vocabulary
+from clearclip.vocabulary import Vocabulary
 
 MERGED = "merged-"
 """Before the name of a part's folder whose results have been moved."""
@@ -157,8 +156,7 @@ def _errors(folder: Path) -> list[tuple[str, str]]:
 def _finish(results: Results, output: Path, report: Report) -> None:
     settings = results.ledger.settings or {}
     mark = mark_of(settings)
-    labels = [Label(one["name"], tuple(one["queries"][1:]), tuple(one["color"])) for one in settings["labels"]]
-    vocabulary = Vocabulary(tuple(labels), background=settings["background"])
+    vocabulary = Vocabulary.from_entries(settings["labels"], background=settings["background"])
     choices = Choices(**{**settings["choices"], "things": tuple(settings["choices"]["things"])})
     info = {key: value for key, value in settings.items() if key not in ("labels", "background", "choices")}
     names = dict.fromkeys(name for record in results.ledger.records(mark) for name in record["formats"])
@@ -168,5 +166,5 @@ def _finish(results: Results, output: Path, report: Report) -> None:
                 lambda: results.ledger.records(mark)
             )
         report.write_errors(folder)
-        (folder / SETTINGS_NAME).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_settings(folder, settings, results.ledger.records(mark))
         results.publish(Staged.of(folder))

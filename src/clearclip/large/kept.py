@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clearclip.classify.presence import Verdict
 from clearclip.errors import UsageError, printable
 from clearclip.files.label_maps import read_settings, save_json
 from clearclip.files.reading import read_bytes
 from clearclip.files.writing import PREFIX, atomic_write, sweep
 
 SETTINGS = "settings.json"
+VERDICTS = "verdicts.json"
 BAND_NAME = re.compile(r"\d{9,}\.(band|npz)")  # .npz: an earlier version's
 FORMAT = "2"
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -146,16 +149,35 @@ class UnfinishedBands:
         """Keep a band that begins at row `top`; `OSError` if it cannot be written."""
         arrays = (band.labels, band.scores, band.encoded)
         packed = zlib.compress(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+        self._begin()
+        with atomic_write(self._file(top)) as partial:
+            partial.write_bytes(self._digest(top, packed) + packed)
+
+    def _begin(self) -> None:
         if not (self.folder / SETTINGS).is_file():
             self.folder.mkdir(exist_ok=True)
             save_json(self.folder / SETTINGS, {"settings": self.settings}, {})
-        with atomic_write(self._file(top)) as partial:
-            partial.write_bytes(self._digest(top, packed) + packed)
+
+    def read_verdicts(self) -> tuple[Verdict, ...]:
+        """Which labels compete in the whole image, as an interrupted run found; none where there are none of ours."""
+        try:
+            found = json.loads(read_bytes(self.folder / VERDICTS, limit=100_000_000))
+            verdicts = tuple(Verdict(float(one[0]), float(one[1]), str(one[2])) for one in found["verdicts"])
+        except (OSError, ValueError, TypeError, LookupError):
+            return ()
+        return verdicts if (found["settings"], len(verdicts)) == (self.settings, self.layout.labels) else ()
+
+    def write_verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        """Keep which labels compete in the whole image."""
+        self._begin()
+        with atomic_write(self.folder / VERDICTS) as partial:
+            told = [[one.competed, one.best, one.reason] for one in verdicts]
+            partial.write_text(json.dumps({"settings": self.settings, "verdicts": told}), encoding="utf-8")
 
     def remove(self) -> None:
         """Remove what is kept, and the folder unless something else lies in it."""
         for file in self.folder.glob("*"):
-            if BAND_NAME.fullmatch(file.name) or file.name == SETTINGS or file.name.startswith(PREFIX):
+            if BAND_NAME.fullmatch(file.name) or file.name in (SETTINGS, VERDICTS) or file.name.startswith(PREFIX):
                 file.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

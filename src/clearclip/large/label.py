@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from torch import Tensor
 
 from clearclip.backbones.devices import inference
 from clearclip.classify.grid import LogitGrid
-from clearclip.classify.maps import WHOLE_IMAGE, stitched_cosines, window_maps
+from clearclip.classify.maps import WHOLE_IMAGE, check_window_rules, stitched_cosines, window_maps
+from clearclip.classify.presence import Verdict, best_in_cells, by_label
 from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike
 from clearclip.encode import stitch
@@ -71,6 +72,8 @@ class LargeResult:
     """Pixels without a label."""
     polygons: int | None = None
     """How many were written; `None` where none were asked for."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Labels that did not compete in the image, with the reason."""
 
 
 @inference
@@ -142,7 +145,9 @@ def segment_large(
         if row.refine != "none":
             raise UsageError(f"refine={row.refine} reads the whole image at once: leave it out to label one in parts")
         words, encoder = segmenter.prepare(labels, threshold=threshold), segmenter.encoder
-        values = len(words.text) if row.stitched == "none" else encoder.backbone.width
+        values = words.values if row.stitched == "none" else encoder.backbone.width
+        if row.stitched != "none":
+            check_window_rules(row, words)
         check_size(raster, encoder, values=values, scale=scale, block=block, max_memory=max_memory)
         told = segmenter.describe(row, words.threshold, templates=words.templates, vocabulary=words.vocabulary)
         work = _Work(encoder, row, words, halo, raster.measured(), scale, block, told)
@@ -154,6 +159,10 @@ def segment_large(
             check_replaceable(file, overwrite=overwrite, own=work.info if goes_on else None)
         again = overwrite or goes_on
         advance = stack.enter_context(progress_bar("rows", show=segmenter.show_progress))
+        if words.area or words.presence.rule == "weak":  # others look at each window by itself
+            verdicts = kept.read_verdicts() or work.survey(advance)
+            kept.write_verdicts(verdicts)
+            work.settle(verdicts)
         result = work.write(targets["output"], targets.get("scores"), kept=kept, replace=again, advance=advance)
         if globe is not None:
             names, labels_file = words.vocabulary.names, targets["output"]
@@ -234,7 +243,7 @@ class _Work:
         axis = self.plan.x if self.row.stitched == "none" else stitch.stitched_plan(self.plan).x
         lefts = range(0, width, self.block)
         self._columns = [part_of(axis, width, left, min(left + self.block, width)) for left in lefts]
-        self._rows = _Rows(self.raster, (self.plan.y.length, self.plan.x.length), self.encoder.mean_and_deviation[0])
+        self._rows = self._new_rows()
 
     @property
     def settings(self) -> dict[str, str]:
@@ -254,6 +263,41 @@ class _Work:
         windows = (len(self.plan.y.starts), len(self.plan.x.starts))
         count = len(self.words.vocabulary.labels)
         return Layout(self.size[1], self.dtype, count, self.nodata, scores, windows)
+
+    @inference
+    def survey(self, advance: Advance | None) -> tuple[Verdict, ...]:
+        """Which labels compete in the whole image: each row of windows is encoded once for that alone.
+
+        The area rule counts cells of the grid, not pixels.
+        """
+        words, vocabulary = self.words, self.words.vocabulary
+        best, counts = torch.zeros(len(words.text)), torch.zeros(len(words.text), dtype=torch.int64)
+        parts = range(0, self.size[0], self.block) if self.row.stitched != "none" else range(len(self.plan.y.starts))
+        for part in parts:
+            if self.row.stitched == "none":
+                maps = self._encode(part)
+            else:
+                maps = self._stitched(part, min(part + self.block, self.size[0]))[2]
+            cells = maps.flatten(0, -2).cpu()
+            cells = cells[cells.any(dim=-1)]  # windows without a valid pixel were not encoded
+            if len(cells):
+                best = best.maximum(best_in_cells(cells, logit_scale=words.logit_scale))
+                counts += torch.bincount(cells.argmax(dim=-1), minlength=len(counts))
+            if advance is not None:
+                advance(part + 1, parts.stop, "looking which labels occur")
+        owners = torch.tensor(vocabulary.query_to_class)
+        won = torch.zeros(len(vocabulary.labels), dtype=torch.int64).index_add_(0, owners, counts).numpy()
+        settled = words.settled(by_label(best, vocabulary))
+        return (settled.without_small(won) if words.area else settled).verdicts
+
+    def settle(self, verdicts: tuple[Verdict, ...]) -> None:
+        """Begin at the top again with these labels."""
+        self.words = replace(self.words, verdicts=verdicts)
+        self._windows, self._encoded = {}, {}
+        self._rows = self._new_rows()
+
+    def _new_rows(self) -> _Rows:
+        return _Rows(self.raster, (self.plan.y.length, self.plan.x.length), self.encoder.mean_and_deviation[0])
 
     def write(
         self, output: Path, scores: Path | None, *, kept: UnfinishedBands, replace: bool, advance: Advance | None
@@ -291,6 +335,11 @@ class _Work:
             encoded=sum(self._encoded.values()),
             pixels={name: pixels[index] for index, name in enumerate(vocabulary.names)},
             nodata=height * width - sum(pixels.values()),
+            absent={
+                name: verdict.reason
+                for name, verdict in zip(vocabulary.names, self.words.verdicts, strict=False)
+                if not verdict.competed
+            },
         )
 
     def _band(self, top: int, *, scores: bool) -> Band:
@@ -348,7 +397,7 @@ class _Work:
         pixels, valid = self._rows.take(top, top + y.window)
         wanted = [at for at, left in enumerate(x.starts) if valid[:, left : left + x.window].any()]
         stitches, text = self.row.stitched != "none", self.words.text
-        values = self.encoder.backbone.width if stitches else len(text)
+        values = self.encoder.backbone.width if stitches else self.words.values
         found = torch.zeros(y.cells, len(x.starts), x.cells, values, device=text.device)
         for begin in range(0, len(wanted), self.encoder.at_once):
             chosen = wanted[begin : begin + self.encoder.at_once]
@@ -359,9 +408,9 @@ class _Work:
             )
             image = Encoded((y.window, right - left), strip, self.encoder.normalize(pixels[:, left:right]))
             if stitches:
-                parts = [features for _, _, features in self.encoder.features([image], self.row)]
+                parts = [features for _, _, features, _ in self.encoder.features([image], self.row)]
             else:
-                parts = [maps for _, maps in window_maps(self.encoder, [image], self.row, self.words)]
+                parts = [maps for _, maps, _ in window_maps(self.encoder, [image], self.row, self.words)]
             found[:, chosen] = torch.stack(parts, dim=1)
         if not found.isfinite().all():
             raise ClearclipError(

@@ -94,12 +94,14 @@ def as_record(result: Segmentation) -> dict[str, Any]:
     A polygon's rings are lists of `[x, y]` corners of pixels, the outer ring first, as `outlines` turns them.
     """
     height, width = result.label_map.shape
+    absent = result.absent
     masks = (result.label_map == index for index in range(len(result.vocabulary.labels)))
     entries = [
         {
-            "index": index, "name": label.name, "queries": list(label.queries),
+            "index": index, "name": label.name, "queries": list(result.vocabulary.queries_of(label)),
             "color": hex_color(result.palette[index]), "share": round(float(mask.mean()), 6),
             "polygons": outlines(mask),
+            **({"absent": absent[label.name]} if label.name in absent else {}),
         }
         for index, (label, mask) in enumerate(zip(result.vocabulary.labels, masks, strict=True))
     ]  # fmt: skip

@@ -249,7 +249,8 @@ class _Labelled:
         made = {frame.index: grid for frame, grid in zip(fresh, found, strict=True)}
         for frame, is_cut, wanted in batch:
             if wanted and known.get(frame.index) is None:
-                last, _ = self.words.label(self._smoothed(made.pop(frame.index), reset=is_cut))
+                grid = self._smoothed(made.pop(frame.index), reset=is_cut)
+                last, _ = self.words.settle(grid).label(grid)
                 self.segmented += 1
                 if self.kept is not None:
                     self.kept.write(frame, last)

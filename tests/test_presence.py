@@ -1,0 +1,242 @@
+"""Which labels compete in an image: presence, the area rule, pins, and words beside the labels."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+import clearclip
+from clearclip import UsageError, Vocabulary
+from clearclip.classify.grid import LogitGrid
+from clearclip.classify.words import Words
+from clearclip.encode.windows import plan_windows
+from clearclip.negatives import ALIKE, WORDS, negatives
+from clearclip.protocol import Presence, Protocol
+from clearclip.scenes.generate import make_scene
+
+LABELS = ["sky", "grass", "person", "car", "tree", "umbrella"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return clearclip.load("tiny", device="cpu", cache=False)
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny):
+    return tiny.encode(make_scene(0, split="val").image)
+
+
+def words_of(vocabulary, *, presence="none", area=0.0, threshold=None, scale=20.0):
+    parsed = Vocabulary.parse(vocabulary) if isinstance(vocabulary, list) else vocabulary
+    text = torch.eye(len(parsed.queries))
+    return Words(parsed, text, threshold, scale, (), "", Presence.parse(presence), area)
+
+
+def random_grid(queries, *, seed=0, cells=6, size=(40, 56)):
+    plan = plan_windows((96, 96), crop_size=96, stride=48, patch_size=16)
+    cosines = torch.rand(cells, cells, queries, generator=torch.Generator().manual_seed(seed))
+    return LogitGrid(cosines.permute(2, 0, 1), plan, size)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    queries=st.integers(1, 9),
+    least=st.floats(0, 1),
+    area=st.sampled_from([0.0, 0.1, 0.4]),
+    pinned=st.booleans(),
+    background=st.booleans(),
+    threshold=st.sampled_from([None, 0.0, 0.5]),
+)
+def test_what_is_left_out_never_wins(seed, queries, least, area, pinned, background, threshold):
+    names = [f"label {index}" for index in range(queries)]
+    vocabulary = replace(Vocabulary.parse(names), pinned=(names[-1],) if pinned else ())
+    if background:
+        vocabulary = vocabulary.with_background("rest" if threshold is not None else names[0])
+    words = words_of(vocabulary, presence=f"weak:{least:.3f}", area=area, threshold=threshold)
+    grid = random_grid(queries, seed=seed)
+    settled = words.settle(grid)
+    label_map, _ = settled.label(grid)
+    verdicts = dict(zip(vocabulary.names, settled.verdicts, strict=True))
+    won = {vocabulary.names[index] for index in np.unique(label_map)}
+    assert all(verdicts[name].competed for name in won)
+    assert all(bool(verdict.reason) for verdict in verdicts.values() if not verdict.competed)
+    if pinned:
+        assert verdicts[names[-1]].competed
+    if background:
+        assert verdicts[vocabulary.background].competed
+    for name, map_ in zip(vocabulary.names, settled.probabilities(grid, range(len(verdicts))), strict=True):
+        assert verdicts[name].competed or not map_.any()
+
+
+def test_dropping_a_label_that_wins_no_pixel_changes_no_pixel():
+    grid = random_grid(6)
+    grid.cosines[4] -= 0.7
+    words = words_of(LABELS)
+    before, scores = words.label(grid, scores=True)
+    assert 4 not in before
+    settled = words_of(LABELS, presence="weak:0.03").settle(grid)
+    assert [verdict.competed for verdict in settled.verdicts] == [1, 1, 1, 1, 0, 1]
+    after, same = settled.label(grid, scores=True)
+    np.testing.assert_array_equal(before, after)
+    torch.testing.assert_close(scores, same)
+
+
+def test_probabilities_are_over_all_words():
+    grid = random_grid(6, seed=3)
+    grid.cosines[2] += 0.4
+    grid.cosines[5] -= 0.6
+    settled = words_of(LABELS, presence="weak:0.8").settle(grid)
+    assert [verdict.competed for verdict in settled.verdicts].count(1.0) < 6
+    reference = (grid.logits() * 20).softmax(dim=0)
+    kept = [index for index, verdict in enumerate(settled.verdicts) if verdict.competed]
+    label_map, scores = settled.label(grid, scores=True)
+    value, winner = reference[kept].max(dim=0)
+    np.testing.assert_array_equal(label_map, np.array(kept)[winner])
+    torch.testing.assert_close(scores, value)
+    ranked = dict(settled.ranking(grid, 5, 7))
+    assert ranked["person"] == pytest.approx(float(reference[2, 5, 7]), abs=1e-6)
+
+
+def test_no_label_is_left():
+    grid = random_grid(3)
+    names = ["sky", "sea", "car"]
+    alone = words_of(names, presence="weak:1").settle(grid)
+    assert sum(verdict.competed for verdict in alone.verdicts) == 1
+    assert any("likeliest" in verdict.reason for verdict in alone.verdicts)
+    rest = words_of(Vocabulary.parse(names).with_background("rest"), presence="weak:1", threshold=0.0).settle(grid)
+    label_map, scores = rest.label(grid, scores=True)
+    assert not label_map.any()
+    assert not scores.any()
+    assert rest.ranking(grid, 0, 0)[0][1] == 0
+
+
+def test_in_an_image(tiny, encoded):
+    plain = tiny.classify(encoded, LABELS)
+    assert plain.verdicts == plain.absent == {}
+    found = tiny.classify(encoded, LABELS, presence="weak:0.6")
+    assert found.absent
+    assert set(found.absent).isdisjoint(found.labels[index] for index in np.unique(found.label_map))
+    assert json.loads(found.info["absent"]) == found.absent
+    assert found.info["presence"] == "weak:0.6"
+    pinned = replace(Vocabulary.parse(LABELS), pinned=tuple(LABELS))
+    same = tiny.classify(encoded, pinned, presence="weak:0.6")
+    np.testing.assert_array_equal(same.label_map, plain.label_map)
+    assert "pinned" in same.verdicts[next(iter(found.absent))].reason
+
+
+@pytest.mark.parametrize("text", ["weak:2", "weak:x", "weak:0.1:0.2", "strong", "weak:-0.1", "weak:nan"])
+def test_what_is_no_rule(text):
+    with pytest.raises(UsageError, match="presence"):
+        Presence.parse(text)
+
+
+def test_protocol_says_it():
+    protocol = Protocol(100, 200, 50, 25, presence="WEAK", area=0.1)
+    assert protocol.presence == "weak:0.2"
+    with pytest.raises(UsageError, match="area"):
+        Protocol(100, 200, 50, 25, area=1.0)
+
+
+# Words beside the labels
+
+
+def test_words_beside():
+    assert negatives(["dog"]) == WORDS
+    left = negatives(["a red House", "oceans"])
+    assert {"building", "sea", "river"}.isdisjoint(left)
+    assert "sky" in left
+    assert negatives(["dog"], known={"sky", "snow", "dog"}) == ("sky", "snow")
+    assert all(len(group) > 1 for group in ALIKE)
+
+
+def test_one_word_alone(tiny, encoded):
+    with pytest.warns(UserWarning, match="'person' alone would fill every image: .*background none"):
+        found = tiny.classify(encoded, ["person"])
+    assert found.labels == ("background", "person")
+    assert found.vocabulary.background == "background"
+    assert 0 < found.mask("person").mean() < 0.5
+    assert "sky" in found.vocabulary.entries[0]["queries"]
+    assert "background" not in found.vocabulary.queries
+    alone = tiny.classify(encoded, Vocabulary.parse(["person"], background="none"))
+    assert alone.mask("person").all()
+
+
+def test_a_threshold_or_a_name_keeps_its_meaning(tiny, encoded):
+    assert tiny.classify(encoded, Vocabulary.parse(["person", "sky"], background="sky")).labels == ("person", "sky")
+    with pytest.warns(UserWarning, match="gives no background"):
+        found = tiny.classify(encoded, ["person"], threshold=0.5)
+    assert found.vocabulary.queries == ("person",)
+
+
+def test_auto_beside_several_labels(tiny, encoded):
+    found = tiny.classify(encoded, Vocabulary.parse(["person", "lawn", "car"], background="auto"))
+    background = found.vocabulary.entries[0]["queries"]
+    assert "grass" not in background
+    assert "sky" in background
+    assert found.mask("background").mean() > 0.2
+
+
+def test_own_words(tiny, encoded):
+    vocabulary = replace(Vocabulary.parse(["person", "sky"]), beside=("Sky", "grass", "tree"))
+    found = tiny.classify(encoded, vocabulary)
+    assert found.vocabulary.entries[0]["queries"] == ["grass", "tree"]
+    with pytest.raises(UsageError, match="no background words are left"):
+        tiny.classify(encoded, replace(vocabulary, beside=("sky",)))
+
+
+def test_labels_that_are_called_so():
+    quoted = Vocabulary.parse(["auto", "none"], background='"auto"')
+    assert (quoted.background, quoted.beside) == ("auto", "alone")
+    assert Vocabulary.parse(["auto"], background="none").background is None
+
+
+def test_entries_come_back():
+    for vocabulary in (
+        replace(Vocabulary.parse(["person=man", "sky @#102030"]), pinned=("sky",), beside="none"),
+        Vocabulary.parse(["person"]).with_words_beside(["sky", "grass"]),
+        replace(Vocabulary.parse(["sky"]).with_background("rest"), beside="none"),
+    ):
+        again = Vocabulary.from_entries(vocabulary.entries, background=vocabulary.background)
+        assert again.entries == vocabulary.entries
+        assert again.queries == vocabulary.queries
+
+
+def test_a_pin_must_be_a_label():
+    with pytest.raises(UsageError, match="'ski' is pinned but none of the labels"):
+        replace(Vocabulary.parse(["sky"]), pinned=("ski",))
+
+
+# The area rule against its authors' code (shared/golden/clip_only, section 7 of the ladder's text)
+
+
+def test_area_rule_golden(shared):
+    with safe_open(shared / "golden" / "clip_only" / "scclip.safetensors", "pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys() if key.startswith("rules/")}  # noqa: SIM118
+        scale = json.loads(opened.metadata()["hyper"])["logit_scale"]
+    with safe_open(shared / "golden" / "clip_only" / "inputs.safetensors", "pt") as opened:
+        owners = opened.get_tensor("query_idx").tolist()
+    logits = tensors.pop("rules/logits")
+    _, height, width = logits.shape
+    labels = {f"class {owner}": [] for owner in owners}
+    for query, owner in enumerate(owners):
+        labels[f"class {owner}"].append(f"query {query}")
+    vocabulary = Vocabulary.parse(
+        [f"{words[0]}={'|'.join(words[1:])}" if words[1:] else words[0] for words in labels.values()]
+    ).with_background("query 0")
+    plan = plan_windows((height, width), crop_size=0, stride=1, patch_size=1)
+    grid = LogitGrid(logits.permute(1, 2, 0).contiguous().permute(2, 0, 1), plan, (height, width))
+    for key in (name.removesuffix("/pred") for name in tensors if name.endswith("/pred")):
+        options = dict(part.split("=") for part in key.removeprefix("rules/").split(","))
+        area = 0.0 if options["area"] == "None" else float(options["area"])
+        words = words_of(vocabulary, area=area, threshold=float(options["threshold"]), scale=scale).settle(grid)
+        label_map, _ = words.label(grid)
+        np.testing.assert_array_equal(label_map, tensors[f"{key}/pred"].numpy())
+        for ours, theirs in zip(words.probabilities(grid, range(4)), tensors[f"{key}/probs"].numpy(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-6)
