@@ -13,11 +13,12 @@ import clearclip
 SOURCE = Path(clearclip.__file__).parent
 MODEL_LIBRARIES = {"open_clip", "transformers", "timm", "huggingface_hub"}
 HEAVY = {*MODEL_LIBRARIES, "torch", "numpy", "PIL", "safetensors"}
-PLAIN = ("constants", "methods", "vocabulary", "negatives", "protocol", "checkpoints", "errors")
+PLAIN = ("constants", "axes", "methods", "vocabulary", "negatives", "protocol", "checkpoints", "errors")
 LAYERS = (
     ("errors",),
     ("files",),
     ("constants",),
+    ("axes",),
     ("methods", "protocol", "vocabulary", "negatives", "checkpoints", "scenes"),
     ("backbones",),
     ("mend",),

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip.attention import KINDS, Feedback, Site, Term, fused_attention, patch_attention
+from clearclip.axes import AFTER_ATTENTION
 from clearclip.backbones.base import Backbone, check_backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
 from clearclip.mend import Streams, pool
-from clearclip.methods import AFTER_ATTENTION, Method, parse_method, parse_methods, settle
+from clearclip.methods import Method, parse_method, parse_methods, settle
 
 MethodLike = str | Method
 _NOT_READ_BY_KINDS = AFTER_ATTENTION | {"attention", "combine", "positions", "depth", "mix"}

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip.axes import AFTER_ATTENTION
 from clearclip.backbones.base import Block
-from clearclip.methods import AFTER_ATTENTION, Method
+from clearclip.methods import Method
 
 AFTER_TOKENS = AFTER_ATTENTION | {
     "attention",
