@@ -164,6 +164,28 @@ def test_mixed_attention_of_middle_blocks_by_hand(ten_blocks, kinds):
     torch.testing.assert_close(found[0].flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_rows_of_the_ladder_share_nothing_that_differs(ten_blocks):
+    """In one call each is what it is alone, in whichever order they come."""
+    view, images = clearclip.view(ten_blocks), make_images(98, 126, 2)
+    rows = [
+        "clearclip[positions=bilinear16]",
+        "cliper",
+        "cliper[attention=qq]",
+        "cliper[class_token=out,attention=kk]",
+        GIVEN,
+        f"{GIVEN[:-1]},positions=bilinear16]",
+        f"{GIVEN[:-1]},class_token=in]",
+        "pearl",
+        "naclip[mix=5-8:2:0.3]",
+        "scclip[streams=sum]",
+    ]
+    for order in (rows, rows[::-1]):
+        found = clearclip.dense_features(view, images, method=order)
+        for row in order:
+            alone = clearclip.dense_features(view, images, method=row)
+            torch.testing.assert_close(found[clearclip.parse_method(row).spelling], alone, rtol=0, atol=0)
+
+
 SFR = "resclip[mix=4-6:1.5:0.4,temp_thd=0.3,sfr_std=2]"
 
 
@@ -202,7 +224,8 @@ def test_a_second_pass_in_low_precision(dtype):
     segmenter = clearclip.Segmenter(
         clearclip.view(model), method=SFR, protocol=WHOLE, templates="a {}", cache=False, device="cpu", dtype=dtype
     )
-    assert segmenter(image, ["sky", "tree", "grass"])._grid.logits().isfinite().all()
+    for row in (SFR, f"pearl[{SFR[8:]}"):
+        assert segmenter(image, ["sky", "tree", "grass"], method=row)._grid.logits().isfinite().all()
     flat = segmenter(np.zeros((14, 14, 3), np.uint8), ["sky", "tree"])
     assert np.isfinite(flat.scores).all()
 

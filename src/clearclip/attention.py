@@ -161,7 +161,8 @@ class Feedback:
 
     def added(self, term: Term, site: Site) -> Term:
         """The term with the feedback."""
-        bias = F.pad(self.bias, (site.prefix, 0, site.prefix, 0)).to(site.tokens.dtype)
+        dtype = site.tokens.dtype if term.query is None else term.query.dtype
+        bias = F.pad(self.bias, (site.prefix, 0, site.prefix, 0)).to(dtype)
         scale = (site.head_dim**-0.5 if term.scale is None else term.scale) * self.scale
         return replace(term, scale=scale, bias=bias if term.bias is None else bias + term.bias)
 

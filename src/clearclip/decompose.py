@@ -277,7 +277,7 @@ class _Shared:
     attended: dict[object, Tensor] = field(default_factory=dict)
 
     def site(self, index: int, tokens: Tensor, row: Method, *, rounds: int = 0) -> Site:
-        key = (index, id(tokens), row.class_token)
+        key = (index, id(tokens), row.class_token, rounds)
         if key not in self.sites:  # it holds the tokens, so that no others get their id
             block, streams = self.backbone.blocks[index], self.streams
             own = (block, tokens, self.backbone.heads, streams.num_prefix_tokens, streams.grid_size)
@@ -289,7 +289,8 @@ def _rewritten(shared: _Shared, row: Method) -> Parts:
     streams, backbone, prefix = shared.streams, shared.backbone, shared.streams.num_prefix_tokens
     last, first = backbone.blocks[-1], len(backbone.blocks) - row.depth
     attn_outs, sums = [], []
-    for rounds, stream in enumerate(streams.names(row), start=1):
+    for number, stream in enumerate(streams.names(row), start=1):
+        rounds = number if row.streams == "each" else 0
         key = (stream, row.values(without=AFTER_ATTENTION))
         if key not in shared.attended:
             sites = [
