@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -54,8 +55,10 @@ def classified(segmenter, encoded, words, rule):
         vocabulary = clearclip.Vocabulary.parse(words, background="auto")
         result = segmenter.classify(encoded, vocabulary)
     else:
+        presence, _, area = rule.partition(" area:")
+        segmenter.protocol = replace(segmenter.protocol, area=float(area or 0))
         vocabulary = clearclip.Vocabulary.parse(words, background="none")
-        result = segmenter.classify(encoded, vocabulary, presence=rule)
+        result = segmenter.classify(encoded, vocabulary, presence=presence)
     to_class = {name: index for index, name in enumerate(CLASSES)}
     return np.array([to_class.get(name, OTHERS) for name in result.labels])[result.label_map]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import open_clip
 import pytest
+import torch
 
 import clearclip
+from clearclip.checkpoints import CHECKPOINTS
 from clearclip.files import progress
 from clearclip.methods import AXES
 
@@ -115,3 +118,12 @@ def test_a_model_is_downloaded_and_checked_before_it_is_needed(run, clip_folder,
     assert "there is no such file" in (failed := run("models", "download", tmp_path / "none")).err
     assert (failed.code, failed.err.count("HF_HUB_OFFLINE")) == (1, 0)
     assert "clip-b16" in run("models").out
+
+
+def test_sizes_of_downloads_are_those_of_the_architectures():
+    for row in CHECKPOINTS.values():
+        if row.megabytes:
+            with torch.device("meta"):
+                model = open_clip.CLIP(**open_clip.get_model_config(row.source.partition("/")[0]))
+            assert row.megabytes == round(4 * sum(part.numel() for part in model.parameters()) / 1e6)
+    assert {row.family for row in CHECKPOINTS.values() if row.megabytes is None} == {"BLIP"}

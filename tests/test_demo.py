@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from clearclip.decompose import fit_depth
 from clearclip.demo import DEMO_METHODS, draw_comparison, run_demo
 from clearclip.errors import UsageError
 from clearclip.scenes import CLASSES, make_scene
-from tools.tiny.score import crop_around, score_composition, score_methods
+from tools.tiny.score import crop_around, score, score_composition, score_methods
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,19 @@ def test_clearclip_is_well_above_vanilla(segmenter):
     right = {name: np.trace(matrix) / matrix.sum() for name, matrix in totals.items()}
     assert right["clearclip"] > 1.5 * right["vanilla"]
     assert all(matrix.sum() == 6 * 128 * 160 for matrix in totals.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--model", "tinny"], "model 'tinny' is not known"), (["--method", "clear"], "method 'clear' is not known")],
+)
+def test_a_wrong_name_is_an_error_of_one_line(arguments, said):
+    command = typer.Typer()
+    command.command()(score)
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {said}")
+    assert result.stderr.count("\n") == 1
 
 
 def test_colours_are_told_apart(segmenter):

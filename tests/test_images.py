@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bombs import bomb
 from clearclip import ImageError, Protocol, load_image
-from clearclip.encode.images import normalize, resize, resized_size
+from clearclip.encode.images import normalize, read_levels, resize, resized_size
 from clearclip.files.kinds import IMAGE_SUFFIXES
 from clearclip.protocol import CLIP_MEAN, CLIP_STD, PROTOCOLS
 
@@ -59,18 +59,25 @@ def test_transparent_pixels_lie_over_white(tmp_path, smooth):
     rgba = np.concatenate([smooth, alpha], axis=2)
     Image.fromarray(rgba).save(tmp_path / "a.png")
     for form in (tmp_path / "a.png", rgba, Image.fromarray(rgba)):
-        loaded = load_image(form)
+        with pytest.warns(UserWarning, match="its transparent pixels lie over white"):
+            loaded = load_image(form)
         assert np.array_equal(loaded[:12], smooth[:12])
         assert (loaded[18:] == 255).all()
         half = np.rint(smooth[12:18] * (128 / 255) + 255 * (127 / 255))
         assert np.abs(loaded[12:18] - half).max() <= 1
     palette = Image.fromarray(smooth).quantize(4)
     palette.save(tmp_path / "t.png", transparency=0)
-    loaded = load_image(tmp_path / "t.png")
+    with pytest.warns(UserWarning, match=r"t.png: its transparent pixels"):
+        loaded = load_image(tmp_path / "t.png")
     assert (loaded[np.asarray(palette) == 0] == 255).all()
     assert np.array_equal(
         loaded[np.asarray(palette) != 0], np.asarray(palette.convert("RGB"))[np.asarray(palette) != 0]
     )
+
+
+def test_a_picture_that_could_be_transparent_and_is_not_is_none(smooth):
+    half = np.dstack([smooth, np.full(smooth.shape[:2], 1, dtype=np.uint8)])
+    assert read_levels(half).note == ""
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -92,7 +99,7 @@ def test_cmyk_and_ycbcr(tmp_path, smooth):
     assert np.abs(load_image(tmp_path / "cmyk.jpg").astype(int) - smooth).max() <= 6
     assert np.abs(load_image(Image.fromarray(smooth).convert("YCbCr")).astype(int) - smooth).max() <= 3
     for mode in ("HSV", "LAB", "RGBX", "RGBa", "PA"):
-        picture = Image.new(mode, (5, 4))
+        picture = Image.new(mode, (5, 4), tuple(255 for _ in Image.new(mode, (1, 1)).getbands()))
         assert load_image(picture).shape == (4, 5, 3), mode
 
 
@@ -107,6 +114,8 @@ def test_exif_rotation(tmp_path, smooth, orientation):
     if orientation in (5, 7):
         upright = upright[:, ::-1]
     assert np.array_equal(load_image(tmp_path / "e.png"), upright)
+    with Image.open(tmp_path / "e.png") as stored:  # as docs/outputs.md says
+        assert np.array_equal(ImageOps.exif_transpose(stored), upright)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (2, 3)])

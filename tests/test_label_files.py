@@ -6,11 +6,13 @@ import time
 from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clearclip import UsageError, Vocabulary
+from clearclip import Label, UsageError, Vocabulary
 from clearclip.files.commas import quoted, split_items, unquoted
 from clearclip.files.label_files import PARTS, YAML_BYTES, parse_label_file, read_label_file
-from clearclip.vocabulary import labels_of, read_labels
+from clearclip.vocabulary import label_file, labels_of, read_labels
 
 
 @pytest.fixture
@@ -28,69 +30,69 @@ SKY_AND_TREE = {"sky": (), "tree": ()}
 ROADS = {"sky": (), "road": ("street",), "car": ("van", "truck")}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "sky\nroad, street\ncar, van, truck\n",
-        "sky\nroad;street\ncar; van; truck\n",
-        "sky,\nroad, street,\ncar,van,truck,\n",
-        "sky\nroad=street\ncar=van|truck\n",
-        "sky\nroad|street\ncar|van|truck\n",
-        "sky\nroad=street\ncar=van, truck\n",
-        "0 sky\n1 road, street\n2 car, van, truck\n",
-        "0: sky\n1: road; street\n2: car; van; truck\n",
-        "1. sky\n2. road, street\n3. car, van, truck",
-        "1) sky\r\n3) car, van, truck\r\n2) road, street\r\n",
-        "- sky\n- road, street\n- car, van, truck\n",
-        "n01440764 sky\nn01443537 road, street\nn01484850 car, van, truck\n",
-        '["sky", "road, street", "car, van, truck"]',
-        '{"0": "sky", "1": "road, street", "2": "car, van, truck"}',
-        '{"2": "car, van, truck", "1": "road, street", "0": "sky"}',
-        '{"sky": 0, "road, street": 1, "car, van, truck": 2}',
-        '{"id2label": {"0": "sky", "1": "road, street", "2": "car, van, truck"}, "label2id": {}, "labels_dir": "x"}',
-        '{"categories": [{"id": 1, "name": "sky"}, {"id": 2, "name": "road", "synonyms": ["street"]}, {"id": 3, '
-        '"name": "car", "synonyms": ["car", "van", "truck"]}], "images": [], "annotations": []}',
-        "Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t9\t9\tsky\n2\t0.1\t9\t9\troad, street\n3\t0\t1\t1\tcar, van, truck\n",
-        "Idx,Ratio,Train,Val,Stuff,Name\n1,0.1,9,9,1,sky\n3,0,1,1,0,car;van;truck\n2,0.1,9,9,1,road;street\n",
-        'id,name\n0,sky\n1,"road, street"\n2,"car, van, truck"\n',
-    ],
-)
+FORMS_OF_ROADS = [
+    "sky\nroad, street\ncar, van, truck\n",
+    "sky\nroad;street\ncar; van; truck\n",
+    "sky,\nroad, street,\ncar,van,truck,\n",
+    "sky\nroad=street\ncar=van|truck\n",
+    "sky\nroad|street\ncar|van|truck\n",
+    "sky\nroad=street\ncar=van, truck\n",
+    "0 sky\n1 road, street\n2 car, van, truck\n",
+    "0: sky\n1: road; street\n2: car; van; truck\n",
+    "1. sky\n2. road, street\n3. car, van, truck",
+    "1) sky\r\n3) car, van, truck\r\n2) road, street\r\n",
+    "- sky\n- road, street\n- car, van, truck\n",
+    "n01440764 sky\nn01443537 road, street\nn01484850 car, van, truck\n",
+    '["sky", "road, street", "car, van, truck"]',
+    '{"0": "sky", "1": "road, street", "2": "car, van, truck"}',
+    '{"2": "car, van, truck", "1": "road, street", "0": "sky"}',
+    '{"sky": 0, "road, street": 1, "car, van, truck": 2}',
+    '{"id2label": {"0": "sky", "1": "road, street", "2": "car, van, truck"}, "label2id": {}, "labels_dir": "x"}',
+    '{"categories": [{"id": 1, "name": "sky"}, {"id": 2, "name": "road", "synonyms": ["street"]}, {"id": 3, '
+    '"name": "car", "synonyms": ["car", "van", "truck"]}], "images": [], "annotations": []}',
+    "Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t9\t9\tsky\n2\t0.1\t9\t9\troad, street\n3\t0\t1\t1\tcar, van, truck\n",
+    "Idx,Ratio,Train,Val,Stuff,Name\n1,0.1,9,9,1,sky\n3,0,1,1,0,car;van;truck\n2,0.1,9,9,1,road;street\n",
+    'id,name\n0,sky\n1,"road, street"\n2,"car, van, truck"\n',
+]
+
+
+@pytest.mark.parametrize("text", FORMS_OF_ROADS)
 def test_one_vocabulary_in_the_forms_of_many_programs(words_of, text):
     assert words_of(text) == ROADS
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("path: ../x\ntrain: images\nnc: 2\nnames:\n  0: sky\n  1: tree\n", "data.yaml"),
-        ("path: ../x\ntrain: images\nnc: 2\nnames: [sky, tree]\ndownload: |\n  import os\n", "data.yml"),
-        ("names: ['sky', 'tree']\nnc: 2\n", "words.txt"),
-        ("- sky\n- tree\n", "labels.yaml"),
-        ('{"names": ["sky", "tree"], "nc": 2}', "data.json"),
-        ("# label:color_rgb:parts:actions\nsky:0,0,0::\ntree:128,0,0::\n", "labelmap.txt"),
-        ('[{"name": "sky", "color": "#ff0000", "attributes": []}, {"name": "tree", "color": ""}]', "cvat.json"),
-        ("sky: 1\ntree: 2\n", "words.txt"),
-        ("sky,0\ntree,1\n", "words.txt"),
-        ("\ufeffsky\n\n# not me\ntree # nor me\n", "words.txt"),
-    ],
-)
+FORMS_BY_NAME = [
+    ("path: ../x\ntrain: images\nnc: 2\nnames:\n  0: sky\n  1: tree\n", "data.yaml"),
+    ("path: ../x\ntrain: images\nnc: 2\nnames: [sky, tree]\ndownload: |\n  import os\n", "data.yml"),
+    ("names: ['sky', 'tree']\nnc: 2\n", "words.txt"),
+    ("- sky\n- tree\n", "labels.yaml"),
+    ('{"names": ["sky", "tree"], "nc": 2}', "data.json"),
+    ("# label:color_rgb:parts:actions\nsky:0,0,0::\ntree:128,0,0::\n", "labelmap.txt"),
+    ('[{"name": "sky", "color": "#ff0000", "attributes": []}, {"name": "tree", "color": ""}]', "cvat.json"),
+    ("sky: 1\ntree: 2\n", "words.txt"),
+    ("sky,0\ntree,1\n", "words.txt"),
+    ("\ufeffsky\n\n# not me\ntree # nor me\n", "words.txt"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), FORMS_BY_NAME)
 def test_two_labels(words_of, text, name):
     assert words_of(text, name) == SKY_AND_TREE
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "name,r,g,b\nsky,70,130,180\ntree,107,142,35\n",
-        "class\tred\tgreen\tblue\nsky\t70\t130\t180\ntree\t107\t142\t35\n",
-        "sky,70,130,180\ntree,107,142,35\n",
-        "sky 70 130 180\ntree 107 142 35\n",
-        "70 130 180\tsky\n107 142 35\ttree\n",
-        "sky:70,130,180::\ntree:107,142,35::\n",
-        '[{"name": "sky", "color": [70, 130, 180]}, {"name": "tree", "color": "#6b8e23"}]',
-        "sky @#4682b4\ntree @#6b8e23\n",
-    ],
-)
+FORMS_WITH_COLOURS = [
+    "name,r,g,b\nsky,70,130,180\ntree,107,142,35\n",
+    "class\tred\tgreen\tblue\nsky\t70\t130\t180\ntree\t107\t142\t35\n",
+    "sky,70,130,180\ntree,107,142,35\n",
+    "sky 70 130 180\ntree 107 142 35\n",
+    "70 130 180\tsky\n107 142 35\ttree\n",
+    "sky:70,130,180::\ntree:107,142,35::\n",
+    '[{"name": "sky", "color": [70, 130, 180]}, {"name": "tree", "color": "#6b8e23"}]',
+    "sky @#4682b4\ntree @#6b8e23\n",
+]
+
+
+@pytest.mark.parametrize("text", FORMS_WITH_COLOURS)
 def test_colours_are_read(text, tmp_path):
     (tmp_path / "palette.csv").write_text(text)
     vocabulary = Vocabulary.parse(tmp_path / "palette.csv")
@@ -275,28 +277,28 @@ def test_commas_of_the_command_line(run, photo, tmp_path):
     assert "a label is empty" in ran.err
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Value,Name\n0,sky\n1,tree\n",
-        "code,name\n1,sky\n2,tree\n",
-        "pixel value,class\n0,sky\n1,tree\n",
-        "class,name\n0,sky\n1,tree\n",
-        "label,name\n1,tree\n0,sky\n",
-        "LabelID,LabelName\n0,sky\n1,tree\n",
-        "category_id,category_name\n0,sky\n1,tree\n",
-        "Class Index,Class Name\n0,sky\n1,tree\n",
-        ",name\n0,sky\n1,tree\n",
-        "id;class\n1;sky\n2;tree\n",
-        '"id","name"\n"0","sky"\n"1","tree"\n',
-        '{"categories": [{"id": 2, "name": "tree"}, {"id": 1, "name": "sky"}]}',
-        '{"labels": [{"index": 1, "name": "tree"}, {"index": 0, "name": "sky"}]}',
-        "n01440764 0 sky\nn01443537 1 tree\n",
-        "0 n01440764 sky\n1 n01443537 tree\n",
-        "0 -> sky\n1 -> tree\n",
-        "0|sky\n1|tree\n",
-    ],
-)
+TABLES = [
+    "Value,Name\n0,sky\n1,tree\n",
+    "code,name\n1,sky\n2,tree\n",
+    "pixel value,class\n0,sky\n1,tree\n",
+    "class,name\n0,sky\n1,tree\n",
+    "label,name\n1,tree\n0,sky\n",
+    "LabelID,LabelName\n0,sky\n1,tree\n",
+    "category_id,category_name\n0,sky\n1,tree\n",
+    "Class Index,Class Name\n0,sky\n1,tree\n",
+    ",name\n0,sky\n1,tree\n",
+    "id;class\n1;sky\n2;tree\n",
+    '"id","name"\n"0","sky"\n"1","tree"\n',
+    '{"categories": [{"id": 2, "name": "tree"}, {"id": 1, "name": "sky"}]}',
+    '{"labels": [{"index": 1, "name": "tree"}, {"index": 0, "name": "sky"}]}',
+    "n01440764 0 sky\nn01443537 1 tree\n",
+    "0 n01440764 sky\n1 n01443537 tree\n",
+    "0 -> sky\n1 -> tree\n",
+    "0|sky\n1|tree\n",
+]
+
+
+@pytest.mark.parametrize("text", TABLES)
 def test_tables_and_numbers_of_other_programs(text):
     assert [label.queries for label in parsed(text)] == [("sky",), ("tree",)]
 
@@ -337,3 +339,77 @@ def test_gaps_between_ids_are_told(tmp_path):
 
 def test_quotes_in_names_are_no_table():
     assert [label.name for label in parsed('"big" cat\nthe "small" one\n')] == ['"big" cat', 'the "small" one']
+
+
+# Written anew
+
+
+def meaning(labels):
+    return [(label.name, label.queries, label.color) for label in labels]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".yaml", ".yml"])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [*FORMS_BY_NAME, *((text, "words.txt") for text in (*FORMS_OF_ROADS, *FORMS_WITH_COLOURS, *TABLES))],
+)
+def test_what_is_read_is_written_and_read_again(text, name, suffix):
+    labels = labels_of(parse_label_file(text, name))
+    again = labels_of(parse_label_file(label_file(labels, suffix), f"labels{suffix}"))
+    assert meaning(again) == meaning(labels)
+
+
+def test_the_forms_that_are_written():
+    labels = Vocabulary.parse(["sky", "person=man|woman", '"rock, paper"=stone']).labels
+    assert label_file(labels, ".txt") == 'sky\nperson=man|woman\n"rock, paper"=stone\n'
+    assert label_file(labels, ".yaml") == (
+        "nc: 3\nnames:\n  0: sky\n  1: person, man, woman\n  2: '\"rock, paper\", stone'\n"
+    )
+    colored = label_file([Label("sky", ("air",), (1, 2, 3)), Label("no")], ".yaml")
+    assert colored == "nc: 2\nnames:\n- name: sky\n  synonyms:\n  - air\n  color: '#010203'\n- name: 'no'\n"
+    with pytest.raises(UsageError, match=r"written as .txt, .yaml or .yml, not as .json"):
+        label_file(labels, ".json")
+
+
+@pytest.mark.parametrize("names", [["7up", "sky"], ["3 seats", "5 seats"], ["name", "sky"], ["a # b", "c"], ["a=b"]])
+def test_names_that_a_line_cannot_hold_are_said_or_quoted_and_yaml_holds_them(names):
+    labels = [Label(name) for name in names]
+    assert meaning(labels_of(parse_label_file(label_file(labels, ".yaml"), "labels.yaml"))) == meaning(labels)
+    try:
+        text = label_file(labels, ".txt")
+    except UsageError as error:
+        assert "write a .yaml" in str(error)  # noqa: PT017
+    else:
+        assert meaning(labels_of(parse_label_file(text, "labels.txt"))) == meaning(labels)
+
+
+WORD = st.text(min_size=1, max_size=12).map(str.strip)
+
+
+@given(st.lists(st.tuples(WORD, st.lists(WORD, max_size=3)), min_size=1, max_size=5, unique_by=lambda pair: pair[0]))
+def test_any_labels_are_written_as_they_are_or_refused(pairs):
+    try:
+        labels = [Label(name, tuple(more)) for name, more in pairs]
+    except UsageError:
+        return
+    for suffix in (".txt", ".yaml"):
+        with suppress(UsageError):
+            text = label_file(labels, suffix)
+            assert meaning(labels_of(parse_label_file(text, f"labels{suffix}"))) == meaning(labels)
+
+
+def test_a_label_file_is_converted_and_nothing_of_others_replaced(run, tmp_path):
+    (tmp_path / "classes.csv").write_text('name,synonyms,r,g,b\nsky,"blue|air",1,2,3\ntree,,4,5,6\n')
+    ran = run("labels", "convert", tmp_path / "classes.csv", "-o", tmp_path / "out" / "labels.txt")
+    assert ran.code == 0
+    assert "read as a table" in ran.err
+    assert "2 labels" in ran.out
+    assert (tmp_path / "out" / "labels.txt").read_text() == "sky=blue|air @#010203\ntree @#040506\n"
+    given = ("labels", "convert", tmp_path / "out" / "labels.txt", "-o")
+    assert "--overwrite replaces it" in (refused := run(*given, tmp_path / "out" / "labels.txt")).err
+    assert refused.code == 2
+    assert run(*given, tmp_path / "out" / "labels.txt", "--overwrite").code == 0
+    (tmp_path / "out" / "mine.yaml").write_text("mine")
+    assert "was not written by a run" in run(*given, tmp_path / "out" / "mine.yaml", "--overwrite").err
+    assert (tmp_path / "out" / "mine.yaml").read_text() == "mine"
+    assert "written as .txt, .yaml or .yml" in run(*given, tmp_path / "out" / "labels").err

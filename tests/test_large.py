@@ -233,6 +233,20 @@ def test_nodata_stays_nodata_and_its_windows_are_skipped(segmenter, scene, write
     assert np.array_equal(read(plain)[~hole], read(out)[~hole])
 
 
+def test_clear_pixels_are_nodata_here_and_white_in_a_picture(segmenter, scene, tmp_path):
+    rgba = np.dstack([scene(64, 80), np.full((64, 80), 255, dtype=np.uint8)])
+    rgba[:, 50:, 3], rgba[:, 40:50, 3] = 0, 1
+    path = tmp_path / "cut-out.png"
+    Image.fromarray(rgba).save(path)
+    segment_large(segmenter, path, labels=WORDS, output=tmp_path / "out.tif")
+    assert np.array_equal(read(tmp_path / "out.tif") == 255, rgba[..., 3] == 0)
+    report = clearclip.segment_files(segmenter, [path], labels=WORDS, output=tmp_path / "out", formats=["mask"])
+    assert [note for note in report.notes if note.startswith("its transparent pixels lie over white")]
+    over_white = Image.alpha_composite(Image.new("RGBA", (80, 64), "white"), Image.fromarray(rgba)).convert("RGB")
+    label_map = np.asarray(Image.open(tmp_path / "out" / "mask" / "cut-out.png"))
+    assert np.array_equal(label_map, segmenter(over_white, WORDS).label_map)
+
+
 @pytest.mark.parametrize("scale", [0.37, 2.3])
 def test_windows_that_are_skipped_reach_no_valid_pixel(segmenter, scene, write, tmp_path, scale):
     image = np.maximum(scene(260, 260), 1)

@@ -159,9 +159,19 @@ def test_colours_depend_on_the_index_alone(count):
     assert np.array_equal(colors, distinct_colors(300)[:count])
 
 
-@pytest.mark.parametrize(("eyes", "least"), [("normal", 21.6), ("protanopia", 10.9), ("deuteranopia", 11.3)])
-def test_the_first_colours_and_black_are_told_apart_by_all_eyes(eyes, least):
-    colors = [*distinct_colors(20).tolist(), [0, 0, 0]]
+@pytest.mark.parametrize(
+    ("count", "eyes", "least"),
+    [
+        (20, "normal", 21.6),
+        (20, "protanopia", 10.9),
+        (20, "deuteranopia", 11.3),
+        (30, "normal", 15.7),
+        (30, "protanopia", 7.8),
+        (30, "deuteranopia", 7.7),
+    ],
+)
+def test_the_first_colours_and_black_are_told_apart_by_all_eyes(count, eyes, least):
+    colors = [*distinct_colors(count).tolist(), [0, 0, 0]]
     pairs = itertools.combinations(colors, 2)
     assert min(difference(first, second, eyes=eyes) for first, second in pairs) == pytest.approx(least, abs=0.05)
 

@@ -17,6 +17,8 @@ class Checkpoint:
         architecture: Shape of the vision tower.
         source: What the adapter is asked for, in the library's own spelling, or a URL of a `.pth`.
         license: Of the weights; the code that trained them may have another.
+        megabytes: What is downloaded, about: 4 bytes for each of the architecture's parameters, as float32 is stored.
+            `None` where that says nothing: BLIP's files hold parts of its training that are not read. 0: embedded.
     """
 
     name: str
@@ -25,17 +27,27 @@ class Checkpoint:
     source: str
     license: str
     about: str
+    megabytes: int | None = None
 
 
+_B16, _L14 = 598, 1710
 _BLIP = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
 
 CHECKPOINTS: dict[str, Checkpoint] = {
     row.name: row
     for row in (
-        Checkpoint("clip-b16", "CLIP", "ViT-B/16", "ViT-B-16-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs"),
-        Checkpoint("clip-l14", "CLIP", "ViT-L/14", "ViT-L-14-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs"),
-        Checkpoint("openclip-b16", "OpenCLIP", "ViT-B/16", "ViT-B-16/laion2b_s34b_b88k", "MIT", "trained on LAION-2B"),
-        Checkpoint("openclip-l14", "OpenCLIP", "ViT-L/14", "ViT-L-14/laion2b_s32b_b82k", "MIT", "trained on LAION-2B"),
+        Checkpoint(
+            "clip-b16", "CLIP", "ViT-B/16", "ViT-B-16-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs", _B16
+        ),
+        Checkpoint(
+            "clip-l14", "CLIP", "ViT-L/14", "ViT-L-14-quickgelu/openai", "MIT", "OpenAI's CLIP, 400 M pairs", _L14
+        ),
+        Checkpoint(
+            "openclip-b16", "OpenCLIP", "ViT-B/16", "ViT-B-16/laion2b_s34b_b88k", "MIT", "trained on LAION-2B", _B16
+        ),
+        Checkpoint(
+            "openclip-l14", "OpenCLIP", "ViT-L/14", "ViT-L-14/laion2b_s32b_b82k", "MIT", "trained on LAION-2B", _L14
+        ),
         Checkpoint(
             "metaclip-b16",
             "MetaCLIP",
@@ -43,6 +55,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             "ViT-B-16-quickgelu/metaclip_fullcc",
             "CC-BY-NC-4.0 (non-commercial)",
             "2.5 B curated pairs",
+            _B16,
         ),
         Checkpoint(
             "metaclip-l14",
@@ -51,6 +64,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             "ViT-L-14-quickgelu/metaclip_fullcc",
             "CC-BY-NC-4.0 (non-commercial)",
             "2.5 B curated pairs",
+            _L14,
         ),
         Checkpoint("blip-b16", "BLIP", "ViT-B/16", _BLIP + "model_base_14M.pth", "BSD-3-Clause", "BLIP, 14 M images"),
         Checkpoint(
@@ -63,6 +77,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             f"local-dir:{TINY_FOLDER}",
             "Apache-2.0",
             "embedded, knows clearclip's own cartoons, works offline",
+            0,
         ),
     )
 }

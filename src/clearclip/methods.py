@@ -187,6 +187,11 @@ class Method:
         )
 
     @property
+    def own_name(self) -> str | None:
+        """Its name where that is no name of `METHODS`; results show it beside the spelling."""
+        return None if self.name in METHODS else self.name
+
+    @property
     def spelling(self) -> str:
         """The method as `parse_method` reads it; a row with a name of its own is spelled as a change of `vanilla`."""
         base = METHODS.get(self.name, METHODS["vanilla"])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.presence import Verdict
+from clearclip.classify.rivals import Rival, by_a_hair, rivals
 from clearclip.classify.words import Words
 from clearclip.files.drawing import draw_overlay
 from clearclip.files.label_maps import save_label_map
@@ -93,6 +94,12 @@ class Segmentation:
     def absent(self) -> dict[str, str]:
         """The labels that did not compete, each with the reason."""
         return {name: verdict.reason for name, verdict in self.verdicts.items() if not verdict.competed}
+
+    def rivals(self) -> list[Rival]:
+        """Labels that won most of their cells by a hair, each with the label that came second; see `labels check`."""
+        if self._grid is None or self._words is None or self._words.presence.makes_maps:
+            return []
+        return by_a_hair(rivals(self._grid, self._words))
 
     @property
     def palette(self) -> npt.NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from clearclip import __version__
 from clearclip.backbones import Backbone, load_backbone
 from clearclip.backbones.base import check_backbone
 from clearclip.backbones.devices import pick_device, pick_dtype
+from clearclip.classify.freecp import MOST_CROPS
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.maps import grids
 from clearclip.classify.words import Words
@@ -176,6 +177,7 @@ class Segmenter:
         ('sky', 'grass', 'tree')
 
         An image is a path, a PIL image or an array `(H, W, 3)`; the windows of a list go through the encoder together.
+        Label maps are upright, turned as EXIF says, as `PIL.ImageOps.exif_transpose(image)` is and `image` may not be.
         Labels are what `Vocabulary.parse` reads, or `prepare` returned. Pixels whose best probability is below the
         threshold become background: the label of that name, or a new first one; by default the protocol's threshold
         holds where the vocabulary has a background. `presence` is a rule that says which labels compete, as in
@@ -378,6 +380,8 @@ class Segmenter:
         rule = numbers.presence if presence is None else str(presence)
         described |= {"presence": rule} if rule != "none" else {}
         described |= {"area": f"{numbers.area:.15g}"} if numbers.area else {}
+        if method.own_name is not None:
+            described["name"] = method.own_name
         if self.value_range is not None:
             described["range"] = "{:g} to {:g}".format(*self.value_range)
         if vocabulary is not None:
@@ -454,6 +458,12 @@ class Segmenter:
     def _labelled(self, encoded: Encoded, grid: LogitGrid, words: Words, method: Method) -> Segmentation:
         words = words.settle(grid)
         label_map, scores = words.label(grid)
+        if unseen := sum(one.unseen for one in grid.filtered):
+            warnings.warn(
+                f"FreeCP looks at {MOST_CROPS} crops of a window at most: labels that {unseen} more would have told "
+                "apart all compete",
+                stacklevel=3,
+            )
         assert encoded.image is not None  # only `logits` goes without
         info = self.describe(method, words.threshold, templates=words.templates, presence=words.presence)
         result = Segmentation(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import colorsys
 import re
 import unicodedata
-from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Integral
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from clearclip.errors import UsageError, nearest
 from clearclip.files.commas import quoted, unquoted
-from clearclip.files.label_files import LabelFile, read_label_file
+from clearclip.files.label_files import LabelFile, parse_label_file, read_label_file
 
 WORD_BYTES = 2_000
 """Of a name or a synonym in UTF-8. Text towers read 77 tokens or a few hundred; nobody waits for more to be counted."""
@@ -34,11 +35,14 @@ PALETTE = (
     (86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (51, 0, 255), (221, 238, 221), (119, 119, 136),
     (34, 85, 85), (85, 34, 0), (204, 170, 170), (255, 238, 17), (102, 85, 0), (204, 51, 68), (255, 102, 187),
     (102, 17, 51), (136, 119, 255), (34, 238, 136), (0, 255, 255), (0, 51, 102), (187, 17, 170),
+    (17, 102, 204), (153, 187, 136), (170, 153, 85), (34, 0, 51), (0, 34, 17), (0, 0, 136), (255, 221, 187),
+    (119, 85, 119), (102, 119, 85), (102, 153, 153),
 )  # fmt: skip
-"""Colours of labels without one of their own, far from each other and from a background's black.
+"""Colours of labels without one of their own, far from each other and from a background's black; `scenes` has the same.
 
-Okabe and Ito's first four (https://jfly.uni-koeln.de/color/) and 16 found by exchanging the nearest pair of all colours
-in steps of 17: the least CIEDE2000 of two is 21.6, of protanopes 10.9, of deuteranopes 11.3 (Machado et al., 2009).
+Okabe and Ito's first four (https://jfly.uni-koeln.de/color/), and others found by exchanging the nearest pair of all
+colours in steps of 17. Among the first 20 the least CIEDE2000 of two is 21.6, of protanopes 10.9, of deuteranopes 11.3
+(Machado et al., 2009); among all 30 it is 15.7, 7.8 and 7.7.
 """
 
 
@@ -106,7 +110,7 @@ class Label:
     def text(self) -> str:
         """The label as `parse` reads it; `UsageError` if a word of it holds `=`, `|`, `@#` or a quote at its end."""
         text = quoted(self.name) + (f"={'|'.join(map(quoted, self.synonyms))}" if self.synonyms else "")
-        text += " @#{:02x}{:02x}{:02x}".format(*self.color) if self.color else ""
+        text += f" @{_hex(self.color)}" if self.color else ""
         if Label.parse(text) != self:
             raise UsageError(
                 f"label {self.name!r}: '=', '|' and '@#' have a meaning of their own in labels, leave them out"
@@ -331,6 +335,61 @@ def labels_of(file: LabelFile) -> tuple[Label, ...]:
     """The labels that a file's entries describe."""
     _check_count(len(file.labels))
     return tuple(Label.parse(entry) if isinstance(entry, str) else _from_entry(*entry) for entry in file.labels)
+
+
+def label_file(labels: Sequence[Label], suffix: str) -> str:
+    """The text of a label file that reads back as these labels: `.txt` with one a line, `.yaml` or `.yml` with `names`.
+
+    >>> print(label_file([Label("sky"), Label("person", ("man", "woman"))], ".txt"), end="")
+    sky
+    person=man|woman
+
+    A YAML's names are texts by number with synonyms after commas, or objects where labels have colours or other marks.
+    """
+    if suffix == ".txt":
+        written: Iterable[str] = (_lines(labels, quoted), _lines(labels, lambda word: f'"{word}"'))
+    elif suffix in (".yaml", ".yml"):
+        written = _yamls(labels)
+    else:
+        raise UsageError(f"a label file is written as .txt, .yaml or .yml, not as {suffix or 'one without a suffix'}")
+    for text in written:
+        with suppress(UsageError):
+            if list(map(_meaning, labels_of(parse_label_file(text, f"labels{suffix}")))) == list(map(_meaning, labels)):
+                return text
+    raise UsageError(
+        f"these labels have letters or numbers that would be read otherwise in a {suffix} file: "
+        f"{'write a .yaml' if suffix == '.txt' else 'give them other names'}"
+    )
+
+
+def _meaning(label: Label) -> tuple[object, ...]:
+    return label.name, label.queries, label.color
+
+
+def _lines(labels: Sequence[Label], mark: Callable[[str], str]) -> str:
+    return "".join(
+        "=".join((mark(label.name), *(["|".join(map(mark, label.synonyms))] if label.synonyms else [])))
+        + (f" @{_hex(label.color)}\n" if label.color else "\n")
+        for label in labels
+    )
+
+
+def _yamls(labels: Sequence[Label]) -> Iterator[str]:
+    import yaml
+
+    texts = {index: ", ".join(map(quoted, (label.name, *label.synonyms))) for index, label in enumerate(labels)}
+    objects = [
+        {"name": label.name}
+        | ({"synonyms": list(label.synonyms)} if label.synonyms else {})
+        | ({"color": _hex(label.color)} if label.color else {})
+        for label in labels
+    ]
+    for names in (texts, objects):
+        yield yaml.safe_dump({"nc": len(labels), "names": names}, allow_unicode=True, sort_keys=False, width=1 << 20)
+
+
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def listed(labels: Sequence[Label]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,11 @@ def test_a_finished_run_is_shown_again_and_recorded_once(run, voc, tmp_path):
     words = ("evaluate", "voc20", "--data", voc, "--protocol", "native", "-o", tmp_path, "--format", "csv")
     assert run(*words).stdout == run(*words).stdout
     assert len(read_results([tmp_path])) == 1
+    assert "measured" not in run("results", tmp_path, "--format", "csv").stdout
+    run(*words, "--overwrite")
+    first, second = run("results", tmp_path, "--format", "csv").stdout.split()[1:]
+    times = [record["time"] for record in read_results([tmp_path])]
+    assert [first.endswith(times[0]), second.endswith(times[1])] == [True, True]
 
 
 def test_the_benchmarks_own_protocol_and_threshold_are_the_default(run, voc, tmp_path):
@@ -139,9 +145,16 @@ def test_ones_own_data_set(run, voc, tmp_path):
         tmp_path / "labels.txt",
     )
     (record,) = json.loads(run("evaluate", *own, "-o", tmp_path / "out", "--json").stdout)
-    assert record["benchmark"] == "custom"
+    assert record["benchmark"].startswith("JPEGImages@")
     assert record["images"] == 6
     assert record["warnings"] == []
+    other = tmp_path / "other" / "JPEGImages"
+    shutil.copytree(voc / "JPEGImages", other)
+    next(other.iterdir()).unlink()
+    run("evaluate", "--images", other, *own[2:], "--skip-broken", "-o", tmp_path / "out")
+    table = run("results", tmp_path / "out", "--view", "methods", "--format", "csv").stdout.splitlines()
+    assert [name.partition("@")[0] for name in table[0].split(",")[2:]] == ["JPEGImages", "JPEGImages", "mean"]
+    assert len(table[1:-1]) == 1
     assert "usable" in run("benchmarks", "check", *own).stdout
     with pytest.raises(UsageError, match="--labels is missing"):
         run("evaluate", *own[:4])
@@ -194,3 +207,32 @@ def test_results_are_shown_and_filtered(run, voc, tmp_path):
     assert "paper" in run("results", tmp_path).stdout
     with pytest.raises(UsageError, match="no result is left"):
         run("results", tmp_path, "--benchmarks", "ade20k")
+
+
+def test_class_names_of_another_paper_are_said_and_stand_apart(run, voc, tmp_path):
+    given = ("evaluate", "voc21", "--data", voc, "--method", "vanilla,clearclip", "-o", tmp_path, "--json")
+    own = json.loads(run(*given).stdout)
+    ran = run(*given, "--names", "sclip")
+    theirs = json.loads(ran.stdout)
+    assert "voc21-sclip: background → sky | wall | tree" in ran.stderr
+    assert "tvmonitor → television monitor | tv monitor" in ran.stderr
+    assert "background threshold 0.1" in ran.stderr
+    assert [record["benchmark"] for record in (*own, *theirs)] == ["voc21"] * 2 + ["voc21-sclip"] * 2
+    assert [record["config"]["threshold"] for record in (*own, *theirs)] == [0.2, 0.5, 0.1, 0.1]
+    assert theirs[0]["config"]["labels"][15] == [
+        "person", *(f"person in {one}" for one in ("shirt", "jeans", "dress", "sweater", "skirt", "jacket"))
+    ]  # fmt: skip
+    assert all(record["published"] is None for record in theirs)
+    assert len(read_results([tmp_path])) == 4
+    again = run("evaluate", "voc20", "--data", voc, "-o", tmp_path, "--names", "proxyclip", "--json")
+    assert "the words of proxyclip are ClearCLIP's" in again.stderr
+    assert json.loads(again.stdout)[0]["benchmark"] == "voc20"
+
+
+def test_class_names_go_with_the_papers_benchmarks_only(run, voc, tmp_path):
+    with pytest.raises(UsageError, match="scenes has words of its own"):
+        run("evaluate", "scenes", "--names", "sclip", "-o", tmp_path)
+    with pytest.raises(UsageError, match="did you mean 'sclip'"):
+        run("evaluate", "voc20", "--data", voc, "--names", "scilp", "-o", tmp_path)
+    with pytest.raises(UsageError, match="--names"):
+        run("evaluate", "--images", voc, "--names", "sclip", "-o", tmp_path)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import clearclip
 from benchmark_cases import HELPERS, break_image, break_labels, break_size, break_text
 from clearclip.benchmarks import (
     Run,
@@ -24,6 +25,7 @@ from clearclip.benchmarks import (
     open_folders,
     read_results,
     records,
+    table,
 )
 from clearclip.benchmarks.predictions import prediction_name
 from clearclip.benchmarks.readers import Pair
@@ -300,6 +302,19 @@ def test_predictions_are_palette_pngs_of_the_label_space(segmenter, voc, tmp_pat
         np.testing.assert_array_equal(total, matrix)
 
 
+def test_a_row_of_ones_own_keeps_its_name(segmenter, scenes, tmp_path):
+    row = clearclip.Method("near", attention=("kk",), residual="drop", ffn=False)
+    found = evaluate(segmenter, scenes, methods=[row, "clearclip"], run=Run(limit=1, output=tmp_path))
+    append_results(found, tmp_path)
+    shown = read_results([tmp_path])
+    assert [(record["name"], record["method"]) for record in shown] == [("near", row.spelling), (None, "clearclip")]
+    for view in ("runs", "methods"):
+        assert f"near = {row.spelling}" in table(shown, view=view).csv().replace('"', "")
+    assert table(shown, view="classes").columns[1:] == (f"near = {row.spelling}", "clearclip")
+    info = segmenter(scenes.items[0].read().image, ["sky", "grass"], method=row).info
+    assert (info["name"], info["method"]) == ("near", row.spelling)
+
+
 def test_thresholds_are_checked(segmenter, voc):
     dataset = open_benchmark("voc21", data=voc)
     with pytest.raises(UsageError, match="'sclip', which is not evaluated"):
@@ -316,4 +331,4 @@ def test_ones_own_data_set_goes_the_same_way(segmenter, voc, tmp_path):
     own = open_folders(voc / "JPEGImages", voc / "SegmentationClass", labels=labels, background="background")
     found = evaluate(segmenter, own, thresholds=0.1)
     np.testing.assert_array_equal(found.matrices["clearclip"], official.matrices["clearclip"])
-    assert found.config["clearclip"].benchmark == "custom"
+    assert found.config["clearclip"].benchmark == own.benchmark.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 
@@ -221,6 +222,19 @@ def test_a_broken_pair_is_one_line_that_names_the_file(voc, damage):
     assert not report.usable
 
 
+def test_data_sets_of_ones_own_have_names_of_their_own_wherever_they_lie(tmp_path):
+    def named(place, labels=("wall", "door"), pixels=((0, 1, 0, 1),)):
+        write_pair(tmp_path / place / "photos/one.jpg", tmp_path / place / "truth/one.png", pixels)
+        return open_folders(tmp_path / place / "photos", tmp_path / place / "truth", labels=labels).benchmark.name
+
+    first = named("a")
+    assert re.fullmatch("photos@[0-9a-f]{6}", first)
+    shutil.copytree(tmp_path / "a", tmp_path / "moved")
+    again = open_folders(tmp_path / "moved/photos", tmp_path / "moved/truth", labels=["wall", "door"])
+    assert again.benchmark.name == first
+    assert len({first, named("b", labels=("wall", "gate")), named("c", pixels=((0, 1, 0, 1),) * 9)}) == 3
+
+
 def test_a_data_set_of_ones_own(tmp_path):
     images, annotations = tmp_path / "images", tmp_path / "masks"
     write_pair(images / "a/one.jpg", annotations / "a/one.png", [[0, 1, 255]])
@@ -229,7 +243,7 @@ def test_a_data_set_of_ones_own(tmp_path):
     dataset = open_folders(images, annotations, labels=["wall", "door=gate", "roof"])
     assert [item.id for item in dataset.items] == ["a/one", "two"]
     assert dataset.vocabulary.queries == ("wall", "door", "gate", "roof")
-    assert dataset.benchmark.name == "custom"
+    assert re.fullmatch("images@[0-9a-f]{6}", dataset.benchmark.name)
     assert "alone.png: no label map" in dataset.missing[0]
     np.testing.assert_array_equal(dataset.items[0].read().truth, [[0, 1, 255]])
     Image.new("L", (2, 1), 3).save(annotations / "two.png")

@@ -13,6 +13,7 @@ import pytest
 
 from clearclip.benchmarks import BENCHMARKS, get_benchmark, published_number, vocabulary_of
 from clearclip.benchmarks.decoding import COCO_GAPS, IGNORE, INVALID
+from clearclip.benchmarks.rows import NAMES, with_names
 from clearclip.errors import UsageError
 from clearclip.protocol import PROTOCOLS
 
@@ -58,6 +59,104 @@ def test_queries_are_the_papers(protocol):
     assert {row["benchmark"] for row in facts} == set(BENCHMARKS) - {"scenes"}
     for row in facts:
         assert vocabulary_of(row["benchmark"]).queries[int(row["class_index"])] == row["query"]
+
+
+def words(text):
+    return text.split(", ")
+
+
+PEOPLE = ["person", *(f"person in {part}" for part in words("shirt, jeans, dress, sweater, skirt, jacket"))]
+SCREENS = words("television monitor, tv monitor, monitor, television, screen")
+WORDS_26 = words(
+    "sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, lamp, door, window, "
+    "wardrobe, ceiling, shelf, curtain, stair, floor, hill, rail, fence"
+)
+WORDS_17 = [*WORDS_26[: WORDS_26.index("cloud") + 1], "floor", "hill", "rail"]
+WORDS_25 = words(
+    "ground, land, grass, tree, building, wall, sky, lake, water, river, sea, railway, railroad, keyboard, helmet, "
+    "cloud, house, mountain, ocean, road, rock, street, valley, bridge, sign"
+)
+CLOTHES = "person in shirt jeans dress sweater skirt jacket"
+AVIAN = {"bird": ["bird avian"], "chair": ["chair seat"], "tvmonitor": ["tvmonitor screen"]}
+CLIPER_VOC = AVIAN | {
+    "person": ["person with clothes, people, human"], "ship": ["boat"], "table": ["diningtable"]
+}  # fmt: skip
+HUMAN = {"person": ["person with cloth people human"]}
+SPELLED_AS_VOC = {
+    "motorcycle": ["motorbike"], "airplane": ["aeroplane"], "couch": ["sofa"], "potted plant": ["pottedplant"],
+    "dining table": ["diningtable"], "tv": ["tvmonitor"], "chair": ["chair seat"],
+}  # fmt: skip
+CHANGED = {
+    "clearclip": {},
+    "sclip": {
+        "voc20": {"person": PEOPLE, "tvmonitor": SCREENS},
+        "voc21": {"background": WORDS_26, "person": PEOPLE, "tvmonitor": SCREENS},
+        "coco_object": {"background": WORDS_26, "person": [*PEOPLE, "body"]},
+    },
+    "proxyclip": {"voc21": {"background": WORDS_26}, "coco_object": {"background": WORDS_17}},
+    "freecp": {
+        "voc20": {"person": [CLOTHES], "tvmonitor": ["television monitor screen"]},
+        "voc21": {"background": WORDS_26, "person": [CLOTHES], "tvmonitor": ["television monitor screen"]},
+        "coco_object": {"background": WORDS_26, "person": [f"{CLOTHES} body"]},
+    },
+    "cliper": {
+        "voc20": CLIPER_VOC,
+        "voc21": CLIPER_VOC | {"background": WORDS_25},
+        "context59": AVIAN | HUMAN,
+        "context60": AVIAN | HUMAN,
+        "coco_object": SPELLED_AS_VOC
+        | HUMAN
+        | {"background": [word for word in WORDS_25 if word not in ("keyboard", "sign")]},
+    },
+    "corrclip": {
+        **{name: {"person": ["people"]} for name in set(BENCHMARKS) - {"scenes"}},
+        "voc21": {"background": WORDS_26, "person": ["people"]},
+        "coco_object": {"background": [word for word in WORDS_17 if word != "bed"], "person": ["people"]},
+    },
+}
+"""ClearCLIP's word → theirs, from `ladder/`: `clip_only.md` 8, `freecp_and_cliper.md` 3, `second_model.md` 5."""
+LIMITS = {"sclip": (0.1, 0.1, 0.1), "proxyclip": (0.2, 0.15, 0.25), "corrclip": (0.2, 0.15, 0.25)}
+
+
+def test_the_lists_of_the_texts_have_the_lengths_that_they_say():
+    assert [len(words) for words in (WORDS_26, WORDS_17, WORDS_25, PEOPLE)] == [26, 17, 25, 7]
+
+
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"scenes"}))
+@pytest.mark.parametrize("names", NAMES)
+def test_class_names_of_papers_differ_where_the_texts_say(names, name):
+    own, theirs = vocabulary_of(name), vocabulary_of(name, names=names)
+    changed = CHANGED[names].get(name, {})
+    assert set(changed) <= set(own.names)
+    for mine, label in zip(own.labels, theirs.labels, strict=True):
+        assert list(label.queries) == changed.get(mine.name, [mine.name])
+    assert theirs.background_index == own.background_index
+    np.testing.assert_array_equal(theirs.palette, own.palette)
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_thresholds_of_class_names_are_the_texts(names):
+    limits = dict(zip(("voc21", "context60", "coco_object"), LIMITS.get(names, (None,) * 3), strict=True))
+    for name, row in BENCHMARKS.items():
+        if name == "scenes":
+            continue
+        found = with_names(row, names)
+        if names == "clearclip":
+            assert found is row
+            continue
+        assert found.threshold("clearclip") == found.threshold("vanilla") == limits.get(name)
+        changed = name in CHANGED[names] or row.background
+        assert found.name == (f"{name}-{names}" if changed else name)
+        assert (found is row) is not changed
+        if changed:
+            assert published_number(found.name, model="clip-b16", method="clearclip") is None
+
+
+def test_unknown_class_names_and_those_of_scenes_are_refused():
+    with pytest.raises(UsageError, match="did you mean 'sclip'"):
+        vocabulary_of("voc20", names="slip")
+    with pytest.raises(UsageError, match="scenes has words of its own"):
+        vocabulary_of("scenes", names="sclip")
 
 
 def test_published_numbers_are_the_papers(protocol):

@@ -192,12 +192,16 @@ def left(folder):
 
 
 def test_commands_ask_nobody_and_write_where_they_are_told(place, images, tmp_path):
-    out, one = place.out, images / "0.png"
+    out, one, label_file = place.out, images / "0.png", tmp_path / "labels.txt"
+    label_file.write_text("sky\ntree\n")
     commands = [
         ("segment", images, *WORDS, "-o", out / "labelled", "--format", "yolo", "--format", "coco"),
         ("demo", "--limit", 1, "-o", out / "demo"),
         ("compare", one, *WORDS, "--methods", "clearclip", "-o", out / "compare"),
         ("inspect", one, "--model", "tiny", "-o", out / "inspect"),
+        ("tags", images, *WORDS, "-o", out / "tags.csv"),
+        ("labels", "check", *WORDS),
+        ("labels", "convert", label_file, "-o", out / "labels.yaml"),
         ("evaluate", "scenes", "--model", "tiny", "--limit", 1, "-o", out / "results"),
         ("results", out / "results"),
         *(("segment", images, *WORDS, "-o", out / "parts", "--shard", f"{index}/2") for index in (1, 2)),

@@ -15,17 +15,19 @@ def scene(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", ["demo", "compare", "inspect"])
+@pytest.mark.parametrize("command", ["demo", "compare", "inspect", "tags"])
 def test_a_folder_that_another_run_holds_is_refused(run, scene, tmp_path, command):
     out = tmp_path / "out"
     words = {
         "demo": ["demo", "--limit", 1],
         "compare": ["compare", scene, "-l", "sky", "-l", "tree", "--model", "tiny", "--methods", "clearclip"],
         "inspect": ["inspect", scene, "--model", "tiny"],
+        "tags": ["tags", scene, "-l", "sky", "--model", "tiny"],
     }[command]
+    target = out / "tags.csv" if command == "tags" else out
     with claim(out):
         before = sorted(out.iterdir())
-        ran = run(*words, "-o", out)
+        ran = run(*words, "-o", target)
         assert (ran.code, sorted(out.iterdir())) == (2, before)
     assert "another run is at work" in ran.err
 

@@ -95,7 +95,7 @@ def test_compare(client, image):
 
 def test_inspect(client, image):
     answer = ask(client, "inspect", image)
-    assert len(answer["statistics"]) == 4 * 3
+    assert len(answer["statistics"]) == 12 * 3
     assert {"norm", "peak_channel", "entropy"} <= set(answer["statistics"][-1])
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from clearclip.benchmarks.metrics import confusion, scores
 from clearclip.decompose import fit_depth
 from clearclip.encode.images import normalize
+from clearclip.errors import ClearclipError
 from clearclip.files.progress import track
 from clearclip.methods import ablation_grid
 from clearclip.scenes.classes import CLASSES, COLOURED, HELD_OUT
@@ -138,7 +139,7 @@ def _tables(report: dict[str, Any]) -> list[Table]:
 def score(
     model: Annotated[str, typer.Option(help="As `clearclip segment --model`.")] = "tiny",
     split: Annotated[Split, typer.Option(help="train, val or test.")] = "test",
-    pictures: Annotated[int, typer.Option(help="How many, from the split's first.")] = 500,
+    pictures: Annotated[int, typer.Option(min=1, help="How many, from the split's first.")] = 500,
     ablation: Annotated[bool, typer.Option(help="Also the 24 cells attention × residual × FFN.")] = True,
     method: Annotated[list[str] | None, typer.Option(help="Instead of the paper's eight; repeat it.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; by default torch's own choice.")] = None,
@@ -147,9 +148,13 @@ def score(
     """Print mIoU by method, the ablation and the composition accuracy of a model on a split of the scenes."""
     if threads is not None:
         torch.set_num_threads(threads)
-    segmenter = load(model)
-    blocks = len(segmenter.backbone.blocks)
-    named = [row.spelling for row in [fit_depth(name, blocks=blocks) for name in method or NAMED_METHODS]]
+    try:
+        segmenter = load(model)
+        blocks = len(segmenter.backbone.blocks)
+        named = [row.spelling for row in [fit_depth(name, blocks=blocks) for name in method or NAMED_METHODS]]
+    except ClearclipError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
     cells = [row.spelling for row in ablation_grid()] if ablation else []
     scenes = [make_scene(index, split=split) for index in range(pictures)]
     totals = score_methods(segmenter, track(scenes, "Segmenting"), list(dict.fromkeys([*named, *cells])))

@@ -11,12 +11,14 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants as hub
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, model_info, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils import filter_repo_objects
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -168,9 +170,14 @@ def load_tokenizer(name: str, make: Callable[..., Any] = AutoTokenizer.from_pret
 
 def fetch(repository: str, patterns: Iterable[str]) -> Path:
     """Download the files of a hub repository that match, where the cache lacks them, and return their folder."""
+    wanted = list(patterns)
     if not hub.HF_HUB_OFFLINE:
         log.info("Looking for %s on %s; what is not in the cache is downloaded", repository, hub.ENDPOINT)
-    return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+        with suppress(Exception):  # `snapshot_download` tells it, or takes what is in the cache
+            files = [file.rfilename for file in model_info(repository).siblings or ()]
+            for name in filter_repo_objects(files, allow_patterns=wanted):
+                hf_hub_download(repository, name)  # in this thread: the other function's go on after Ctrl-C
+    return Path(snapshot_download(repository, allow_patterns=wanted))
 
 
 def fetch_file(repository: str, name: str) -> Path:

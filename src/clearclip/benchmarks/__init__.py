@@ -10,12 +10,13 @@ from clearclip.benchmarks.metrics import Scores, confusion, scores
 from clearclip.benchmarks.published import Published, published_number
 from clearclip.benchmarks.readers import Dataset, Pair, Sample, open_benchmark, open_folders
 from clearclip.benchmarks.results import read_results, records
-from clearclip.benchmarks.rows import BENCHMARKS, Benchmark, get_benchmark, vocabulary_of
+from clearclip.benchmarks.rows import BENCHMARKS, NAMES, Benchmark, get_benchmark, vocabulary_of
 from clearclip.benchmarks.tables import Table, table
 from clearclip.files.shards import Shard
 
 __all__ = [
     "BENCHMARKS",
+    "NAMES",
     "Benchmark",
     "Dataset",
     "Evaluation",

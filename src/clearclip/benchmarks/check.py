@@ -125,7 +125,7 @@ def check_dataset(dataset: Dataset, *, show_progress: bool | None = None) -> Rep
             broken.append(str(outcome))
         else:
             counts += np.bincount(outcome.truth[outcome.truth != IGNORE], minlength=len(counts))
-    is_own = dataset.benchmark.name == OWN and len(broken) < len(dataset.items)
+    is_own = OWN in dataset.benchmark.name and len(broken) < len(dataset.items)
     return Report(
         benchmark=dataset.benchmark.name,
         source=dataset.source,

@@ -114,7 +114,7 @@ def thresholds_for(
             raise UsageError(f"a threshold is given for {name!r}, which is not evaluated: {', '.join(spellings)}")
         if not 0 <= value <= 1:
             raise UsageError(f"threshold {value!r} for {name}: a probability from 0 to 1 is needed")
-    return {name: wanted.get(name, dataset.benchmark.thresholds.get(name)) for name in spellings}
+    return {name: wanted.get(name, dataset.benchmark.threshold(name)) for name in spellings}
 
 
 def configurations(
@@ -152,7 +152,7 @@ def facts(segmenter: Segmenter, dataset: Dataset, *, config: Configuration) -> F
         device=str(segmenter.backbone.device),
         versions=versions("torch", "open_clip_torch", "transformers", "numpy", "pillow"),
         paper_model=next((known.name for known in CHECKPOINTS.values() if name in (known.name, known.source)), name),
-        official=Official(row.size, _numbers(get_protocol(row.protocol), segmenter), row.thresholds.get(config.method)),
+        official=Official(row.size, _numbers(get_protocol(row.protocol), segmenter), row.threshold(config.method)),
     )
 
 

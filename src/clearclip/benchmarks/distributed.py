@@ -43,7 +43,8 @@ def evaluate_on_ray(
 
     if run.output is None or run.shard != WHOLE:
         raise UsageError("an evaluation on Ray needs an output folder, and divides the images itself: give no --shard")
-    limits = thresholds_for(dataset, parse_methods(methods), wanted=thresholds)
+    rows = parse_methods(methods)
+    limits = thresholds_for(dataset, rows, wanted=thresholds)
     items = run.select(dataset.items)
     count = min(SHARDS, len(items))
     measuring = _Measuring(load, dataset, limits, run)
@@ -66,7 +67,7 @@ def evaluate_on_ray(
                 state.save(run.output)
                 for one in shards:
                     state_path(run.output, one.config, shard=one.shard).unlink(missing_ok=True)
-            return outcome([whole[name] for name in limits])
+            return outcome([whole[name] for name in limits], rows)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,7 @@ class Evaluation:
         skipped: One sentence for each image or pair left out.
         warnings: What must be known to compare these numbers with others.
         image_scores: By method, `(N,)` mIoU of each image of the part in its order; `nan` for a skipped one.
+        names: By method, the name of a row of one's own.
     """
 
     config: dict[str, Configuration]
@@ -94,6 +95,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     seconds: float
     image_scores: dict[str, npt.NDArray[np.float32]]
+    names: dict[str, str] = field(default_factory=dict)
 
     def scores(self, method: str) -> Scores:
         """Scores of one method, by its spelling."""
@@ -127,7 +129,7 @@ def evaluate(
     run = run or Run()
     rows = parse_methods(segmenter.method if methods is None else methods)
     limits = thresholds_for(dataset, rows, wanted=thresholds)
-    return outcome(measure(segmenter, dataset, limits, run=run, on_image=on_image))
+    return outcome(measure(segmenter, dataset, limits, run=run, on_image=on_image), rows)
 
 
 def measure(
@@ -257,8 +259,11 @@ def predict(
     return {method: found[method].label_map for method in thresholds}
 
 
-def outcome(states: Sequence[State]) -> Evaluation:
-    """What complete states of one run say, in their order; `ClearclipError` if no image could be used."""
+def outcome(states: Sequence[State], rows: Sequence[Method] = ()) -> Evaluation:
+    """What complete states of one run say, in their order; `ClearclipError` if no image could be used.
+
+    rows are the methods, whose own names it has.
+    """
     first, config = states[0], states[0].config
     skipped = tuple(dict.fromkeys(sentence for state in states for sentence in state.skipped))
     if not first.evaluated:
@@ -275,6 +280,7 @@ def outcome(states: Sequence[State]) -> Evaluation:
         warnings=_warnings(states, skipped=len(skipped)),
         seconds=max(state.seconds for state in states),
         image_scores={method: state.image_scores for method, state in by_method.items()},
+        names={row.spelling: row.own_name for row in rows if row.own_name is not None},
     )
 
 
@@ -288,7 +294,7 @@ def _warnings(states: Sequence[State], *, skipped: int) -> tuple[str, ...]:
     other = [state.config.method for state in states if state.config.threshold != state.facts.official.threshold]
     if other:
         found.append(f"measured with another background threshold than the benchmark's own: {', '.join(sorted(other))}")
-    if config.benchmark == OWN:
+    if OWN in config.benchmark:
         matrix = states[0].matrix
         found += truth_warnings([words[0] for words in config.labels], matrix.sum(axis=1)) + shifted_warnings(matrix)
     count = count_warnings(config.benchmark, states[0].evaluated, official=official.images)

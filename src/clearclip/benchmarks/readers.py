@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -15,16 +16,17 @@ from PIL import Image, UnidentifiedImageError
 
 from clearclip.benchmarks.decoding import LabelForm, own_form
 from clearclip.benchmarks.orientation import CLEARLY, contrast, stored_size, turned
-from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of
+from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of, with_names
 from clearclip.errors import ClearclipError, ImageError, UsageError, nearest
 from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
 from clearclip.files.label_maps import verify
+from clearclip.files.names import safe_stem
 from clearclip.files.reading import open_regular, read_text
 from clearclip.scenes import SPLITS, Split, make_scene
 from clearclip.vocabulary import Vocabulary
 
-OWN = "custom"
-"""Name of a data set of one's own."""
+OWN = "@"
+"""What the name of a data set of one's own has, and no benchmark's."""
 INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 READ_AHEAD = 8
 COMPARED = 16
@@ -148,14 +150,17 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
-def open_benchmark(name: str, *, data: Path | None = None, split: str | None = None) -> Dataset:
+def open_benchmark(
+    name: str, *, data: Path | None = None, split: str | None = None, names: str = "clearclip"
+) -> Dataset:
     """Find a benchmark's files in the folder data, in the original download's layout or in mmsegmentation's.
 
     `scenes` needs no folder and has the splits test (default), val and train; results of the last two are those of
-    another benchmark, `scenes-val` or `scenes-train`, so that no table mixes them. `ClearclipError` says what was
-    looked for where the folder does not hold this benchmark.
+    another benchmark, `scenes-val` or `scenes-train`, so that no table mixes them; the same holds for another paper's
+    class names (`NAMES`), as `voc21-sclip`. `ClearclipError` says what was looked for where the folder does not hold
+    this benchmark.
     """
-    row = get_benchmark(name)
+    row, words = get_benchmark(name), vocabulary_of(name, names=names)
     if row.layout is None:
         chosen = next((known for known in SPLITS if known == (split or "test")), None)
         if chosen is None:
@@ -163,7 +168,7 @@ def open_benchmark(name: str, *, data: Path | None = None, split: str | None = N
         items = tuple(SceneItem(index, chosen) for index in range(row.size or 0))
         if chosen != "test":
             row = replace(row, name=f"{name}-{chosen}", title=f"clearclip's own procedural cartoons, {chosen} split")
-        return Dataset(row, vocabulary_of(name), items, source="made on the spot")
+        return Dataset(row, words, items, source="made on the spot")
     if split is not None:
         raise UsageError(f"{name} is measured on the split that the paper uses: --split goes with scenes")
     if data is None:
@@ -174,7 +179,7 @@ def open_benchmark(name: str, *, data: Path | None = None, split: str | None = N
     pairs, missing = _pair_up(row.layout, images, labels, root)
     if not pairs:
         raise ClearclipError(f"{name}: {images} and {labels} have no pair of image and label map in common. {row.hint}")
-    return Dataset(row, vocabulary_of(name), tuple(pairs), tuple(missing), str(data))
+    return Dataset(with_names(row, names), words, tuple(pairs), tuple(missing), str(data))
 
 
 def open_folders(
@@ -187,8 +192,9 @@ def open_folders(
     values: Sequence[int] | None = None,
     as_stored: bool | None = None,
 ) -> Dataset:
-    """A data set of one's own, the benchmark `custom`: images and index PNGs of the same names, in folders below too.
+    """A data set of one's own: images and index PNGs of the same names, in folders below too.
 
+    It is named after the folder of images and what tells it from others, as in `photos@1f3a9c`.
     The first value of a PNG that is not ignored is label 0, the next label 1; 255 is ignored. values are those of the
     labels in their order instead, as `(0, 255)`. labels are anything `Vocabulary.parse` reads, at most 255; background
     is the label that pixels below a threshold fall to. as_stored says whether the PNGs were drawn on the images as they
@@ -221,9 +227,19 @@ def open_folders(
         f"{photographs[stem]}: no label map {annotations / stem}.png" for stem in photographs if stem not in maps
     ]
     missing += [f"{maps[stem]}: no image {images / stem}.*" for stem in sorted(maps) if stem not in photographs]
-    row = Benchmark(OWN, f"{images.name} / {annotations.name}", len(vocabulary.labels), None, "native")
     pairs, notes = oriented([Pair(stem, photographs[stem], maps[stem], form) for stem in both], as_stored)
+    name, title = _own_name(images, pairs, vocabulary), f"{images.name} / {annotations.name}"
+    row = Benchmark(name, title, len(vocabulary.labels), None, "native")
     return Dataset(row, vocabulary, tuple(pairs), tuple(missing), str(images), notes)
+
+
+def _own_name(images: Path, pairs: Sequence[Pair], vocabulary: Vocabulary) -> str:
+    """The folder's name, and six digits that follow from labels and files, by name and size, wherever they lie."""
+    files = ((pair.id, file) for pair in pairs for file in (pair.image, pair.labels))
+    described = [f"{name} {file.stat().st_size if file.exists() else 0}" for name, file in files]
+    digits = hashlib.sha256("\n".join([*vocabulary.names, *described]).encode("utf-8", "surrogateescape")).hexdigest()
+    folder = images if images.name.strip(".") else images.resolve()
+    return f"{safe_stem(folder.name).replace(',', '_')}{OWN}{digits[:6]}"
 
 
 def oriented(pairs: Sequence[Pair], as_stored: bool | None) -> tuple[list[Pair], tuple[str, ...]]:

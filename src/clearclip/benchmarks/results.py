@@ -39,6 +39,7 @@ def _record(evaluation: Evaluation, method: str) -> Record:
     return {
         "benchmark": config.benchmark,
         "method": method,
+        "name": evaluation.names.get(method),
         "model": config.model,
         **{name: _percent(getattr(found, name)) for name in SCORES},
         "classes": {
@@ -152,6 +153,7 @@ def _checked(record: Any) -> Record:
     numbers += [one.get("iou") for one in classes.values()]
     if not all(one is None or (type(one) in (int, float) and abs(one) < 1e15) for one in numbers):
         raise ValueError("a number of it is none")
-    if not all(isinstance(record[key], str) for key in ("benchmark", "model", "method")):
+    names = (record["benchmark"], record["model"], record["method"], record.get("name") or "", record.get("time") or "")
+    if not all(isinstance(name, str) for name in names):
         raise ValueError("a name of it is no text")
     return record

@@ -1,6 +1,7 @@
 """The benchmarks as rows of data: where files lie, what labels mean, which words and numbers the paper uses.
 
-The words stand in `queries.csv` (source: the ClearCLIP paper's class-name files, as facts).
+The words stand in `queries.csv` (source: the ClearCLIP paper's class-name files, as facts), those that other papers use
+instead in `names.csv`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 
 import numpy as np
@@ -59,8 +60,8 @@ class Benchmark:
         protocol: Key of `clearclip.protocol.PROTOCOLS`.
         layout: `None` for `scenes`, which is made, and for a user's own folders.
         background: Whether label 0 is a background that a threshold can send pixels to.
-        thresholds: By method, the paper's. A method that is not named gets none: the word "background" competes like
-            every other query.
+        thresholds: By method, the paper's, `"*"` for all others. Without one the word "background" competes like every
+            other query.
         get: Where it can be had.
         palette: `"voc"`, `"voc-shifted"`, `"cityscapes"` for the data set's own colours, `""` for clearclip's.
         hint: What `check` adds when something is missing.
@@ -77,6 +78,10 @@ class Benchmark:
     get: str = ""
     palette: str = ""
     hint: str = ""
+
+    def threshold(self, method: str) -> float | None:
+        """The background threshold of a method by its spelling, if there is one."""
+        return self.thresholds.get(method, self.thresholds.get("*"))
 
 
 _VOC_GET = "VOC2012 trainval from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
@@ -247,28 +252,85 @@ def get_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+NAMES: dict[str, dict[str, float]] = {
+    "clearclip": {},
+    "sclip": {"voc21": 0.1, "context60": 0.1, "coco_object": 0.1},
+    "proxyclip": {"voc21": 0.2, "context60": 0.15, "coco_object": 0.25},
+    "freecp": {},
+    "cliper": {},
+    "corrclip": {"voc21": 0.2, "context60": 0.15, "coco_object": 0.25},
+}
+"""Whose class names a benchmark may have, with the background thresholds that go with them for every method.
+
+ClearCLIP's are by method, in the rows; FreeCP's and CLIPer's rules are no thresholds on probabilities.
+"""
+
+
+def with_names(row: Benchmark, names: str) -> Benchmark:
+    """The row with the thresholds that go with a paper's class names (`NAMES`), as a benchmark of another name.
+
+    The same row where neither words nor thresholds differ from ClearCLIP's: only then are results comparable.
+
+    >>> with_names(get_benchmark("voc21"), "sclip").name, with_names(get_benchmark("ade20k"), "sclip").name
+    ('voc21-sclip', 'ade20k')
+    """
+    words = vocabulary_of(row.name, names=names)
+    if names == "clearclip":
+        return row
+    limit = NAMES[names].get(row.name)
+    thresholds = {} if limit is None else {"*": limit}
+    if words == vocabulary_of(row.name) and thresholds == row.thresholds:
+        return row
+    return replace(row, name=f"{row.name}-{names}", title=f"{row.title}, {names}'s class names", thresholds=thresholds)
+
+
 @functools.cache
-def vocabulary_of(name: str) -> Vocabulary:
-    """The words a benchmark asks for, in the order of its label space, with the background where it has one."""
+def vocabulary_of(name: str, *, names: str = "clearclip") -> Vocabulary:
+    """The words a benchmark asks for, in the order of its label space, with the background where it has one.
+
+    names is the paper whose words they are, one of `NAMES`. A label is called by the first of its words.
+
+    >>> vocabulary_of("voc20", names="corrclip").names[14]
+    'people'
+    """
     row = get_benchmark(name)
+    if names not in NAMES:
+        raise UsageError(f"class names {names!r} are not known: {nearest(names, NAMES)}")
     if name == "scenes":
+        if names != "clearclip":
+            raise UsageError("scenes has words of its own: no paper has other names for them")
         from clearclip.scenes import CLASSES, PALETTE
 
         colors = [(int(red), int(green), int(blue)) for red, green, blue in PALETTE]
         return Vocabulary(tuple(Label(label, color=color) for label, color in zip(CLASSES, colors, strict=True)))
-    words = _queries()[name]
-    own_colors = _palette(row.palette, len(words))
-    labels = (Label(query, color=own_colors.get(index)) for index, query in enumerate(words))
-    return Vocabulary(tuple(labels), background=words[0] if row.background else None)
+    queries = [_other_names().get((names, name, word), (word,)) for word in _queries()[name]]
+    own_colors = _palette(row.palette, len(queries))
+    labels = (Label(first, tuple(more), own_colors.get(index)) for index, (first, *more) in enumerate(queries))
+    return Vocabulary(tuple(labels), background=queries[0][0] if row.background else None)
 
 
 @functools.cache
 def _queries() -> dict[str, list[str]]:
-    text = resources.files(__package__).joinpath("queries.csv").read_text(encoding="utf-8")
     words: dict[str, list[str]] = {}
-    for row in csv.DictReader(text.splitlines()):
+    for row in _rows_of("queries.csv"):
         words.setdefault(row["benchmark"], []).append(row["query"])
     return words
+
+
+@functools.cache
+def _other_names() -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """By paper, benchmark and ClearCLIP's word: the words that stand for it."""
+    return {
+        (names, benchmark, row["label"]): tuple(row["queries"].split("|"))
+        for row in _rows_of("names.csv")
+        for names in row["names"].split()
+        for benchmark in row["benchmarks"].split()
+    }
+
+
+def _rows_of(file: str) -> list[dict[str, str]]:
+    text = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 _CITYSCAPES_COLORS = (

@@ -99,7 +99,7 @@ def state_path(output: Path, config: Configuration, *, shard: Shard) -> Path:
 
 
 def _stem(config: Configuration) -> str:
-    return f"{config.benchmark}-{file_name(Path(config.model).name)[-60:]}-"
+    return f"{file_name(config.benchmark)}-{file_name(Path(config.model).name)[-60:]}-"
 
 
 def load_state(path: Path) -> State:

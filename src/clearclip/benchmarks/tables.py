@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from clearclip.errors import UsageError, nearest
 
 Cell = str | float | int | None
 EMPTY = "–"
+SCORED = 5
+"""Cells of a row before its scores."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,27 @@ def _escape(text: str) -> str:
     return text.replace("−", "$-$").replace("–", "--")
 
 
+def _named(record: Record) -> str:
+    """A method as tables show it: its spelling, behind the name of a row of one's own."""
+    name: str | None = record.get("name")
+    return f"{name} = {record['method']}" if name else str(record["method"])
+
+
 def runs_table(found: Sequence[Record]) -> Table:
-    """One row for each record, with the paper's number and the difference where it has one."""
-    columns = (
+    """One row for each record, with the paper's number and the difference where it has one.
+
+    Rows that begin alike, as of a run that was begun anew or of another protocol, say when they were measured.
+    """
+    columns: tuple[str, ...] = (
         "benchmark", "model", "method", "threshold", "images", "mIoU", "mAcc", "aAcc", "fwIoU", "paper", "difference",
     )  # fmt: skip
-    return Table(columns, tuple(_run_row(record) for record in found))
+    rows = [_run_row(record) for record in found]
+    alike = Counter(row[:SCORED] for row in rows)
+    if len(alike) < len(rows):
+        columns += ("measured",)
+        times = (record.get("time") for record in found)
+        rows = [(*row, time if alike[row[:SCORED]] > 1 else None) for row, time in zip(rows, times, strict=True)]
+    return Table(columns, tuple(rows))
 
 
 def _run_row(record: Record) -> tuple[Cell, ...]:
@@ -90,7 +108,7 @@ def _run_row(record: Record) -> tuple[Cell, ...]:
     return (
         record["benchmark"],
         record["model"],
-        record["method"],
+        _named(record),
         None if threshold is None else f"{threshold:g}",
         record.get("images"),
         *(record.get(score) for score in SCORES),
@@ -113,7 +131,7 @@ def methods_table(found: Sequence[Record]) -> Table:
     cells: dict[tuple[str, str], dict[str, Cell]] = {}
     printed: dict[tuple[str, str], dict[str, Cell]] = {}
     for record in found:
-        row = (record["model"], record["method"])
+        row = (record["model"], _named(record))
         cells.setdefault(row, {})[record["benchmark"]] = record["miou"]
         if record.get("published"):
             printed.setdefault(row, {})[record["benchmark"]] = record["published"]["miou"]
@@ -138,9 +156,9 @@ def classes_table(found: Sequence[Record]) -> Table:
     """IoU of one benchmark: a row for each class, a column for each record, to see where methods differ."""
     benchmarks = sorted({record["benchmark"] for record in found})
     if len(benchmarks) > 1:
-        raise UsageError(f"classes of {', '.join(benchmarks)} cannot share a table: name one with --benchmark")
+        raise UsageError(f"classes of {', '.join(benchmarks)} cannot share a table: name one with --benchmarks")
     several = len({record["model"] for record in found}) > 1
-    columns = [f"{record['model']} {record['method']}" if several else record["method"] for record in found]
+    columns = [f"{record['model']} {_named(record)}" if several else _named(record) for record in found]
     names = list(dict.fromkeys(name for record in found for name in record["classes"]))
     rows = tuple(
         (name, *(record["classes"].get(name, {}).get("iou") for record in found))

@@ -80,7 +80,7 @@ def by_windows(filtered: Sequence[Filtered], best: Sequence[float], vocabulary: 
     """In which share of the windows each label was kept, and why not in the others."""
     count = max(len(filtered), 1)
     kept = torch.stack([one.kept for one in filtered]).sum(dim=0).tolist() if filtered else [0] * len(best)
-    redundant = torch.stack([one.redundant for one in filtered]).sum(dim=0).tolist() if filtered else kept
+    redundant = torch.stack([one.redundant & ~one.kept for one in filtered]).sum(dim=0).tolist() if filtered else kept
     verdicts = []
     for index, (name, value) in enumerate(zip(vocabulary.names, best, strict=True)):
         if name == vocabulary.background:

@@ -19,11 +19,13 @@ from clearclip.cli import (
     demo,
     evaluate,
     inspect,
+    labels,
     large,
     options,
     reproduce,
     results,
     segment,
+    tags,
     video,
 )
 from clearclip.errors import ClearclipError, printable
@@ -63,7 +65,7 @@ def _common(
 for command in (demo.demo, segment.segment, segment.merge, large.large, video.video):
     app.command()(command)
 app.command("app")(studio.studio)
-for command in (compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):
+for command in (tags.tags, compare.compare, inspect.inspect, evaluate.evaluate, results.results, reproduce.reproduce):
     app.command()(command)
 for name, listing, command, about in (
     ("benchmarks", benchmarks.benchmarks, benchmarks.check, "List the benchmarks, or check one's files."),
@@ -73,6 +75,10 @@ for name, listing, command, about in (
     group.callback()(listing)
     group.command()(command)
     app.add_typer(group, name=name)
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check labels before any image, or convert them.")
+for command in (labels.check, labels.convert):
+    group.command()(command)
+app.add_typer(group, name="labels")
 for command in (catalog.methods, catalog.cache):
     app.command()(command)
 

@@ -135,6 +135,7 @@ def choose_dataset(
     meaning: Meaning,
     background: str | None = None,
     split: str | None = None,
+    names: str | None = None,
 ) -> Dataset:
     """The data set that the options name: a benchmark, or folders of one's own; `UsageError` if neither or both."""
     from clearclip.benchmarks import BENCHMARKS, open_benchmark, open_folders
@@ -150,10 +151,11 @@ def choose_dataset(
                 f"{name} has its own labels: --background, --ignored, --values and --truth-as go with --images, "
                 "--annotations and --labels"
             )
-        return open_benchmark(name, data=data, split=split)
-    if name is not None or data is not None or split is not None:
+        return open_benchmark(name, data=data, split=split, names=names or "clearclip")
+    if name is not None or data is not None or split is not None or names is not None:
         raise UsageError(
-            "name either a benchmark with --data or --split, or --images, --annotations and --labels of your own"
+            "name either a benchmark with --data, --split or --names, or --images, --annotations and --labels of your "
+            "own"
         )
     if images is None or annotations is None or labels is None:
         lacking = ", ".join(option for option, value in own.items() if value is None)

@@ -21,9 +21,16 @@ def models(context: typer.Context, as_json: o.AsJson = False) -> None:
     if as_json:
         o.print_json([asdict(row) for row in CHECKPOINTS.values()])
         return
-    columns = ("name", "family", "architecture", "licence of the weights", "about")
-    rows = [(row.name, row.family, row.architecture, row.license, row.about) for row in CHECKPOINTS.values()]
+    from rich.table import Column
+
+    name, size = Column("name", no_wrap=True), Column("MB", justify="right", no_wrap=True)
+    columns = (name, "family", "architecture", size, "licence of the weights", "about")
+    rows = [
+        (row.name, row.family, row.architecture, _size(row.megabytes), row.license, row.about)
+        for row in CHECKPOINTS.values()
+    ]
     o.print_table("Checkpoints", columns, rows)
+    typer.echo("MB: of the download, about; 4 bytes for each parameter. BLIP's files hold more than is read.\n")
     typer.echo(
         "--model also takes: open_clip's ARCHITECTURE/TAG (ViT-B-16-quickgelu/openai) or ARCHITECTURE/FILE,\n"
         "hf-hub:ORG/NAME and local-dir:FOLDER (open_clip), a Hugging Face ORG/NAME or folder (CLIPModel,\n"
@@ -31,11 +38,18 @@ def models(context: typer.Context, as_json: o.AsJson = False) -> None:
     )
 
 
+def _size(megabytes: int | None) -> str:
+    return "–" if megabytes is None else f"{megabytes:,}" if megabytes else "none"
+
+
 def download(
     names: Annotated[list[str], typer.Argument(help="Models, as --model takes them.", metavar="NAME...")],
     tokenizer: Annotated[str | None, typer.Option(help="As for `segment`.")] = None,
 ) -> None:
-    """Download models into their libraries' caches, and load each once to check it."""
+    """Download models into their libraries' caches, and load each once to check it.
+
+    After Ctrl-C, files that were complete are kept, and the one under way begins again.
+    """
     from clearclip.backbones import load_backbone
 
     for name in names:

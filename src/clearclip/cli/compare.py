@@ -28,7 +28,8 @@ def compare(
 ) -> None:
     """Draw what several methods make of images: a row for each image, a column for each method, one legend.
 
-    The trunk runs once for all methods. OUTPUT is a folder, or a .png, .svg or .pdf.
+    The trunk runs once for all methods, and once more for GEM where windows have another size than the model's own.
+    OUTPUT is a folder, or a .png, .svg or .pdf.
     """
     rows = parse_methods(methods)
     vocabulary = words.vocabulary()

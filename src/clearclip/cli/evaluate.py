@@ -30,6 +30,13 @@ Target = Annotated[
 SplitName = Annotated[
     str | None, typer.Option(help="Of scenes: test (default), or val to choose on; train pictures were trained on.")
 ]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--names",
+        help="Whose class names and thresholds: clearclip (default), sclip, proxyclip, freecp, cliper or corrclip.",
+    ),
+]
 MethodNames = Annotated[
     str, typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30].")
 ]
@@ -68,6 +75,7 @@ def evaluate(
     target: Target = None,
     data: b.Data = None,
     split: SplitName = None,
+    names: Names = None,
     images: b.Images = None,
     annotations: b.Annotations = None,
     labels: o.LabelFile = None,
@@ -119,6 +127,7 @@ def evaluate(
             _only(target),
             data=data,
             split=split,
+            names=names,
             images=images,
             annotations=annotations,
             labels=labels,
@@ -126,6 +135,8 @@ def evaluate(
             background=background,
         )
         rows = parse_methods(method)
+        if names is not None:
+            _tell_names(_only(target) or "", names, dataset, overridden=bool(threshold))
         thresholds = _thresholds(threshold, rows, dataset)
         loading = replace(loading, protocol=protocol or dataset.benchmark.protocol)
         fleet = workers.fleet(loading.device)
@@ -140,6 +151,24 @@ def _only(target: list[str] | None) -> str | None:
     if target and len(target) > 1:
         raise UsageError(f"one benchmark a run: {', '.join(target)} were named")
     return target[0] if target else None
+
+
+def _tell_names(name: str, names: str, dataset: Dataset, *, overridden: bool) -> None:
+    """Say which words and thresholds a paper's class names change, and what the results are called."""
+    from clearclip.benchmarks import vocabulary_of
+
+    if dataset.benchmark.name == name:
+        _say(f"{name}: the words of {names} are ClearCLIP's")
+        return
+    own = vocabulary_of(name).labels
+    changed = [
+        f"{mine.name} → {' | '.join(label.queries)}"
+        for mine, label in zip(own, dataset.vocabulary.labels, strict=True)
+        if mine != label
+    ]
+    limit = dataset.benchmark.threshold("*")
+    background = "" if limit is None or overridden else f"; background threshold {limit:g}"
+    _say(f"{dataset.benchmark.name}: {'; '.join(changed) or 'the same words'}{background}")
 
 
 def _thresholds(given: list[str] | None, rows: Sequence[Method], dataset: Dataset) -> dict[str, float] | float | None:

@@ -131,6 +131,10 @@ class Words:
         return replace(vocabulary, beside=beside, pinned=tuple(map(unquoted, items(self.pin or ()))))
 
 
+BESIDE_WORDS = tuple(field.name for field in fields(Words) if field.name not in ("label", "labels"))
+"""What commands leave out that ask for words alone."""
+
+
 @dataclass(frozen=True)
 class Loading:
     """A model, where it runs, and how an image is shown to it."""
@@ -203,7 +207,13 @@ class Workers:
             help="With --engine ray: a cluster, 'auto' or HOST:PORT. Default: one of its own on this machine."
         ),
     ] = None
-    cpus_per_worker: Annotated[float, typer.Option(help="With --engine ray: processor cores of a worker.")] = 1.0
+    cpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            help="With --engine ray: cores and threads of a worker. The local engine with as many threads "
+            "(OMP_NUM_THREADS) makes the same label maps; with others single pixels differ."
+        ),
+    ] = 1.0
     gpus_per_worker: Annotated[
         float | None, typer.Option(help="With --engine ray: GPUs, or the part of one. Default: 1 if there are any.")
     ] = None
@@ -305,13 +315,16 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Iterable[Any], rows: Iterable[Iterable[str]]) -> None:
-    """A table on the terminal, its texts as they are; a column is its name, or rich's `Column`."""
+    """A table on the terminal, its texts as they are but for controls; a column is its name, or rich's `Column`."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left")
+    def shown(text: str) -> str:  # a terminal obeys what is not printable
+        return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+    table = Table(*columns, title=shown(title), title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(shown, row))
     Console(markup=False, emoji=False).print(table)
 
 

@@ -74,8 +74,9 @@ def segment(
     """Label every pixel of images with your own words.
 
     For each image OUTPUT gets <stem>.png, whose pixel values are label indices, and <stem>.overlay.jpg with a legend;
-    labels.json says which label an index is and how the results were made, errors.csv which images failed and why.
-    Started again, a run goes on with what is left.
+    labels.json says which label an index is and how the results were made, errors.csv which images failed and why. A
+    label map has the size of the photograph as viewers show it, turned as its EXIF says. Started again, a run goes on
+    with what is left.
     """
     rows = parse_methods(method)
     if len(rows) > 1:

@@ -37,12 +37,13 @@ MAX_REPAIRED = 1 << 27
 
 NEW_SUBFILE_TYPE, COPY_OR_MASK = 254, 5
 
+CLEAR = "its transparent pixels lie over white and are labelled as white (`clearclip large` leaves them unlabelled)"
 RASTERS = (".tif", ".tiff", ".nc", ".h5", ".hdf", ".vrt", ".img", ".grb")
 ImageLike = Any
 
 
 class Levels(NamedTuple):
-    """An image as `load_image` returns it, and a note where its range was guessed or the file has further pages."""
+    """An image as `load_image` returns it, and a note where a range was guessed, or pixels or pages are not in it."""
 
     pixels: npt.NDArray[np.uint8]
     note: str
@@ -66,10 +67,10 @@ def load_image(
     """Read an image as the viewer shows it: EXIF rotation applied, any mode turned into RGB `(H, W, 3)`.
 
     An image is a path, the bytes of a file, a PIL image, or an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`
-    of uint8, uint16 or bool; transparent pixels are laid over white. `value_range` becomes black and white, by default
-    what `levels.find_range` finds; an array of uint8 is levels already. Of a file of many pages the first is taken,
-    with a warning. `ImageError` for whatever cannot be read, and, before they are decoded, for files of more than
-    `max_pixels` or 1 GB (16 bytes a pixel where that is more).
+    of uint8, uint16 or bool. Transparent pixels are laid over white, with a warning if some have alpha 0. `value_range`
+    becomes black and white, by default what `levels.find_range` finds; an array of uint8 is levels already. Of a file
+    of many pages the first is taken, with a warning. `ImageError` for whatever cannot be read, and, before they are
+    decoded, for files of more than `max_pixels` or 1 GB (16 bytes a pixel where that is more).
     """
     pixels, note = read_levels(image, max_pixels=max_pixels, value_range=value_range)
     if note:
@@ -121,7 +122,7 @@ def _decoded(file: BinaryIO, *, name: str, max_pixels: int, value_range: tuple[f
             raise ImageError(f"{name}: {damage}")
         with _head(metered) as opened:
             pixels, note = _from_pil(opened, name, max_pixels=max_pixels, value_range=value_range)
-            return Levels(pixels, "; ".join(filter(None, (note, _other_pages(opened)))))
+            return Levels(pixels, _joined(note, _other_pages(opened)))
 
 
 @contextmanager
@@ -250,12 +251,20 @@ def _from_pil(image: Image.Image, name: str, *, max_pixels: int, value_range: tu
         levels, guess = _to_levels(colors[..., :3], name, value_range)
         alpha = np.asarray(upright)[..., 3:]
         upright, value_range = Image.fromarray(np.concatenate([levels, alpha], axis=-1)), None
+    clear = ""
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
+        clear = CLEAR if rgba.getchannel("A").getextrema()[0] == 0 else ""
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(canvas, rgba)
     pixels = np.asarray(upright.convert("RGB"))
-    return Levels(pixels, guess) if value_range is None else _to_levels(pixels, name, value_range)
+    if value_range is not None:
+        pixels, guess = _to_levels(pixels, name, value_range)
+    return Levels(pixels, _joined(guess, clear))
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _wraps(image: Any) -> bool:
@@ -293,7 +302,8 @@ def _from_array(array: npt.NDArray[Any], *, max_pixels: int, value_range: tuple[
         colors, guess = _to_levels(array[..., :3], "the array", value_range)
         alpha = to_levels(array[..., 3:], 0, 1 if array.dtype == np.bool_ else np.iinfo(array.dtype).max)
         rgba = Image.fromarray(np.concatenate([colors, alpha], axis=-1), "RGBA")
-        return Levels(_from_pil(rgba, "the array", max_pixels=max_pixels, value_range=None).pixels, guess)
+        pixels, clear = _from_pil(rgba, "the array", max_pixels=max_pixels, value_range=None)
+        return Levels(pixels, _joined(guess, clear))
     levels, guess = _to_levels(array, "the array", value_range)
     return Levels(_to_rgb(levels), guess)
 

@@ -229,6 +229,8 @@ class Labeller:
                 record = writer.write(described, stem=read.task.stem, source=read.task.source)
                 if result.absent:
                     record["absent"] = list(result.absent)
+                if rivals := result.rivals():
+                    record["rivals"] = [[one.label, one.rival] for one in rivals]
                 return read.outcome(record=record, staged=Staged.of(folder))
         except OSError as error:
             if error.errno not in (None, errno.ENAMETOOLONG):

@@ -29,6 +29,8 @@ class Report:
     """Files that are no images, by suffix or folder."""
     absent: Counter[str] = field(default_factory=Counter)
     """In how many of the images that were done a label did not compete."""
+    rivals: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """In how many of these a label won most of its cells by a hair, and from which other label."""
 
     @property
     def total(self) -> int:
@@ -45,6 +47,10 @@ class Report:
         return {
             "done": self.done, "skipped": self.skipped, "failed": failures, "notes": notes, "left_out": left_out,
             "absent": absent,
+            "rivals": [
+                {"label": printable(label), "rival": printable(rival), "images": count}
+                for (label, rival), count in self.rivals.most_common()
+            ],
         }  # fmt: skip
 
     def remarks(self) -> list[str]:
@@ -57,6 +63,12 @@ class Report:
             few = [f"{name} {count:,}" for name, count in self.absent.most_common(SHOWN)]
             more = f" and {len(self.absent) - SHOWN} more labels" if len(self.absent) > SHOWN else ""
             told.append(f"labels that did not compete, and in how many images: {', '.join(few)}{more}")
+        if self.rivals:
+            few = [f"{label!r} from {rival!r} in {count:,}" for (label, rival), count in self.rivals.most_common(SHOWN)]
+            told.append(
+                f"labels that won most of what they won by a hair, and in how many images: {', '.join(few)} (see "
+                "`clearclip labels check`)"
+            )
         return [*told, summary(self.left_out)] if self.left_out else told
 
     def write_errors(self, folder: Path) -> None:

@@ -47,7 +47,7 @@ OTHER_NAME = (
     "its YOLO labels have another name than the image, so that Ultralytics takes it for one without objects: rename it"
 )
 log = logging.getLogger("clearclip.images")
-NOT_COMPARED = ("software", "versions")
+NOT_COMPARED = ("software", "versions", "name")
 
 Engine = Callable[[Iterator[Job], Writer, str], Generator[Sequence[Outcome], None, None]]
 """Takes jobs, the writer and the hash of the settings; gives outcomes in any order, as they come."""
@@ -419,6 +419,7 @@ def _enter(
             made.append((entry, record, outcome.staged))
             sources[task.stem] = source
             report.absent.update(record.get("absent", ()))
+            report.rivals.update(map(tuple, record.get("rivals", ())))
     refused = results.accept(made)
     report.failed += [(sources[stem], reason) for stem, reason in refused.items()]
     report.done += len(made) - len(refused)

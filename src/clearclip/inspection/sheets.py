@@ -28,8 +28,6 @@ SHEET_INCHES = 7.2
 LEAST_INCHES = 0.95
 MOST_INCHES = 2.4
 BACKGROUND = "background"
-APART = 60
-"""Least difference, summed over red, green and blue, of the other benchmarks' colours from those of `scenes`."""
 TITLES = {"vanilla": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "gem": "GEM", "clearclip": "ClearCLIP"}
 
 LabelMap = npt.NDArray[np.integer[Any]]
@@ -74,9 +72,8 @@ def known_colors() -> dict[str, tuple[int, int, int]]:
     colors = {BACKGROUND: (0, 0, 0)} | {name: _rgb(rgb) for name, rgb in zip(own.names, own.palette, strict=True)}
     others = dict.fromkeys(name for benchmark in BENCHMARKS for name in vocabulary_of(benchmark).names)
     new = [name for name in others if name not in colors]
-    drawn = distinct_colors(4 * len(new)).astype(int)
-    apart = np.abs(drawn[:, None] - own.palette.astype(int)).sum(axis=-1).min(axis=1) >= APART
-    return colors | {name: _rgb(rgb) for name, rgb in zip(new, drawn[apart], strict=False)}
+    drawn = distinct_colors(len(own.names) + len(new))[len(own.names) :]
+    return colors | {name: _rgb(rgb) for name, rgb in zip(new, drawn, strict=True)}
 
 
 def _rgb(color: npt.NDArray[np.integer[Any]]) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ from clearclip.encode.encoding import Encoded
 from clearclip.encode.images import Levels, read_levels
 from clearclip.errors import ImageError, UsageError, nearest
 from clearclip.inspection.features import Inspection, inspect_image
+from clearclip.inspection.tags import Tag, rank_tags
 from clearclip.methods import Method
 from clearclip.segmentation import Segmentation
 from clearclip.segmenter import Segmenter
@@ -162,14 +163,16 @@ class Models:
         self._read_words(loaded, request, vocabulary, say=None)
         with loaded.lock:
             started = perf_counter()
-            words = loaded.segmenter.prepare(vocabulary, threshold=request.threshold, templates=request.templates)
+            words = loaded.segmenter.prepare(
+                vocabulary, threshold=request.threshold, templates=request.templates, presence=request.presence
+            )
             prepared, passes = self._prepare(loaded, request.device, image, content, say=say)
             wanted = prepared.full if full else prepared.view
             results = {}
             for row in dict.fromkeys(rows):
                 key = ("result", content, loaded.name, request.device, full, row, vocabulary, request.threshold)
                 results[row.spelling] = self._keep(
-                    (*key, words.templates),
+                    (*key, words.templates, words.presence),
                     lambda row=row: loaded.segmenter.classify(wanted, words, method=row),  # type: ignore[misc]
                 )
             self._put(("encoded", content, loaded.name, request.device), prepared)  # it has grown
@@ -181,8 +184,8 @@ class Models:
 
     def search(
         self, image: Path, request: Request, words: Sequence[str], *, say: Callable[[float, str], None] | None = None
-    ) -> list[tuple[str, float, float]]:
-        """Which of many words an image contains: name, share of the area and mean probability there, largest first.
+    ) -> list[Tag]:
+        """Which of many words an image contains, as `rank_tags`, without those that win nothing.
 
         The request's labels and threshold are not used; `say` gets the share of the words that are read, and a
         sentence.
@@ -191,11 +194,7 @@ class Models:
         vocabulary = Vocabulary.parse(list(words))
         self._read_words(loaded, request, vocabulary, say=say)
         result = self.segment(image, replace(request, labels=vocabulary.labels, threshold=None)).first
-        counts = np.bincount(result.label_map.ravel(), minlength=len(words))
-        sums = np.bincount(result.label_map.ravel(), weights=result.scores.ravel(), minlength=len(words))
-        found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
-        size = result.label_map.size
-        return [(result.labels[index], counts[index] / size, float(sums[index] / counts[index])) for index in found]
+        return [tag for tag in rank_tags(result) if tag.share]
 
     def _read_words(
         self, loaded: Loaded, request: Request, vocabulary: Vocabulary, *, say: Callable[[float, str], None] | None

@@ -15,6 +15,7 @@ from clearclip.files.commas import split_items, unquoted
 from clearclip.files.label_files import parse_label_file
 from clearclip.files.reading import read_bytes, read_text
 from clearclip.methods import Method, parse_method, parse_methods
+from clearclip.protocol import Presence
 from clearclip.vocabulary import Label, Vocabulary, labels_of
 
 BACKGROUND = "background"
@@ -79,11 +80,13 @@ class Request:
     background: str = BACKGROUND
     templates: tuple[str, ...] | None = None
     device: str = "auto"
+    presence: str = "none"
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The labels, with a background where there is a threshold."""
-        return Vocabulary(self.labels).with_background(self.background if self.threshold is not None else None)
+        """The labels, with a background where there is a threshold, and with words beside a label that stands alone."""
+        alone = "auto" if len(self.labels) == 1 else None
+        return Vocabulary(self.labels).with_background(self.background if self.threshold is not None else alone)
 
 
 def read_request(
@@ -96,6 +99,7 @@ def read_request(
     background: str | None = None,
     templates: Iterable[str] | str | None = None,
     device: str = "auto",
+    presence: str = "none",
 ) -> Request:
     """Check what came from a browser or a client of the API; `UsageError` if something is unknown or over a limit.
 
@@ -117,6 +121,7 @@ def read_request(
         background=_text(background or BACKGROUND, "the background's name", limits.letters) or BACKGROUND,
         templates=prompts or None,
         device=_text(device, "a device", 40),
+        presence=str(Presence.parse(_text(presence, "a rule of presence", 40))),
     )
     _ = request.vocabulary
     return request

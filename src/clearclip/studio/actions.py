@@ -73,10 +73,19 @@ class Actions:
             for row in rows
             if row.depth > blocks
         ]
-        asked = zip(request.vocabulary.labels, result.vocabulary.labels, strict=True)
-        lost = [f"“{word}” of {one.name}" for one, kept in asked for word in one.synonyms if word not in kept.synonyms]
+        kept = {label.name: label.synonyms for label in result.vocabulary.labels}
+        lost = [
+            f"“{word}” of {one.name}" for one in request.labels for word in one.synonyms if word not in kept[one.name]
+        ]
         if lost:
             notes.append(f"Another label's words to this model, left out: {', '.join(lost[:6])}.")
+        if request.vocabulary.beside == "auto":
+            words = result.vocabulary.entries[0]["queries"]
+            notes.append(f"The background is {len(words)} words: {', '.join(words[:6])} …")
+        if result.absent:
+            notes.append(
+                f"Did not compete: {', '.join(list(result.absent)[:6])}{' …' if len(result.absent) > 6 else ''}."
+            )
         if tab == "heat" and len(request.labels) > HEAT_MAPS:
             notes.append(f"The first {HEAT_MAPS} of {len(request.labels)} labels are drawn.")
         what = ran[0] if len(ran) == 1 else f"{len(ran)} methods"
@@ -161,7 +170,7 @@ class Actions:
             )
         except ClearclipError as error:
             return gr.skip(), html.problem(str(error))
-        choices = [(f"{name}   {share:.1%}", quoted(name)) for name, share, _ in found if share >= LEAST_FOUND]
+        choices = [(f"{tag.label}   {tag.share:.1%}", quoted(tag.label)) for tag in found if tag.share >= LEAST_FOUND]
         sentence = f"{len(choices)} of {len(words)} words cover at least {LEAST_FOUND:.1%} of the image."
         return gr.update(choices=choices, value=[]), html.sentence(sentence)
 

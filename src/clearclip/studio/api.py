@@ -66,11 +66,11 @@ def add_api(studio: Studio) -> None:
 
     def run(
         image: Any, labels: Any, model: Any, method: Any, threshold: Any, background: Any, templates: Any, device: Any,
-        methods: Sequence[Method] = (),
+        presence: Any, methods: Sequence[Method] = (),
     ) -> tuple[Path, Request, Answer]:  # fmt: skip
         request = read_request(
             labels, limits=limits, model=model, method=method, threshold=threshold or None, background=background,
-            templates=templates, device=device,
+            templates=templates, device=device, presence=presence,
         )  # fmt: skip
         path = received(image)
         return path, request, shared.segment(path, request, methods=methods, full=True)
@@ -84,10 +84,10 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def segment(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
     ) -> tuple[Json, File]:  # fmt: skip
         """Label every pixel: shares of the area, and a PNG whose pixel values are label indices."""
-        source, _, answer = run(image, labels, model, method, threshold, background, templates, device)
+        source, _, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
         path = folder() / f"{source.stem}.labels.png"
         answer.first.save(path)
         return _summary(answer), _offered(path)
@@ -95,10 +95,10 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def export(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
     ) -> tuple[Json, list[File]]:  # fmt: skip
         """The label map, the overlay and JSON with polygons, and the lines that give the same result elsewhere."""
-        source, request, answer = run(image, labels, model, method, threshold, background, templates, device)
+        source, request, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
         made = exports.write_files(answer.first, folder(), stem=source.stem, opacity=OPACITY)
         lines = studio.lines(request, image=source.name, method=next(iter(answer.results)))
         return {**_summary(answer), **vars(lines)}, [_offered(path) for path in made]
@@ -106,10 +106,11 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def ranking(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, x: int = 0, y: int = 0,
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
+        x: int = 0, y: int = 0,
     ) -> list[Json]:  # fmt: skip
         """All labels at the pixel (x, y) of the image with their probabilities, the likeliest first."""
-        _, _, answer = run(image, labels, model, method, threshold, background, templates, device)
+        _, _, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
         try:
             ranked = answer.first.ranking(int(y), int(x))
         except (IndexError, OverflowError, TypeError, ValueError) as error:
@@ -119,10 +120,11 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def heatmap(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, label: str = "sky",
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
+        label: str = "sky",
     ) -> tuple[Json, File]:  # fmt: skip
         """A label's probability at every pixel, as a 16-bit grey PNG (65535 is 1)."""
-        source, _, answer = run(image, labels, model, method, threshold, background, templates, device)
+        source, _, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
         if not isinstance(label, str):
             raise UsageError(f"label is a {type(label).__name__}: name one of the labels")
         values = answer.first.probabilities(label)
@@ -134,12 +136,12 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def compare(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
         methods: list[str] = COMPARED,
     ) -> tuple[Json, list[File]]:  # fmt: skip
         """Several methods on one image: shares by method, and an overlay each. The trunk runs once."""
         rows = read_methods(methods, limits=limits)
-        source, _, answer = run(image, labels, model, method, threshold, background, templates, device, rows)
+        source, _, answer = run(image, labels, model, method, threshold, background, templates, device, presence, rows)
         paths, made = [], folder()
         for place, result in enumerate(answer.results.values()):
             paths.append(made / f"{source.stem}.{place}.overlay.png")
@@ -162,7 +164,7 @@ def add_api(studio: Studio) -> None:
         """Which words of a larger vocabulary the image contains, largest share of the area first."""
         request = read_request(["any"], limits=limits, model=model, method=method, templates=templates, device=device)
         found = shared.search(received(image), request, read_words(words, limits=limits))
-        return [{"label": name, "share": float(share), "probability": chance} for name, share, chance in found]
+        return [{"label": tag.label, "share": tag.share, "probability": tag.probability} for tag in found]
 
 
 def _offered(path: Path) -> Any:
@@ -179,6 +181,7 @@ def _summary(answer: Answer) -> Json:
     height, width = answer.size
     entries = [
         {"index": index, "name": name, "color": pictures.hex_color(result.palette[index]), "share": share}
+        | ({"absent": result.absent[name]} if name in result.absent else {})
         for index, (name, share) in enumerate(_shares(result).items())
     ]
     notes = [answer.note] if answer.note else []

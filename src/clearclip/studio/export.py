@@ -55,6 +55,8 @@ def lines(
     if thresholded:
         command += ["--background", request.background, "--threshold", f"{request.threshold:g}"]
     command += ["--model", source, "--method", method]
+    if request.presence != "none":
+        command += ["--presence", request.presence]
     for template in request.templates or ():
         command += ["--template", template]
     if device:
@@ -69,6 +71,7 @@ def lines(
     if thresholded:
         labels = f"clearclip.Vocabulary.parse({words!r}, background={request.background!r})"
         threshold = f", threshold={request.threshold:g}"
+    threshold += f", presence={request.presence!r}" if request.presence != "none" else ""
     stem = Path(image).stem
     python = (
         f"import clearclip\n\nsegmenter = clearclip.load({load})\nlabels = {labels}\n"

@@ -58,6 +58,7 @@ def viewer_value(result: Segmentation) -> dict[str, Any]:
         "names": list(result.labels),
         "colors": [hex_color(color) for color in result.palette],
         "shares": shares(result),
+        "absent": [result.absent.get(name, "") for name in result.labels],
     }
 
 

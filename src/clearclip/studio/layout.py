@@ -118,6 +118,14 @@ class Layout:
             self.background = gr.Textbox(
                 value=defaults["background"], label="Name of the background", max_lines=1, elem_id="background"
             )
+            self.presence = gr.Dropdown(
+                ["none", "weak:0.2", "freecp", "freecp-filter"],
+                value=defaults["presence"],
+                label="Which labels compete",
+                info="none: all; weak:P: those that reach the probability P somewhere; freecp: those FreeCP keeps",
+                allow_custom_value=True,
+                elem_id="presence",
+            )
             self.templates = gr.Dropdown(
                 [PROMPTS, "a photo of a {}.", "a picture of a {}.", "{}"],
                 value=defaults["templates"],

@@ -83,7 +83,7 @@ def _wire(blocks: gr.Blocks, on: Layout, does: Actions) -> None:
         **refresh
     ).then(None, [on.opacity], None, js=SET_OPACITY)
     controls = (
-        *(on.labels, on.model, on.device, on.method, on.residual, on.beta, on.threshold, on.templates),
+        *(on.labels, on.model, on.device, on.method, on.residual, on.beta, on.threshold, on.templates, on.presence),
         *(on.methods, on.relative, on.parts_of, on.show, on.channel),
     )
     changed = [*(control.input for control in controls), on.background.submit, on.background.blur]

@@ -42,6 +42,7 @@ class Studio:
             "beta": 30,
             "threshold": 0,
             "background": BACKGROUND,
+            "presence": "none",
             "templates": PROMPTS,
             "opacity": OPACITY,
         }
@@ -58,6 +59,7 @@ class Studio:
             background=settings["background"],
             templates=None if not template or template == PROMPTS else template,
             device=settings["device"],
+            presence=settings["presence"],
         )
 
     def lines(self, request: Request, *, image: str, method: str) -> export.Lines:
@@ -86,6 +88,7 @@ class Studio:
             "beta": beta,
             "threshold": request.threshold or 0,
             "background": known["background"] or BACKGROUND,
+            "presence": request.presence,
             "templates": request.templates[0] if request.templates else PROMPTS,
             "opacity": opacity,
         }

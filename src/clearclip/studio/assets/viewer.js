@@ -59,7 +59,7 @@ function paint() {
 }
 
 function list() {
-  const { names, colors, shares } = props.value;
+  const { names, colors, shares, absent } = props.value;
   const order = names.map((_, index) => index).sort((one, other) => shares[other] - shares[one] || one - other);
   legend.replaceChildren(...order.map((index) => {
     const entry = document.createElement("li");
@@ -78,6 +78,7 @@ function list() {
     bar.style.cssText = `width:${100 * shares[index]}%;background:${colors[index]}`;
     button.append(swatch, name, share, bar);
     if (!shares[index]) entry.className = "cc-absent";
+    if (absent[index]) entry.title = `${names[index]} did not compete: ${absent[index]}`;
     entry.append(button);
     return entry;
   }));
