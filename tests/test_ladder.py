@@ -224,7 +224,7 @@ def test_a_second_pass_in_low_precision(dtype):
     segmenter = clearclip.Segmenter(
         clearclip.view(model), method=SFR, protocol=WHOLE, templates="a {}", cache=False, device="cpu", dtype=dtype
     )
-    for row in (SFR, f"pearl[{SFR[8:]}"):
+    for row in (SFR, f"pearl[window=sfr,{SFR[8:]}"):
         assert segmenter(image, ["sky", "tree", "grass"], method=row)._grid.logits().isfinite().all()
     flat = segmenter(np.zeros((14, 14, 3), np.uint8), ["sky", "tree"])
     assert np.isfinite(flat.scores).all()
