@@ -13,6 +13,7 @@ from clearclip.classify.grid import LogitGrid
 from clearclip.errors import UsageError
 from clearclip.protocol import Protocol
 
+pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 PROTOCOL = Protocol(short_side=32, long_side=2048, crop_size=32, stride=16)
 WORDS = [f"word {index}" for index in range(25)]
 PAMR, TLP = "naclip[refine=pamr:3:1+4]", "pearl[refine=tlp:12:5]"
@@ -137,8 +138,6 @@ def test_refined_folders(load, tmp_path, method):
     clearclip.segment_files(segmenter, [tmp_path / "image.png"], labels=WORDS, output=tmp_path / "folder")
     found = np.asarray(Image.open(tmp_path / "folder" / "image.png"))
     assert np.array_equal(found, segmenter(noise(40, 56), WORDS).label_map)
-    with pytest.raises(UsageError, match="reads the whole image at once"):
-        clearclip.segment_large(segmenter, tmp_path / "image.png", labels=WORDS, output=tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
@@ -160,3 +159,51 @@ def test_refinement_with_rules_of_what_competes(load):
         segmenter(noise(40, 57), segmenter.prepare(WORDS, presence="freecp"))
     filtered = segmenter(noise(40, 57), segmenter.prepare(WORDS, presence="freecp-filter"))
     assert np.isfinite(filtered.scores).all()
+
+
+@pytest.mark.parametrize("size", [(64, 48), (90, 70)])
+@pytest.mark.parametrize("block", [16, 48])
+@pytest.mark.parametrize("scale", [1, 0.6, 1.5])
+def test_large_images_have_no_seams(load, tmp_path, size, block, scale):
+    rasterio = pytest.importorskip("rasterio")
+    segmenter = load("naclip[refine=pamr:2:1+3]", Protocol(round(scale * min(size)), 2048, 32, 16))
+    Image.fromarray(noise(*size)).save(tmp_path / "image.png")
+    files = {"output": tmp_path / "a.tif", "scores": tmp_path / "b.tif"}
+    clearclip.segment_large(segmenter, tmp_path / "image.png", labels=WORDS, block=block, scale=scale, **files)
+    whole = segmenter(noise(*size), WORDS)
+    with rasterio.open(files["scores"]) as dataset:
+        found = dataset.read(1)
+    if scale == 1:  # else levels are rounded another way in large
+        np.testing.assert_allclose(found, whole.scores, atol=1e-5)
+    with rasterio.open(files["output"]) as dataset:
+        labels = dataset.read(1)
+    one = {"output": tmp_path / "c.tif", "scores": tmp_path / "d.tif"}
+    clearclip.segment_large(segmenter, tmp_path / "image.png", labels=WORDS, block=256, scale=scale, **one)
+    with rasterio.open(one["scores"]) as dataset:
+        np.testing.assert_allclose(found, dataset.read(1), atol=1e-5)
+    with rasterio.open(one["output"]) as dataset:
+        assert (labels == dataset.read(1)).mean() > 0.999
+
+
+def test_what_solves_over_the_whole_picture_is_refused_in_parts(load, tmp_path):
+    Image.fromarray(noise(40, 56)).save(tmp_path / "image.png")
+    with pytest.raises(UsageError, match="looks at the whole image at once"):
+        clearclip.segment_large(load(TLP), tmp_path / "image.png", labels=WORDS, output=tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("method", [PAMR, TLP])
+def test_refined_videos(load, tmp_path, method):
+    av = pytest.importorskip("av")
+    image = noise(40, 56)
+    with av.open(str(tmp_path / "film.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width = image.shape[:2]
+        stream.pix_fmt = "bgr0"
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    segmenter, place = load(method), {"output": tmp_path / "out.mp4", "masks": True}
+    clearclip.segment_video(segmenter, tmp_path / "film.mkv", labels=WORDS, smooth=0.5, **place)
+    for frame in ("000000", "000001"):
+        found = np.asarray(Image.open(tmp_path / "out-masks" / f"{frame}.png"))
+        assert (found == segmenter(image, WORDS).label_map).mean() > 0.999

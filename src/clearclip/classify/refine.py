@@ -38,6 +38,14 @@ def refine(grid: LogitGrid, row: Method, *, guide: Tensor, text: Tensor) -> Logi
     return replace(found, filtered=grid.filtered)
 
 
+def reach(row: Method) -> int | None:
+    """How many pixels away the row's refinement looks; `None`: at the whole image."""
+    kind, numbers = row.refinement
+    if kind == "pamr":
+        return (numbers[0] + 1) * max(numbers[1:])  # a step for each spread, and one for the weights
+    return 0 if kind == "none" else None
+
+
 def at_size(guide: Tensor, size: tuple[int, int]) -> Tensor:
     """The guide `(3, h, w)` at the size of the label map."""
     resized: Tensor = F.interpolate(guide[None], size=size, mode="bilinear", align_corners=False)
@@ -179,9 +187,9 @@ class PamrGrid(LogitGrid):
     @inference
     def values_at(self, y: int, x: int) -> Tensor:
         """As `LogitGrid.values_at`, from the part of the image that the pixel depends on."""
-        reach = (self.steps + 1) * max(self.dilations)
-        top, left = max(0, y - reach), max(0, x - reach)
-        part = self._chunks(range(len(self.cosines)), slice(top, y + reach + 1), slice(left, x + reach + 1))
+        far = (self.steps + 1) * max(self.dilations)
+        top, left = max(0, y - far), max(0, x - far)
+        part = self._chunks(range(len(self.cosines)), slice(top, y + far + 1), slice(left, x + far + 1))
         return torch.cat([logits[:, y - top, x - left] for _, logits in part])
 
 
