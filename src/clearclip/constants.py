@@ -37,12 +37,10 @@ class Constant:
     def values(self) -> str:
         """What the axis takes, for lists."""
         kind = "a whole number" if self.whole else "a number"
-        usual = (
-            ", ".join(f"{value:g} of {depth} blocks" for depth, value in self.default.items())
-            if isinstance(self.default, Mapping)
-            else f"{self.default:g}"
-        )
-        return f"{kind}; default {usual}"
+        if not isinstance(self.default, Mapping):
+            return f"{kind}; default {self.default:g}"
+        usual = ", ".join(f"{value:g} in {depth} blocks" for depth, value in self.default.items())
+        return f"{kind}; default {usual}" + (", in others in proportion" if self.block else "")
 
     @property
     def readers(self) -> str:
