@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 import clearclip
 from clearclip.attention import KINDS, Site, gaussian_prior
+from clearclip.classify import cliper as module
 from clearclip.classify import feedback, refine
 from clearclip.classify.cliper import final_maps, fused_maps, word_scores
 from clearclip.classify.grid import LogitGrid
@@ -308,6 +309,7 @@ def test_cliper_with_other_attention(cliper, inputs, backbone, name):
     close(found.flatten(0, 1), cliper[0][f"tokens/96x96/features/{name}"][1:], 2e-5)
 
 
+@pytest.mark.parametrize("windows", ["whole", "slide"])
 @pytest.mark.parametrize(
     "rule",
     [
@@ -317,11 +319,12 @@ def test_cliper_with_other_attention(cliper, inputs, backbone, name):
         "bkg=0.6,score=0.7,normalise=1",
     ],
 )
-def test_cliper_whole_road(cliper, golden, inputs, backbone, rule):
+def test_cliper_whole_road(cliper, golden, inputs, backbone, rule, windows):
     tensors, hyper = cliper
     mean, std = (torch.tensor(json.loads(golden("inputs")[1][name])).view(3, 1, 1) for name in ("mean", "std"))
     size = tuple(hyper["ori"])
     given = f"attention_thr={hyper['attention_thr']},select_layer={hyper['select_layer']}"
+    given += f",crop={hyper['crop']}" if windows == "slide" else ""
     segmenter = clearclip.Segmenter(
         backbone,
         method=f"cliper[{given},{rule.replace('normalise', 'stretch')}]",
@@ -337,11 +340,42 @@ def test_cliper_whole_road(cliper, golden, inputs, backbone, rule):
     prepared = (tensors["windows/big"].float() - mean) / std
     encoded = Encoded(size, segmenter.encoder.plan((208, 304)), prepared, np.zeros((*size, 3), np.uint8))
     found = segmenter.classify(encoded, own)
-    assert (found.label_map != tensors[f"segment/whole/{rule}/pred"].numpy()).sum() <= 1
-    row = segmenter.method
-    scores = word_scores(encoded.features(row)[0], text, foreground=hyper["fg"], logit_scale=hyper["logit_scale"])
-    how = {"threshold": hyper["attention_thr"], "stream": hyper["select_layer"], "fuse": True}
-    close(fused_maps(scores, encoded.attention(row)[0], **how), tensors["segment/whole/seg"], 2e-5)
+    assert (found.label_map != tensors[f"segment/{windows}/{rule}/pred"].numpy()).sum() <= 1
+    expected = tensors.get(f"segment/{windows}/maps")
+    if expected is not None and "score=0.0" in rule:
+        close(found._grid.logits()[hyper["bg"] :], expected, 2e-5)
+
+
+@pytest.mark.parametrize("windows", ["whole", "slide"])
+def test_cliper_scores_of_a_picture(cliper, golden, inputs, backbone, windows, monkeypatch):
+    tensors, hyper = cliper
+    mean, std = (torch.tensor(json.loads(golden("inputs")[1][name])).view(3, 1, 1) for name in ("mean", "std"))
+    found = {}
+    for name in ("windowed_logits", "fused_maps"):
+        own = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, own=own, name=name, **named: found.setdefault(name, own(*given, **named))
+        )
+    given = f"attention_thr={hyper['attention_thr']},select_layer={hyper['select_layer']}"
+    given += f",crop={hyper['crop']}" if windows == "slide" else ""
+    segmenter = clearclip.Segmenter(
+        backbone,
+        method=f"cliper[{given}]",
+        protocol=Protocol(208, 2048, 0, 1, logit_scale=hyper["logit_scale"]),
+        device="cpu",
+        cache=False,
+    )
+    names = [f"class {index}" for index in range(hyper["fg"])]
+    vocabulary = Vocabulary.parse(["background = a|b|c", *names], background="background")
+    text = F.normalize(tensors["query_features"], dim=-1).roll(hyper["bg"], dims=0)
+    words = Words(vocabulary, text, None, hyper["logit_scale"], (), backbone.fingerprint)
+    prepared = (tensors["windows/big"].float() - mean) / std
+    image = np.zeros((208, 304, 3), np.uint8)
+    segmenter.classify(Encoded((208, 304), segmenter.encoder.plan((208, 304)), prepared, image), words)
+    close(found["fused_maps"], tensors[f"segment/{windows}/seg"], 2e-5)
+    if windows == "slide":
+        logits = found["windowed_logits"][[0, -2, -1]] * hyper["logit_scale"]
+        close(logits.permute(0, 3, 1, 2), tensors["segment/slide/logits"], 2e-5)
 
 
 def test_cliper_rescaled_maps(cliper):

@@ -332,11 +332,25 @@ def test_cliper_refuses_what_it_cannot_do(ten_blocks, tmp_path):
         segmenter(image, segmenter.prepare(["sky", "tree"], presence="freecp"))
     with pytest.raises(UsageError, match="need window=cliper"):
         clearclip.parse_method("cliper[window=none]")
+    with pytest.raises(UsageError, match="no multiple of 14, the model's patch size"):
+        load(ten_blocks, "cliper[crop=100]")(image, ["sky", "tree"])
     with pytest.raises(UsageError, match="select_layer=-11 of cliper does not fit"):
         load(ten_blocks, "cliper[select_layer=-11]")
     Image.fromarray(image).save(tmp_path / "image.png")
     with pytest.raises(UsageError, match="looks at the whole image at once"):
         clearclip.segment_large(segmenter, tmp_path / "image.png", labels=["sky", "tree"], output=tmp_path / "a.tif")
+
+
+def test_cliper_s_windows(ten_blocks):
+    """One that holds the picture changes nothing but that scores spread once more; small pictures have one window."""
+    image = np.random.default_rng(4).integers(0, 256, (98, 196, 3), dtype=np.uint8)
+    found = {}
+    for crop in (0, 70, 980):
+        result = load(ten_blocks, f"cliper[score=0,crop={crop}]", replace(WHOLE, logit_scale=5))(image, ["sky", "tree"])
+        found[crop] = result._grid.logits()
+        assert found[crop].isfinite().all()
+    assert not torch.allclose(found[0], found[70], atol=1e-4)
+    assert not torch.allclose(found[70], found[980], atol=1e-4)
 
 
 def test_cliper_labels_the_background_that_is_listed(ten_blocks):

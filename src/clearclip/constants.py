@@ -177,6 +177,15 @@ CONSTANTS = {
             0.2,
         ),
         Constant(
+            "crop",
+            "side in pixels of windows that are scored beside the whole image, every 112 pixels; 0: none (CLIPer)",
+            (("window", "cliper"),),
+            0,
+            16_384,
+            0,
+            whole=True,
+        ),
+        Constant(
             "select_layer",
             "whose scores spread by the attention, from the last block: -1 (CLIPer)",
             (("window", "cliper"),),

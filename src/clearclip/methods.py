@@ -98,6 +98,7 @@ class Method:
     sfr_std: float | None = None
     path: int | None = None
     attention_thr: float | None = None
+    crop: int | None = None
     select_layer: int | None = None
     fuse: int | None = None
     stretch: int | None = None

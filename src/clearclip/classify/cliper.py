@@ -1,8 +1,8 @@
 """CLIPer's scores: the features of every block against the words, spread by the attention, and its rule for labels.
 
-From the mathematics of CLIPer's CLIP half (Sun et al., 2025), without its Stable Diffusion step and its windows: the
-whole image is one window. Rescaling, stretching and background are affine for each word, and upsampling leaves
-constants alone, so all of it is done on the grid and the best map wins as everywhere.
+From the mathematics of CLIPer's CLIP half (Sun et al., 2025), without its Stable Diffusion step: the whole image is
+one window, beside which it may score smaller ones. Rescaling, stretching and background are affine for each word, and
+upsampling leaves constants alone, so all of it is done on the grid and the best map wins as everywhere.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip.encode.windows import window_starts
 from clearclip.errors import UsageError
 
 if TYPE_CHECKING:
     from clearclip.classify.maps import Window
 
+STRIDE = 112
+"""Pixels between the authors' windows."""
 SQUARED = (3 - 5**0.5) / 2
 """With bkg=0 the authors' background is (1 − best)²: as much as the best up to here (and again from 2.6 on)."""
 
@@ -27,9 +30,40 @@ def word_scores(features: Tensor, words: Tensor, *, foreground: int, logit_scale
 
     Features are `(S, gh, gw, E)`, words `(Q, E)`, both of unit length. One more word competes, the foreground's mean.
     """
-    mean = F.normalize(words[:foreground].mean(dim=0, keepdim=True), dim=-1)
-    cosines = features @ torch.cat([words, mean]).T
+    cosines = features @ with_mean(words, foreground).T
     return (logit_scale * cosines).softmax(dim=-1)[..., :foreground].permute(0, 3, 1, 2)
+
+
+def with_mean(words: Tensor, foreground: int) -> Tensor:
+    """The words `(Q, E)` and the mean of the first of them, unit length."""
+    return torch.cat([words, F.normalize(words[:foreground].mean(dim=0, keepdim=True), dim=-1)])
+
+
+def windowed_logits(window: Window, words: Tensor, *, side: int) -> Tensor:
+    """Cosines with words `(Q, E)` in windows of so many cells, spread by these windows' attention (2.5).
+
+    Both are averaged over the windows of the picture that hold a patch, or a pair of patches. `(S, gh, gw, Q)`.
+    """
+    (gh, gw), patch = window.features.shape[1:3], window.backbone.patch_size
+    cells, step = torch.arange(gh * gw, device=words.device).view(gh, gw), max(1, STRIDE // patch)
+    total = torch.zeros(len(window.features), gh * gw, len(words), device=words.device)
+    count = torch.zeros(gh * gw, 1, device=words.device)
+    attention, pairs = (torch.zeros(gh * gw, gh * gw, device=words.device) for _ in range(2))
+    for top in window_starts(gh, side, step):
+        for left in window_starts(gw, side, step):
+            own = cells[top : top + side, left : left + side]
+            height, width = own.shape
+            part = window.look(*(slice(a * patch, (a + n) * patch) for a, n in ((top, height), (left, width))))
+            assert part.attention is not None  # `streams=each` gives it
+            place = own.flatten()
+            total[:, place] += (part.features[0] @ words.T).flatten(1, 2)
+            count[place] += 1
+            attention[place[:, None], place] += part.attention[0]
+            pairs[place[:, None], place] += 1
+    attention = attention / (pairs + 1e-5)
+    attention = attention / attention.sum(dim=1, keepdim=True)
+    spread: Tensor = (attention.T @ (total / count)).unflatten(1, (gh, gw))
+    return spread
 
 
 def fused_maps(scores: Tensor, attention: Tensor, *, threshold: float, stream: int, fuse: bool) -> Tensor:
@@ -81,6 +115,10 @@ def cliper(window: Window) -> Tensor:
     scores = word_scores(
         window.features, window.words.text[order], foreground=foreground, logit_scale=window.words.logit_scale
     )
+    if number("crop"):
+        words = with_mean(window.words.text[order], foreground)
+        logits = windowed_logits(window, words, side=_cells(number("crop"), window)) * window.words.logit_scale
+        scores = (scores + logits.softmax(dim=-1)[..., :foreground].permute(0, 3, 1, 2)) / 2
     seg = fused_maps(
         scores,
         window.attention,
@@ -94,3 +132,10 @@ def cliper(window: Window) -> Tensor:
     found = maps.new_full((len(own), *maps.shape[1:]), number("bkg") or SQUARED)
     found[order[:foreground]] = maps
     return found.permute(1, 2, 0)
+
+
+def _cells(crop: float, window: Window) -> int:
+    patch = window.backbone.patch_size
+    if crop % patch:
+        raise UsageError(f"crop={crop:g} of {window.row.spelling} is no multiple of {patch}, the model's patch size")
+    return int(crop) // patch

@@ -23,7 +23,7 @@ from clearclip.classify.freecp import Filtered, FreeCP, crop_features, filter_wi
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.refine import PamrGrid, refine
 from clearclip.classify.words import Words
-from clearclip.decompose import fitted
+from clearclip.decompose import Parts, fitted
 from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.stitch import STAGES as STITCHED
 from clearclip.encode.stitch import places, stitch, stitched_plan
@@ -80,6 +80,10 @@ class Window:
             steps=feedback.STEPS,
             dilations=feedback.DILATIONS,
         )
+
+    def look(self, y: slice, x: slice) -> Parts:
+        """What the row makes of some of the window's pixels alone, whole patches; features have unit length."""
+        return self._encoder.look(self.pixels[:, y, x], self.row)
 
     def again(self, bias: Tensor, scale: float) -> Tensor:
         """Features `(gh, gw, E)` of a second pass, with a bias `(N, N)` between patches and a factor on the logits."""

@@ -146,6 +146,13 @@ class Encoder:
         found = rewrite(self.backbone, own, [row], grid_size=grid_size, feedback=feedback)[row]
         return self.checked(row, found.features)[0]
 
+    def look(self, pixels: Tensor, row: Method) -> Parts:
+        """What a row makes of pixels `(3, h, w)` of whole patches, normalised; its features have unit length."""
+        size = (pixels.shape[1] // self.backbone.patch_size, pixels.shape[2] // self.backbone.patch_size)
+        images = pixels[None].to(self.backbone.device, self.backbone.dtype)
+        parts = read(self.backbone, images, [row], grid_size=size)[row]
+        return replace(parts, features=self.checked(row, parts.features))
+
     def _early_key(self, image: Encoded, row: Method) -> tuple[str, int]:
         return self.backbone.table_kind(image.plan.grid_size, row.positions), early_heads(self.backbone, row)
 
