@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clearclip.classify.maps import Window
 
 STRIDE = 112
-"""Pixels between the authors' windows."""
+"""Pixels between the authors' windows; smaller ones lie side by side."""
 SQUARED = (3 - 5**0.5) / 2
 """With bkg=0 the authors' background is (1 − best)²: as much as the best up to here (and again from 2.6 on)."""
 
@@ -45,7 +45,7 @@ def windowed_logits(window: Window, words: Tensor, *, side: int) -> Tensor:
     Both are averaged over the windows of the picture that hold a patch, or a pair of patches. `(S, gh, gw, Q)`.
     """
     (gh, gw), patch = window.features.shape[1:3], window.backbone.patch_size
-    cells, step = torch.arange(gh * gw, device=words.device).view(gh, gw), max(1, STRIDE // patch)
+    cells, step = torch.arange(gh * gw, device=words.device).view(gh, gw), max(1, min(STRIDE // patch, side))
     total = torch.zeros(len(window.features), gh * gw, len(words), device=words.device)
     count = torch.zeros(gh * gw, 1, device=words.device)
     attention, pairs = (torch.zeros(gh * gw, gh * gw, device=words.device) for _ in range(2))
