@@ -147,7 +147,8 @@ def test_rivals_are_those_of_a_plain_loop(segmenter, picture):
 
 
 def test_one_label_has_no_rival_and_what_a_threshold_takes_is_not_won(segmenter, picture):
-    assert rivals(grid_of(segmenter, picture(), words := segmenter.prepare(Vocabulary.parse(["sky"], background="none"))), words) == []
+    words = segmenter.prepare(clearclip.Vocabulary.parse(["sky"], background="none"))
+    assert rivals(grid_of(segmenter, picture(), words), words) == []
     words = segmenter.prepare(["sky", "grass"], threshold=1.0)
     assert rivals(grid_of(segmenter, picture(), words), words) == []
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import safe_open
 
 import clearclip
@@ -240,3 +241,160 @@ def test_area_rule_golden(shared):
         np.testing.assert_array_equal(label_map, tensors[f"{key}/pred"].numpy())
         for ours, theirs in zip(words.probabilities(grid, range(4)), tensors[f"{key}/probs"].numpy(), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+# FreeCP by way of the segmenter; its parts against the authors' code are in test_golden_freecp.py
+
+
+@pytest.fixture(scope="module")
+def two_windows(tiny):
+    return tiny.encode(make_scene(3, split="val").image)
+
+
+def test_freecp_filters_windows_and_keeps_cosines(tiny, two_windows):
+    found = tiny.classify(two_windows, LABELS, presence="freecp-filter:0.1:0.7")
+    assert found.absent
+    assert set(found.absent).isdisjoint(found.labels[index] for index in np.unique(found.label_map))
+    assert all(reason.startswith("of ") and "window" in reason for reason in found.absent.values())
+    assert all(0 <= verdict.competed <= 1 for verdict in found.verdicts.values())
+    everyone = replace(Vocabulary.parse(LABELS), pinned=tuple(LABELS))
+    plain = tiny.classify(two_windows, LABELS)
+    np.testing.assert_array_equal(
+        tiny.classify(two_windows, everyone, presence="freecp-filter").label_map, plain.label_map
+    )
+
+
+def test_freecp_labels_by_its_maps(tiny, two_windows):
+    vocabulary = Vocabulary.parse(LABELS, background="auto")
+    found = tiny.classify(two_windows, vocabulary, presence="freecp:0.05:0.7")
+    maps = np.stack(list(found.probability_maps()))
+    background = found.vocabulary.background_index
+    others = np.delete(maps, background, axis=0)
+    np.testing.assert_allclose(maps[background], 1 - others.max(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(found.label_map == background, maps[background] >= others.max(axis=0))
+    np.testing.assert_allclose(found.scores, maps.max(axis=0), atol=1e-6)
+    name, value = found.ranking(20, 30)[0]
+    assert (name, value) == (
+        found.labels[found.label_map[20, 30]],
+        pytest.approx(float(found.scores[20, 30]), abs=1e-6),
+    )
+
+
+def test_freecp_has_a_background_of_its_own(tiny, two_windows):
+    rest = Vocabulary.parse(LABELS, background="rest")
+    assert tiny.classify(two_windows, rest, presence="freecp").labels[0] == "rest"
+    with pytest.raises(UsageError, match="leave out threshold and area"):
+        tiny.classify(two_windows, rest, presence="freecp", threshold=0.5)
+    with pytest.raises(UsageError, match="stitches them first"):
+        tiny.classify(two_windows, LABELS, presence="freecp-filter", method="clearclip[stitched=mean]")
+
+
+def test_encoded_once_asked_with_and_without_freecp(tiny):
+    image = make_scene(5, split="val").image
+    fresh = tiny(image, LABELS, presence="freecp-filter", method="sclip[residual=drop]")
+    encoded = tiny.encode(image, method="sclip[residual=drop]")
+    before = tiny.classify(encoded, LABELS, method="sclip[residual=drop]")
+    asked = tiny.classify(encoded, LABELS, method="sclip[residual=drop]", presence="freecp-filter")
+    np.testing.assert_array_equal(asked.label_map, fresh.label_map)
+    assert asked.absent == fresh.absent
+    again = tiny.classify(encoded, LABELS, method="sclip[residual=drop]")
+    np.testing.assert_array_equal(again.label_map, before.label_map)
+
+
+def test_too_many_crops_are_told(tiny, two_windows, monkeypatch):
+    monkeypatch.setattr("clearclip.classify.freecp.MOST_CROPS", 0)
+    with pytest.warns(UserWarning, match="crops of a window at most"):
+        tiny.classify(two_windows, LABELS, presence="freecp-filter:0:0")
+
+
+# Folders, rasters, the command line
+
+
+@pytest.fixture
+def scenes_folder(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        Image.fromarray(make_scene(index, split="val").image).save(folder / f"{index}.png")
+    return folder
+
+
+def test_a_folder_says_which_labels_were_left_out(run, scenes_folder, tmp_path):
+    out = tmp_path / "out"
+    command = ("segment", scenes_folder, "-l", ",".join(LABELS), "--model", "tiny", "--device", "cpu", "-o", out)
+    ran = run(*command, "--presence", "weak:0.6", "--pin", "umbrella", "--json")
+    assert ran.code == 0
+    report = json.loads(ran.out)
+    described = json.loads((out / "labels.json").read_text())
+    assert report["absent"] == described["absent"]
+    assert "umbrella" not in described["absent"]
+    assert described["presence"] == "weak:0.6"
+    assert described["labels"][5]["pinned"] is True
+    with Image.open(out / "0.png") as written:
+        absent = json.loads(written.text["absent"])
+        assert not {LABELS.index(name) for name in absent} & set(np.unique(np.asarray(written)).tolist())
+    assert all(count <= 3 for count in report["absent"].values())
+    again = run(*command, "--presence", "weak:0.5")
+    assert again.code == 2
+    assert "other settings (labels, presence)" in again.err
+    told = run(*command[:-1], tmp_path / "text", "--presence", "weak:0.6")
+    assert "labels that did not compete, and in how many images: " in told.err
+
+
+def test_shards_are_merged_to_the_same_bytes(run, scenes_folder, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    command = ("segment", scenes_folder, "-l", "person,umbrella", "--background", "auto", "--presence", "weak:0.6")
+    command += ("--model", "tiny", "--device", "cpu", "--batch-size", "1", "--format", "png,coco", "-o")
+    assert run(*command, whole).code == 0
+    for part in ("1/2", "2/2"):
+        assert run(*command, parts, "--shard", part).code == 0
+    assert run("merge", parts).code == 0
+    for name in ("labels.json", "coco.json", "0.png"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_background_words_from_a_file(run, scenes_folder, tmp_path):
+    words, out = tmp_path / "others.txt", tmp_path / "out"
+    words.write_text("sky\ngrass = lawn\nPerson\n")
+    ran = run(
+        "segment", scenes_folder / "0.png", "-l", "person", "--background-words", words, "--model", "tiny", "-o", out
+    )
+    assert ran.code == 0, ran.err
+    assert json.loads((out / "labels.json").read_text())["labels"][0]["queries"] == ["sky", "grass", "lawn"]
+
+
+@pytest.mark.parametrize("rule", [{"presence": "weak:0.9"}, {"area": 0.1}])
+def test_a_raster_is_decided_once(tiny, tmp_path, rule, monkeypatch):
+    pytest.importorskip("rasterio")
+    from clearclip.large import label
+
+    pixels = np.concatenate([make_scene(index, split="val").image for index in (0, 1, 2)], axis=1)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    segmenter = clearclip.Segmenter(tiny.backbone, protocol=replace(tiny.protocol, **rule), show_progress=False)
+    arguments = {"labels": LABELS, "output": tmp_path / "out.tif", "block": 256}
+    surveys = []
+    survey = label._Work.survey
+    monkeypatch.setattr(label._Work, "survey", lambda self, advance: surveys.append(1) or survey(self, advance))
+    write = label._Work.write
+    monkeypatch.setattr(label._Work, "write", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        label.segment_large(segmenter, tmp_path / "wide.png", **arguments)
+    monkeypatch.setattr(label._Work, "write", write)
+    result = label.segment_large(segmenter, tmp_path / "wide.png", **arguments)
+    assert surveys == [1], "what was found is kept for the next start"
+    assert result.absent
+    assert all(result.pixels[name] == 0 for name in result.absent)
+    assert sum(result.pixels.values()) == pixels.shape[0] * pixels.shape[1]
+
+
+def test_a_raster_by_freecp(tiny, tmp_path):
+    pytest.importorskip("rasterio")
+    from clearclip.large.label import segment_large
+
+    Image.fromarray(make_scene(0, split="val").image).save(tmp_path / "one.png")
+    for rule in ("freecp", "freecp-filter"):
+        segmenter = clearclip.Segmenter(
+            tiny.backbone, protocol=replace(tiny.protocol, presence=rule), show_progress=False
+        )
+        result = segment_large(segmenter, tmp_path / "one.png", labels=LABELS, output=tmp_path / f"{rule}.tif")
+        assert sum(result.pixels.values()) == 256 * 320
