@@ -13,12 +13,15 @@ import clearclip
 SOURCE = Path(clearclip.__file__).parent
 MODEL_LIBRARIES = {"open_clip", "transformers", "timm", "huggingface_hub"}
 HEAVY = {*MODEL_LIBRARIES, "torch", "numpy", "PIL", "safetensors"}
-PLAIN = ("methods", "vocabulary", "negatives", "protocol", "checkpoints", "errors")
+PLAIN = ("constants", "axes", "methods", "vocabulary", "negatives", "protocol", "checkpoints", "errors")
 LAYERS = (
     ("errors",),
     ("files",),
+    ("constants",),
+    ("axes",),
     ("methods", "protocol", "vocabulary", "negatives", "checkpoints", "scenes"),
     ("backbones",),
+    ("mend",),
     ("attention",),
     ("decompose",),
     ("encode",),
@@ -38,7 +41,7 @@ LAYERS = (
 )
 """From the bottom to the top: a folder imports from those below it alone, and from itself."""
 LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
-TORCH_ALONE = ("attention", "decompose", "encode/", "classify/")
+TORCH_ALONE = ("mend", "attention", "decompose", "encode/", "classify/")
 """No model library is imported there, but for the paper's prompts, which are open_clip's (`encode/text`)."""
 
 

@@ -7,22 +7,23 @@ attention, and methods that share an attention, or its projected output, share t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearclip.attention import KINDS, Site, fused_attention, patch_attention
+from clearclip.attention import KINDS, Feedback, Site, Term, fused_attention, patch_attention
+from clearclip.axes import AFTER_ATTENTION
 from clearclip.backbones.base import Backbone, check_backbone
 from clearclip.backbones.devices import inference
 from clearclip.errors import UsageError
-from clearclip.methods import Method, parse_method, parse_methods
+from clearclip.mend import Streams, pool
+from clearclip.methods import Method, parse_method, parse_methods, settle
 
 MethodLike = str | Method
-_AFTER_ATTENTION = {"name", "residual", "alpha", "ffn", "window", "stitched"}
-_NOT_READ_BY_KINDS = _AFTER_ATTENTION | {"attention", "combine", "positions", "depth"}
+_NOT_READ_BY_KINDS = AFTER_ATTENTION | {"attention", "combine", "positions", "depth", "mix"}
 """All other axes are in the caches' keys, also those that are still to come."""
 Several = list[MethodLike] | list[str] | list[Method] | tuple[MethodLike, ...]
 
@@ -36,13 +37,17 @@ class Parts:
         residual: X_res, the unmodified stream that enters the rewritten blocks, `(B, gh, gw, C)`.
         attn_out: X_attn, the rewritten attention's output, summed over the rewritten blocks, `(B, gh, gw, C)`.
         sum: X_sum, the method's residual plus `alpha` · X_attn, before the feed-forward network, `(B, gh, gw, C)`.
+        attention: Of the last block between patches, the mean over heads, `(B, N, N)`; for rows with streams=each.
         early: The trunk's mean attention `(B, gh · gw, gh · gw)`, if `read` was asked for it.
+
+    Of rows with streams=each features, attn_out and sum have one more axis after the first, the blocks.
     """
 
     features: Tensor
     residual: Tensor
     attn_out: Tensor
     sum: Tensor
+    attention: Tensor | None = None
     early: Tensor | None = None
 
 
@@ -80,6 +85,8 @@ def dense_features(
     methods = parse_methods([method] if isinstance(method, (str, Method)) else method)
     if later := [row.spelling for row in methods if row.stitched != "none"]:
         raise UsageError(f"{later[0]} reads features of several windows: use a Segmenter instead of dense_features")
+    if asked := [row.spelling for row in methods if row.window == "sfr"]:
+        raise UsageError(f"{asked[0]} has features that depend on the words: use a Segmenter, or window=none")
     padded, _ = pad_to_patches(images.to(backbone.device, backbone.dtype), backbone.patch_size)
     grid_size = (padded.shape[2] // backbone.patch_size, padded.shape[3] // backbone.patch_size)
     results = read(backbone, padded, methods, grid_size=grid_size)
@@ -119,7 +126,7 @@ def read(
     trunk = Trunk() if trunk is None else trunk
     rows = list(methods)
     for row in rows:
-        check_depth(backbone, row)
+        fitted(backbone, row)
     if early and len(backbone.blocks) < 2:
         raise UsageError(f"{backbone.name} has one block: there is no early attention, use a deeper model")
     results: dict[Method, Parts] = {}
@@ -176,14 +183,11 @@ def group_by_table(
     return groups
 
 
-def check_depth(backbone: Backbone, method: Method) -> None:
-    """`UsageError` if a method rewrites more blocks than the model has."""
-    count = len(backbone.blocks)
-    if method.depth > count:
-        raise UsageError(
-            f"depth={method.depth} needs {method.depth} blocks, but {backbone.name} has {count}: "
-            f"use depth={count} or less"
-        )
+def fitted(backbone: Backbone, method: Method) -> Method:
+    """The row with its numbers for this model; `UsageError` if the model has too few blocks or lacks a token for it."""
+    if method.residual == "class" and not backbone.num_prefix_tokens:
+        raise UsageError(f"residual=class of {method.name} adds the class token, which {backbone.name} has not")
+    return settle(method, blocks=len(backbone.blocks), model=backbone.name)
 
 
 def fit_depth(method: MethodLike, *, blocks: int) -> Method:
@@ -192,10 +196,17 @@ def fit_depth(method: MethodLike, *, blocks: int) -> Method:
     return row if row.depth <= blocks else replace(row, depth=max(blocks // 2, 1))
 
 
-def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> range:
+def wanted_blocks(backbone: Backbone, methods: Iterable[Method]) -> set[int]:
     """Which blocks' inputs the rows read, counted from 0."""
     count = len(backbone.blocks)
-    return range(count - max(row.depth for row in methods), count)
+    wanted: set[int] = set()
+    for row in (fitted(backbone, method) for method in methods):
+        wanted |= {*range(0 if row.streams == "each" else count - row.depth, count)}
+        wanted |= set() if row.mixed is None else {*range(row.mixed[0], row.mixed[1] + 1)}
+        wanted |= {block + 1 for block in (row.pre, row.post) if block is not None}
+        if row.start is not None and row.end is not None:
+            wanted |= {*range(row.start + 1, row.end + 1)}
+    return wanted
 
 
 def run_trunk(
@@ -242,63 +253,120 @@ def class_features(backbone: Backbone, images: Tensor, *, positions: str) -> Ten
 
 
 def rewrite(
-    backbone: Backbone, inputs: Mapping[int, Tensor], methods: Iterable[Method], *, grid_size: tuple[int, int]
+    backbone: Backbone,
+    inputs: Mapping[int, Tensor],
+    methods: Iterable[Method],
+    *,
+    grid_size: tuple[int, int],
+    feedback: Feedback | None = None,
 ) -> dict[Method, Parts]:
-    """The formula of `methods.py` on the trunk's streams, for rows of one position table."""
-    count, prefix = len(backbone.blocks), backbone.num_prefix_tokens
-    sites = {
-        index: Site(backbone.blocks[index], tokens, backbone.heads, prefix, grid_size)
-        for index, tokens in inputs.items()
-    }
-    last = backbone.blocks[-1]
-    attended: dict[object, Tensor] = {}
-    sums: dict[object, Tensor] = {}
-    results = {}
-    for method in methods:
-        key = _key(method, _AFTER_ATTENTION)
-        if key not in sums:
-            outputs = [_attn_out(sites[index], method, attended) for index in range(count - method.depth, count)]
-            sums[key] = torch.stack(outputs).sum(dim=0)
-        attn_out, residual = sums[key], inputs[count - method.depth][:, prefix:]
-        total = add_residual(method, residual, attn_out)
-        tokens = total + last.mlp(last.ln_2(total)) if method.ffn else total
-        projected = tokens if method.stitched != "none" else backbone.head(tokens)
-        features, *others = (part.unflatten(1, grid_size) for part in (projected, residual, attn_out, total))
-        results[method] = Parts(features, *others)
-    return results
+    """The formula of `methods.py` on the trunk's streams, for rows of one position table; `feedback`: once more."""
+    streams = Streams(inputs, backbone.num_prefix_tokens, grid_size, backbone.blocks)
+    shared = _Shared(backbone, streams, feedback)
+    return {method: _rewritten(shared, fitted(backbone, method)) for method in methods}
 
 
-def _key(method: Method, without: set[str]) -> tuple[object, ...]:
-    return tuple(getattr(method, axis.name) for axis in fields(method) if axis.name not in without)
+@dataclass
+class _Shared:
+    """What rows of one position table share: sites by the tokens that enter them, and what attention made of them."""
+
+    backbone: Backbone
+    streams: Streams
+    feedback: Feedback | None
+    sites: dict[object, Site] = field(default_factory=dict)
+    attended: dict[object, Tensor] = field(default_factory=dict)
+
+    def site(self, index: int, tokens: Tensor, row: Method, *, rounds: int = 0) -> Site:
+        key = (index, id(tokens), row.class_token, rounds)
+        if key not in self.sites:  # it holds the tokens, so that no others get their id
+            block, streams = self.backbone.blocks[index], self.streams
+            own = (block, tokens, self.backbone.heads, streams.num_prefix_tokens, streams.grid_size)
+            self.sites[key] = Site(*own, row.class_token == "in", streams, rounds)
+        return self.sites[key]
 
 
-def _attn_out(site: Site, method: Method, attended: dict[object, Tensor]) -> Tensor:
-    """`(B, gh · gw, C)`: the method's attention in one block, projected; what kinds answer is kept in `attended`."""
+def _rewritten(shared: _Shared, row: Method) -> Parts:
+    streams, backbone, prefix = shared.streams, shared.backbone, shared.streams.num_prefix_tokens
+    last, first = backbone.blocks[-1], len(backbone.blocks) - row.depth
+    attn_outs, sums = [], []
+    for number, stream in enumerate(streams.names(row), start=1):
+        rounds = number if row.streams == "each" else 0
+        key = (stream, row.values(without=AFTER_ATTENTION))
+        if key not in shared.attended:
+            sites = [
+                shared.site(index, tokens, row, rounds=rounds)
+                for index, tokens in streams.entering(row, stream).items()
+            ]
+            outputs = [_attn_out(shared, site, row) for site in sites]
+            shared.attended[key] = torch.stack(outputs).sum(dim=0)
+        attn_out, beside = shared.attended[key], streams.beside(row, stream)
+        total = add_residual(row, beside[:, prefix:], attn_out, class_token=beside[:, :1])
+        if "after" in row.pool:
+            total = pool(total, streams.after(row), row.number("beta"))
+        attn_outs.append(attn_out)
+        sums.append(total)
+    if row.streams == "each":
+        attn_out, total = (torch.stack(parts, dim=1) for parts in (attn_outs, sums))
+    elif len(sums) > 1:
+        attn_out, total = (torch.stack(parts).sum(dim=0) for parts in (attn_outs, sums))
+    tokens = total + last.mlp(last.ln_2(total)) if row.ffn else total
+    projected = tokens if row.stitched != "none" else backbone.head(tokens)
+    residual = streams.inputs[first][:, prefix:]
+    parts = [part.unflatten(-2, streams.grid_size) for part in (projected, residual, attn_out, total)]
+    last_site = shared.site(streams.last, streams.inputs[streams.last], row, rounds=rounds)
+    own = _attention(last_site, row) if row.streams == "each" else None
+    return Parts(parts[0], parts[1], parts[2], parts[3], own)
+
+
+def _attention(site: Site, row: Method) -> Tensor:
+    """The row's attention between patches, the mean over heads; rows do not sum to 1, as prefix tokens are cut off."""
+    terms = [KINDS[kind](site, row) for kind in row.attention]
+    own = torch.eye(site.tokens.shape[1] - site.num_prefix_tokens + site.prefix, device=site.tokens.device)
+    parts = [own if term is None else term.weights().float().mean(dim=1) for term in terms]
+    total = sum(part.expand(len(site.tokens), -1, -1)[:, site.prefix :, site.prefix :] for part in parts)
+    return torch.as_tensor(total) / (len(parts) if row.combine == "mean" else 1)
+
+
+def _attn_out(shared: _Shared, site: Site, method: Method) -> Tensor:
+    """`(B, gh · gw, C)`: the method's attention in one block, projected; what kinds answer is shared."""
+    attended = shared.attended
     outputs = []
     for kind in method.attention:
-        key = (id(site), kind, _key(method, _NOT_READ_BY_KINDS))
+        key = (id(site), kind, method.values(without=_NOT_READ_BY_KINDS))
         if key not in attended:
             term = KINDS[kind](site, method)
+            if term is not None and shared.feedback is not None:
+                term = shared.feedback.added(term, site)
             attended[key] = site.v if term is None else term.apply(site.v)
         outputs.append(attended[key])
     total = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(dim=0)
     if method.combine == "mean":
         total = total / len(outputs)
-    return site.block.out_proj(total.transpose(1, 2).flatten(2)[:, site.num_prefix_tokens :])
+    if method.mixed is not None:
+        first, last, tau, share = method.mixed
+        mixed = (id(site), "mix", first, last)
+        if mixed not in attended:
+            others = [shared.site(index, shared.streams.inputs[index], method) for index in range(first, last + 1)]
+            parts = [Term(other.q, other.k).apply(site.v) for other in others]
+            attended[mixed] = torch.stack(parts).mean(dim=0)
+        total = tau * ((1 - share) * total + share * attended[mixed])
+    return site.block.out_proj(total.transpose(1, 2).flatten(2)[:, site.prefix :])
 
 
-def add_residual(method: Method, residual: Tensor, attn_out: Tensor) -> Tensor:
-    """X_sum = `ρ(X_res) + alpha · X_attn` of the patch tokens, `(B, N, C)` each."""
+def add_residual(method: Method, residual: Tensor, attn_out: Tensor, *, class_token: Tensor) -> Tensor:
+    """X_sum = `ρ(X_res) + alpha · X_attn` of the patch tokens, `(B, N, C)` each; the class token is `(B, 1, C)`."""
     scaled = attn_out if method.alpha == 1 else method.alpha * attn_out
     kind = method.residual_kind
     if kind == "drop":
         return scaled
     if kind == "keep":
         return residual + scaled
+    if kind == "class":
+        return method.number("omega") * class_token + scaled
     if kind == "normalize":
         return F.normalize(residual, dim=-1) + scaled
     strongest = rank_channels(residual, signed=kind == "signed-beta")
-    dropped = strongest[:, : round(method.beta * residual.shape[-1] / 100)]
+    dropped = strongest[:, : round(method.percent * residual.shape[-1] / 100)]
     kept = torch.ones_like(residual[:, 0]).scatter_(1, dropped, 0.0)
     return residual * kept[:, None] + scaled
 

@@ -1,7 +1,8 @@
 """Methods as rows of data: what the last block keeps, drops and attends with. Plain data, no torch.
 
-One formula covers the paper's methods, their combinations and its ablations; `decompose.py` alone interprets it. With
-`x_l` the unmodified stream of a pre-norm ViT with L blocks and `A_l` the rewritten attention of block l:
+One formula covers the methods, their combinations and the paper's ablations; `decompose.py` alone interprets it. With
+`x_l` the unmodified stream of a pre-norm ViT with L blocks and `A_l` the rewritten attention of block l, summed over
+the row's streams, whose tokens may be pooled before and after:
 
     y = ρ(x_{L-depth}) + alpha · Σ_{l > L-depth} A_l(ln_1(x_{l-1}))
     if ffn: y = y + mlp(ln_2(y))
@@ -15,67 +16,25 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
+from clearclip.axes import AXES as AXES
+from clearclip.axes import (
+    FIRST_RELEASE,
+    POOLS,
+    PROPAGATED,
+    STREAMS,
+    check,
+    check_choice,
+    is_number,
+    is_read,
+)
+from clearclip.axes import KINDS as KINDS
+from clearclip.axes import POSITIONS as POSITIONS
+from clearclip.axes import STITCHED_STAGES as STITCHED_STAGES
+from clearclip.axes import WINDOW_STAGES as WINDOW_STAGES
+from clearclip.axes import add_name as add_name
+from clearclip.constants import CONSTANTS
 from clearclip.errors import UsageError, nearest
 from clearclip.files.commas import split_items
-
-KINDS = ["qk", "qq", "kk", "vv", "identity", "uniform"]
-"""Names of the attention kinds; `attention.py` has their functions."""
-SELF_KINDS = ("qq", "kk", "vv")
-COMBINE = ("sum", "mean")
-RESIDUALS = ("keep", "drop", "normalize", "beta", "signed-beta")
-WINDOW_STAGES = ["none"]
-"""Names of the stages that see a window with its words; `classify/maps.py` has their functions."""
-STITCHED_STAGES = ["none", "mean"]
-"""Names of the stages that see an image's stitched features; `encode/stitch.py` has their functions."""
-LARGEST_ALPHA = 10_000_000
-POSITIONS = ("model", "offset", "antialias", "size")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One switch of a method: its spelling on the command line and what its values mean."""
-
-    name: str
-    values: str
-    meaning: str
-
-
-AXES = (
-    Axis(
-        "attention",
-        "qk | qq | kk | vv | identity | uniform, or several joined by +",
-        "who attends to whom in the block; uniform: all alike, but for the prior",
-    ),
-    Axis(
-        "prior",
-        "none | gaussian:σ",
-        "what the attention's logits gain: exp(-d²/2σ²) between patches at distance d, d and σ in patches (NACLIP)",
-    ),
-    Axis("combine", "sum | mean", "how several attention kinds are put together"),
-    Axis("normalize", "yes | no", "GEM's L2-normalised, once-iterated self-self attention with its own temperature"),
-    Axis(
-        "residual",
-        "keep | drop | normalize | beta:P | signed-beta:P",
-        "X_res: kept, dropped, each token scaled to unit L2 norm, or without the P % of channels with the highest "
-        "mean magnitude (beta) or signed mean (signed-beta) over the window's patch tokens",
-    ),
-    Axis("alpha", "a number ≥ 0", "X_sum = X_res + alpha · X_attn"),
-    Axis("ffn", "keep | drop", "the feed-forward network of the last block"),
-    Axis(
-        "positions",
-        "model | offset | antialias | size",
-        "how the position table is resized away from the native size: as the paper does for the model's family "
-        "(CLIP: offset, BLIP: size), bicubic with the +0.1 offset, bicubic with antialiasing (GEM), plain bicubic",
-    ),
-    Axis("depth", "a whole number ≥ 1", "how many last blocks add their rewritten attention to the residual"),
-    Axis("window", "none", "what looks at each window once more, with its pixels and the words"),
-    Axis(
-        "stitched",
-        "none | mean",
-        "none: windows are compared with the words and the cosines stitched; else the features are stitched before "
-        "the projection (mean: over the windows) and compared after",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -93,11 +52,18 @@ class Method:
         normalize: GEM's normalised, once-iterated self-self attention.
         residual: `"keep"`, `"drop"`, `"normalize"`, `"beta:P"` or `"signed-beta:P"`: without `round(P · C / 100)` of
             the C channels. The supplement says "highest average values" without saying whether the sign counts: `beta`
-            ranks them by mean magnitude, `signed-beta` by signed mean.
+            ranks them by mean magnitude, `signed-beta` by signed mean. `"class"` is omega times the class token.
         alpha: Scale of X_attn.
         depth: Number of last blocks that are rewritten beside the unmodified stream.
+        class_token: Whether the patches attend to it.
+        mix: Which other blocks' attention is mixed in after the softmax, and how much.
+        repair: How outliers of the block's input are found; they become the mean of their neighbours on the grid.
+        pool: When patches become the mean of those like them.
+        streams: What goes through the block.
+        k, share, …, bkg: Numbers of `CONSTANTS`, which says what reads them; `None`: the default for the model's depth.
         window: Stage that sees each window with its words.
         stitched: Stage that sees the image's stitched features; their cosines are then taken once for the image.
+        refine: What sharpens the logits' edges by the image's pixels.
     """
 
     name: str
@@ -110,19 +76,60 @@ class Method:
     ffn: bool = True
     positions: str = "model"
     depth: int = 1
+    class_token: str = "in"
+    mix: str = "none"
+    repair: str = "none"
+    pool: str = "none"
+    streams: str = "last"
+    k: int | None = None
+    share: float | None = None
+    pre: int | None = None
+    temperature: float | None = None
+    post: int | None = None
+    beta: float | None = None
+    start: int | None = None
+    end: int | None = None
+    omega: float | None = None
+    polar_iters: int | None = None
+    alpha_kk: float | None = None
+    temp_thd: float | None = None
+    sfr_tau: float | None = None
+    sfr_lambda: float | None = None
+    sfr_std: float | None = None
+    path: int | None = None
+    attention_thr: float | None = None
+    crop: int | None = None
+    select_layer: int | None = None
+    fuse: int | None = None
+    stretch: int | None = None
+    score: float | None = None
+    bkg: float | None = None
     window: str = "none"
     stitched: str = "none"
+    refine: str = "none"
 
     def __post_init__(self) -> None:
         if not isinstance(self.attention, str):
             object.__setattr__(self, "attention", tuple(self.attention))
-        _check_values(self)
-        _check_combination(self)
+        check(self)
         if self.residual_kind.endswith("beta"):
-            object.__setattr__(self, "residual", f"{self.residual_kind}:{_number(self.beta)}")
+            object.__setattr__(self, "residual", f"{self.residual_kind}:{_number(self.percent)}")
         if self.sigma is not None:
             object.__setattr__(self, "prior", f"gaussian:{_number(self.sigma)}")
         object.__setattr__(self, "alpha", float(self.alpha))
+        if self.mixed is not None:
+            first, last, total, share = self.mixed
+            object.__setattr__(self, "mix", f"{first}-{last}:{_number(total)}:{_number(share)}")
+        if self.refinement[0] == "tlp":
+            object.__setattr__(self, "refine", "tlp:{}:{}".format(*self.refinement[1], PROPAGATED))
+        if self.longest:
+            object.__setattr__(self, "repair", f"norm:{self.longest}")
+        for axis, parts in (("pool", POOLS), ("streams", STREAMS)):
+            given = getattr(self, axis).split("+")
+            object.__setattr__(self, axis, "+".join(part for part in parts if part in given))
+        for name, constant in CONSTANTS.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value) if constant.whole else float(value))
 
     @property
     def residual_kind(self) -> str:
@@ -130,16 +137,55 @@ class Method:
         return self.residual.partition(":")[0]
 
     @property
-    def beta(self) -> float:
+    def percent(self) -> float:
         """Percent of the residual's channels that are dropped (0 unless the residual is a beta row)."""
         _, _, percent = self.residual.partition(":")
         return float(percent) if percent else 0.0
+
+    @property
+    def longest(self) -> int:
+        """How many of the longest tokens `repair` replaces; 0 unless it is `norm`."""
+        kind, _, count = self.repair.partition(":")
+        return int(count or FIRST_RELEASE) if kind == "norm" else 0
+
+    @property
+    def refinement(self) -> tuple[str, tuple[int, ...]]:
+        """The kind of `refine` with its whole numbers: steps and dilations, or cells and steps."""
+        kind, _, numbers = self.refine.partition(":")
+        return kind, tuple(int(number) for number in re.split("[:+]", numbers) if numbers)
+
+    @property
+    def mixed(self) -> tuple[int, int, float, float] | None:
+        """First and last block, τ and λ of `mix`; `None` without one."""
+        match = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?:([^:]+):([^:]+)", self.mix)
+        if match is None or not (is_number(match[3]) and is_number(match[4])):
+            return None
+        return int(match[1]), int(match[2] or match[1]), float(match[3]), float(match[4])
 
     @property
     def sigma(self) -> float | None:
         """Width of the Gaussian prior in patches; `None` without one."""
         _, _, sigma = self.prior.partition(":")
         return float(sigma) if sigma else None
+
+    def values(self, *, without: set[str]) -> tuple[object, ...]:
+        """The row without some of its fields, as a key of what depends on all others."""
+        return tuple(getattr(self, one.name) for one in fields(self) if one.name not in without)
+
+    def number(self, name: str) -> float:
+        """One of `CONSTANTS`, of a row that `settle` gave."""
+        value = getattr(self, name)
+        assert value is not None
+        return float(value)
+
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether it reads other blocks than those it rewrites."""
+        return (
+            self.mix != "none"
+            or self.streams == "each"
+            or any(constant.block and is_read(self, constant) for constant in CONSTANTS.values())
+        )
 
     @property
     def own_name(self) -> str | None:
@@ -174,83 +220,44 @@ def _number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def _check_choice(axis: str, value: str, options: Iterable[str]) -> None:
-    allowed = tuple(options)
-    if value not in allowed:
-        raise UsageError(f"{axis}={value!r} is not known: {nearest(value, allowed)}")
+def settle(method: Method, *, blocks: int, model: str) -> Method:
+    """The row with every number it leaves open, for a model of so many blocks.
 
+    >>> settle(METHODS["scclip"], blocks=12, model="a B/16").spelling
+    'scclip[k=30,share=0.05,pre=8,temperature=3,post=3,beta=0.4,start=3,end=10,omega=0.3]'
 
-def _check_values(method: Method) -> None:
-    if not method.attention:
-        raise UsageError("attention is empty: give at least one of " + ", ".join(KINDS))
-    for kind in method.attention:
-        _check_choice("attention", kind, KINDS)
-    if len(set(method.attention)) < len(method.attention):
-        raise UsageError(f"attention={'+'.join(method.attention)} names a kind twice: name each once")
-    kind, colon, sigma = method.prior.partition(":")
-    _check_choice("prior", kind, ("none", "gaussian"))
-    if (kind == "none") == bool(colon) or (colon and not (_is_number(sigma) and 0.01 <= float(sigma) <= 10_000)):
-        raise UsageError(f"prior={method.prior!r}: write none, or the width in patches (0.01–10,000), as in gaussian:5")
-    _check_choice("combine", method.combine, COMBINE)
-    _check_choice("positions", method.positions, POSITIONS)
-    _check_choice("window", method.window, WINDOW_STAGES)
-    _check_choice("stitched", method.stitched, STITCHED_STAGES)
-    _check_choice("residual", method.residual_kind, RESIDUALS)
-    _, colon, percent = method.residual.partition(":")
-    if method.residual_kind.endswith("beta"):
-        if not _is_number(percent) or not 0 <= float(percent) <= 100:
+    `UsageError` if the model is too shallow for it.
+    """
+    if method.depth > blocks:
+        raise UsageError(
+            f"depth={method.depth} needs {method.depth} blocks, but {model} has {blocks}: use depth={blocks} or less"
+        )
+    read = [constant for constant in CONSTANTS.values() if is_read(method, constant)]
+    values = {constant.name: constant.at_depth(blocks) for constant in read if getattr(method, constant.name) is None}
+    if method.mixed is not None and method.mixed[1] >= blocks:
+        raise UsageError(
+            f"mix={method.mix} of {method.name} does not fit {model} of {blocks} blocks: they are counted from 0, so "
+            f"the last is {blocks - 1}"
+        )
+    if method.select_layer is not None and method.select_layer < -blocks:
+        raise UsageError(
+            f"select_layer={method.select_layer} of {method.name} does not fit {model}: -{blocks} is its first block"
+        )
+    settled = replace(method, **values) if values else method  # type: ignore[arg-type]
+    for constant in read:
+        most = blocks - (1 if constant.name == "end" else 2)
+        if constant.block and getattr(settled, constant.name) > most:
             raise UsageError(
-                f"residual={method.residual!r}: the share of channels is a percentage from 0 to 100, as in beta:30"
+                f"{constant.name}={getattr(settled, constant.name)} of {method.name} does not fit {model} of {blocks} "
+                f"blocks: blocks are counted from 0, and only outputs before the last block are read"
+                + (f" (use {constant.name}={most} or less)" if most >= constant.low else "")
             )
-    elif colon:
-        raise UsageError(f"residual={method.residual!r}: only beta and signed-beta take a percentage")
-    if not 0 <= method.alpha <= LARGEST_ALPHA:
-        raise UsageError(f"alpha={method.alpha!r}: a finite number of at least 0, up to {LARGEST_ALPHA:,}, is needed")
-    if isinstance(method.depth, bool) or not isinstance(method.depth, int) or method.depth < 1:
-        raise UsageError(f"depth={method.depth!r}: a whole number of at least 1 is needed")
-
-
-def _check_combination(method: Method) -> None:
-    if method.normalize:
-        others = [kind for kind in method.attention if kind not in SELF_KINDS]
-        if others:
-            raise UsageError(
-                f"normalize=yes with attention={'+'.join(others)} makes no sense: GEM's iteration is defined for "
-                "self-self attention only (qq, kk, vv)"
-            )
-    if method.sigma is None and "uniform" in method.attention:
-        raise UsageError("attention=uniform without a prior makes all patches alike: add prior=gaussian:5")
-    if method.sigma is not None and (method.normalize or method.attention == ("identity",)):
-        what = "normalize=yes" if method.normalize else "attention=identity"
-        raise UsageError(f"prior={method.prior} with {what} has no effect: it is added to the logits of one attention")
-    if method.window != "none" and method.stitched != "none":
+    if settled.start is not None and settled.end is not None and settled.start >= settled.end:
         raise UsageError(
-            f"window={method.window} with stitched={method.stitched} makes no sense: features are stitched "
-            "before windows meet the words"
+            f"start={settled.start} and end={settled.end} of {method.name} leave no block between them, end excluded: "
+            "raise end or lower start"
         )
-    if method.depth > 1 and method.ffn:
-        raise UsageError(
-            f"depth={method.depth} with ffn=keep makes no sense: the stream beside the unmodified one has no "
-            "feed-forward network (use ffn=drop or depth=1)"
-        )
-    if method.residual_kind == "drop" and method.alpha == 0:
-        raise UsageError("residual=drop with alpha=0 leaves nothing: keep the residual or raise alpha")
-    if method.residual_kind == "drop" and not method.ffn and method.alpha != 1:
-        raise UsageError(
-            f"alpha={method.alpha:g} with residual=drop,ffn=drop has no effect: the final LayerNorm undoes a scale "
-            "(keep the residual to use alpha)"
-        )
-
-
-def add_name(axis: str, name: str) -> None:
-    """Let an axis accept a name whose function has just been registered."""
-    names = {"attention": KINDS, "window": WINDOW_STAGES, "stitched": STITCHED_STAGES}[axis]
-    if name not in names:
-        names.append(name)
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", text) is not None
+    return settled
 
 
 METHODS: dict[str, Method] = {
@@ -269,6 +276,36 @@ METHODS: dict[str, Method] = {
             depth=6,
         ),
         Method("naclip", attention=("kk",), prior="gaussian:5", residual="drop", ffn=False),
+        Method(
+            "scclip",
+            attention=("mid", "kk"),
+            combine="mean",
+            residual="class",
+            ffn=False,
+            class_token="out",
+            repair="lof",
+            pool="before+after",
+            streams="last+sum",
+        ),
+        Method(
+            "resclip",
+            attention=("kk",),
+            prior="gaussian:5",
+            residual="drop",
+            ffn=False,
+            mix="5-8:2:0.3",
+            window="sfr",
+        ),
+        Method("pearl", attention=("procrustes",), residual="drop", ffn=False),
+        Method(
+            "cliper",
+            attention=("fused",),
+            residual="drop",
+            ffn=False,
+            positions="bilinear16",
+            streams="each",
+            window="cliper",
+        ),
         Method("clearclip", attention=("qq",), residual="drop", ffn=False),
         Method("maskclip+clearclip", attention=("identity",), residual="drop", ffn=False),
         Method("sclip+clearclip", attention=("qq", "kk"), residual="drop", ffn=False),
@@ -290,6 +327,10 @@ ABOUT = {
     "sclip": "SCLIP (ECCV 2024): q-q plus k-k attention",
     "gem": "GEM (CVPR 2024): normalised self-self attention of the last six blocks, beside the unmodified stream",
     "naclip": "NACLIP (WACV 2025): k-k attention with a Gaussian prior on near patches, no residual, no FFN",
+    "scclip": "SC-CLIP (2025): outliers mended, patches pooled by likeness in earlier blocks, whose sum goes beside",
+    "resclip": "ResCLIP (CVPR 2025): NACLIP with middle blocks' attention, and a second pass by the first one's labels",
+    "pearl": "PEARL (2026): queries attend to keys that are turned towards them, no residual, no FFN",
+    "cliper": "CLIPer's CLIP half (2025): each block's input by itself, attention of all blocks; whole images alone",
     "clearclip": "ClearCLIP (ECCV 2024): q-q attention, no residual, no FFN",
     "maskclip+clearclip": "MaskCLIP's attention, no residual, no FFN",
     "sclip+clearclip": "SCLIP's attention, no residual, no FFN",
@@ -316,6 +357,7 @@ def parse_method(text: str | Method) -> Method:
     values: dict[str, object] = {}
     for change in changes.split(","):
         axis, equals, value = (part.strip() for part in change.partition("="))
+        axis = axis.replace("-", "_")
         if axis not in {known.name for known in AXES}:
             raise UsageError(f"axis {axis!r} in {text!r} is not known: {nearest(axis, [a.name for a in AXES])}")
         if not equals or not value:
@@ -331,13 +373,18 @@ def _read_value(axis: str, value: str) -> object:
         return tuple(part.strip() for part in value.split("+"))
     if axis in {"ffn", "normalize"}:
         words = {"keep": True, "yes": True, "true": True, "drop": False, "no": False, "false": False}
-        _check_choice(axis, value, words)
+        check_choice(axis, value, words)
         return words[value]
     if axis == "alpha":
         try:
             return float(value)
         except ValueError:
             raise UsageError(f"alpha={value!r} is not a number: write for instance alpha=2") from None
+    if axis in CONSTANTS:
+        try:
+            return float(value)
+        except ValueError:
+            raise UsageError(f"{axis}={value!r} is not a number: it takes {CONSTANTS[axis].values}") from None
     if axis == "depth":
         if not value.isdecimal() or len(value) > 9:
             raise UsageError(f"depth={value!r} is not a whole number: write for instance depth=6")

@@ -25,7 +25,7 @@ from clearclip.classify.freecp import MOST_CROPS
 from clearclip.classify.grid import LogitGrid
 from clearclip.classify.maps import grids
 from clearclip.classify.words import Words
-from clearclip.decompose import MethodLike, Several, check_depth
+from clearclip.decompose import MethodLike, Several, fitted
 from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.images import MAX_PIXELS, ImageLike, load_image
 from clearclip.encode.levels import check_range
@@ -129,7 +129,7 @@ class Segmenter:
         self._told_apart: dict[Vocabulary, Vocabulary] = {}
         check_backbone(backbone)
         target = pick_device(device)
-        check_depth(backbone, self.method)
+        fitted(backbone, self.method)
         self.backbone = backbone.to(target, backbone.dtype if dtype == "model" else pick_dtype(dtype, target))
 
     @property
@@ -335,7 +335,14 @@ class Segmenter:
         own = self.encoder
         encoder = Encoder(own.backbone, own.protocol.with_overrides(crop_size=crop_size, stride=stride))
         text = F.normalize(text_embeddings.to(self.backbone.device).float(), dim=-1)
-        words = Words(Vocabulary.parse([f"query {index}" for index in range(len(text))]), text, None, 1.0, (), "")
+        words = Words(
+            Vocabulary.parse([f"query {index}" for index in range(len(text))]),
+            text,
+            None,
+            own.protocol.logit_scale,
+            (),
+            "",
+        )
         height, width = images.shape[2:]
         encoded = [Encoded(size or (height, width), encoder.plan((height, width)), image.float()) for image in images]
         return torch.stack([grid.logits() for grid in grids(encoder, encoded, row, words)])

@@ -293,8 +293,8 @@ class Backbone:
         return self._tables[key]
 
     def table_kind(self, grid_size: tuple[int, int], how: str) -> str:
-        """Which table a method uses: `"offset"`, `"size"`, `"antialias"`, or `"native"`, where all three agree."""
-        if grid_size == self.native_grid:
+        """Which table a method uses: its axis `positions`, or `"native"` where all but CLIPer's rounded one agree."""
+        if grid_size == self.native_grid and how != "bilinear16":
             return "native"
         return self.position_resize if how == "model" else how
 

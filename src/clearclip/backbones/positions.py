@@ -12,9 +12,10 @@ def resize_positions(table: Tensor, grid_size: tuple[int, int], *, native: tuple
 
     The first R rows of table `(R + native_h · native_w, C)` belong to prefix tokens. how: `"offset"`: bicubic with the
     scale factors `(gh + 0.1) / native_h`, `(gw + 0.1) / native_w`, as CLIP's users since DINO have it (protocol,
-    inference step 4); `"size"`: bicubic to the grid (BLIP); `"antialias"`: the same with antialiasing (GEM).
+    inference step 4); `"size"`: bicubic to the grid (BLIP); `"antialias"`: the same with antialiasing (GEM);
+    `"bilinear16"`: bilinear, then rounded to float16, at the native grid as well (CLIPer).
     """
-    if grid_size == native:
+    if grid_size == native and how != "bilinear16":
         return table
     prefix = len(table) - native[0] * native[1]
     prefix_rows, patches = table[:prefix], table[prefix:]
@@ -24,6 +25,9 @@ def resize_positions(table: Tensor, grid_size: tuple[int, int], *, native: tuple
         resized = F.interpolate(
             image, scale_factor=factors, mode="bicubic", align_corners=False, recompute_scale_factor=False
         )
+    elif how == "bilinear16":
+        resized = F.interpolate(image, size=grid_size, mode="bilinear", align_corners=False).half()
+        prefix_rows = prefix_rows.half().to(table.dtype)
     else:
         resized = F.interpolate(
             image, size=grid_size, mode="bicubic", align_corners=False, antialias=how == "antialias"

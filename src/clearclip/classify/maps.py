@@ -15,14 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearclip import methods
+from clearclip.attention import Feedback
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
+from clearclip.classify import cliper, feedback
 from clearclip.classify.freecp import Filtered, FreeCP, crop_features, filter_window
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.refine import PamrGrid, refine
 from clearclip.classify.words import Words
+from clearclip.decompose import Parts, fitted
 from clearclip.encode.encoding import Encoded, Encoder
 from clearclip.encode.stitch import STAGES as STITCHED
 from clearclip.encode.stitch import places, stitch, stitched_plan
+from clearclip.encode.windows import Axis, Plan
 from clearclip.errors import UsageError
 from clearclip.methods import Method
 
@@ -32,16 +37,21 @@ class Window:
     """What a stage of a window may read.
 
     Attributes:
-        features: `(gh, gw, E)`, unit length.
-        cosines: `(gh, gw, Q)` with the queries.
+        features: `(gh, gw, E)`, unit length; `(S, gh, gw, E)` of a row that sends each block through the last.
+        cosines: `(gh, gw, Q)` with the queries; `(S, gh, gw, Q)` of such a row.
         words: The words.
         backbone: The model.
+        row: The method, with all its numbers.
+        attention: `Parts.attention`, `(N, N)`; `None` for rows without.
     """
 
     features: Tensor
     cosines: Tensor
     words: Words
     backbone: Backbone
+    row: Method
+    attention: Tensor | None
+    _encoder: Encoder
     _image: Encoded
     _index: int
 
@@ -50,10 +60,49 @@ class Window:
         """The window as the encoder sees it, `(3, h, w)`, normalised."""
         return self._image.plan.cut(self._image.prepared, start=self._index, stop=self._index + 1)[0]
 
+    @property
+    def plan(self) -> Plan:
+        """How the window lies on its patches, as if it were alone."""
+        return feedback.one_window(self._image.plan)
+
+    @property
+    def first_look(self) -> PamrGrid:
+        """The cosines over the window's own pixels, refined by these."""
+        y, x = self._image.plan.y, self._image.plan.x
+        top, left = y.starts[self._index // len(x.starts)], x.starts[self._index % len(x.starts)]
+        pixels = self._image.prepared[:, top : top + y.window, left : left + x.window].to(self.cosines.device)
+        maps = self.cosines.permute(2, 0, 1)
+        return PamrGrid(
+            maps,
+            self.plan,
+            (y.window, x.window),
+            guide=pixels,
+            steps=feedback.STEPS,
+            dilations=feedback.DILATIONS,
+        )
+
+    def look(self, y: slice, x: slice) -> Parts:
+        """What the row makes of some of the window's pixels alone, whole patches; features have unit length."""
+        return self._encoder.look(self.pixels[:, y, x], self.row)
+
+    def again(self, bias: Tensor, scale: float) -> Tensor:
+        """Features `(gh, gw, E)` of a second pass, with a bias `(N, N)` between patches and a factor on the logits."""
+        return self._encoder.again(self._image, self._index, self.row, Feedback(bias, scale))
+
+    @property
+    def upsampling(self) -> tuple[Tensor, Tensor]:
+        """How cells become pixels of the label map where the window is the whole image, `(H, gh)` and `(W, gw)`."""
+        plan, (height, width) = straight(self._image), self._image.size
+        return plan.y.matrix(height).to(self.features), plan.x.matrix(width).to(self.features)
+
 
 Stage = Callable[[Window], Tensor]
 """Answers `(gh, gw, Q)`: what takes the cosines' place."""
-STAGES: dict[str, Stage] = {}
+STAGES: dict[str, Stage] = {"cliper": cliper.cliper, "sfr": feedback.sfr}
+KEPT = {"cliper", "sfr"}
+"""Stages that read what the trunk made of a window."""
+WHOLE_IMAGE = {"cliper"}
+"""Stages whose one window is the image, and whose maps go straight to its size, past the resized image's."""
 
 
 def window(name: str) -> Callable[[Stage], Stage]:
@@ -70,11 +119,21 @@ def window(name: str) -> Callable[[Stage], Stage]:
 @inference
 def grids(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words) -> list[LogitGrid]:
     """Maps of images for every query, one grid each; memory hardly grows with the windows unless the row stitches."""
+    if row.refine != "none" and words.presence.makes_maps:
+        raise UsageError(f"refine={row.refine} is for logits, and presence={words.presence} makes maps: leave one out")
+    found = _unrefined(encoder, images, row, words)
+    pairs = zip(found, images, strict=True)
+    return [refine(grid, row, guide=image.prepared, text=words.text) for grid, image in pairs]
+
+
+def _unrefined(encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words) -> list[LogitGrid]:
     if row.stitched != "none":
         check_window_rules(row, words)
         return [_from_stitched(encoder, image, row, words) for image in images]
+    plans = [straight(image) if row.window in WHOLE_IMAGE else image.plan for image in images]
     found = [
-        LogitGrid.empty(words.values, plan=image.plan, size=image.size, device=words.text.device) for image in images
+        LogitGrid.empty(words.values, plan=plan, size=image.size, device=words.text.device)
+        for plan, image in zip(plans, images, strict=True)
     ]
     targets = [list(grid.windows()) for grid in found]
     filtered: list[dict[int, Filtered]] = [{} for _ in images]
@@ -89,10 +148,19 @@ def window_maps(
     encoder: Encoder, images: Sequence[Encoded], row: Method, words: Words
 ) -> Iterator[tuple[tuple[int, int], Tensor, Filtered | None]]:
     """Index of image and window with its maps `(gh, gw, Q)`, and what a filter of windows made of it."""
-    is_filtered = words.presence.looks_at_windows
+    is_filtered, settled = words.presence.looks_at_windows, fitted(encoder.backbone, row)
+    for image in images if row.window in KEPT else ():
+        if image.plan.count > 1 and row.window in WHOLE_IMAGE:
+            raise UsageError(
+                f"{row.spelling} sees the whole image at once, not {image.plan.count} windows: use crop_size=0 "
+                "(--crop-size 0)"
+            )
+        encoder.add_features(image, [row], early=is_filtered)
     for index, number, features, early in encoder.features(images, row, early=is_filtered):
         maps, made = features @ words.text.T, None
-        seen = Window(features, maps, words, encoder.backbone, images[index], number)
+        attention = images[index].attention(row)
+        own = None if attention is None else attention[number]
+        seen = Window(features, maps, words, encoder.backbone, settled, own, encoder, images[index], number)
         if row.window != "none":
             maps = STAGES[row.window](seen)
         if early is not None:
@@ -131,6 +199,13 @@ def filter_maps(window: Window, cosines: Tensor, early: Tensor, row: Method) -> 
         return cosines, replace(slim, kept=~competes, redundant=competes)
     owners = torch.tensor(vocabulary.query_to_class, device=cosines.device)
     return cosines.masked_fill(~competes[owners], -1.0), slim
+
+
+def straight(image: Encoded) -> Plan:
+    """One window whose cells are stretched over the label map at once, instead of over the resized image first."""
+    sides = zip((image.plan.y, image.plan.x), image.size, strict=True)
+    y, x = (Axis(length, length, (0,), axis.encoded, "drop", 0, axis.cells) for axis, length in sides)
+    return Plan(y, x)
 
 
 def _from_stitched(encoder: Encoder, image: Encoded, row: Method, words: Words) -> LogitGrid:

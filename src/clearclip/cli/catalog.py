@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from clearclip.axes import AXES
 from clearclip.checkpoints import CHECKPOINTS
 from clearclip.cli import options as o
 from clearclip.files.cache import clear_cache, kept_in_cache
-from clearclip.methods import ABOUT, AXES, METHODS
+from clearclip.methods import ABOUT, METHODS
 
 
 def models(context: typer.Context, as_json: o.AsJson = False) -> None:

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearclip.attention import Feedback
 from clearclip.backbones import Backbone
 from clearclip.backbones.devices import inference
-from clearclip.decompose import Parts, Trunk, early_heads, read
+from clearclip.decompose import Parts, Trunk, early_heads, read, rewrite
 from clearclip.encode.images import normalize, resize, resized_size
 from clearclip.encode.windows import Plan, plan_windows
 from clearclip.errors import CheckpointError
@@ -43,6 +44,7 @@ class Encoded:
     image: npt.NDArray[np.uint8] | None = None
     _trunks: list[Trunk] = field(default_factory=list, repr=False)
     _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
+    _attention: dict[Method, Tensor] = field(default_factory=dict, repr=False)
     _early: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -58,6 +60,10 @@ class Encoded:
     def features(self, method: Method) -> Tensor:
         """`(count, gh, gw, E)` float32, unit length, of a row that `encode` or `classify` was asked for."""
         return self._features[method]
+
+    def attention(self, method: Method) -> Tensor | None:
+        """`(count, N, N)` float32, `Parts.attention` of such a row; `None` where it has none."""
+        return self._attention.get(method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +120,38 @@ class Encoder:
         if not lacking:
             return
         found: dict[Method, list[Tensor]] = {row: [] for row in lacking}
-        attention: dict[Method, list[Tensor]] = {row: [] for row in lacking}
+        means: dict[Method, list[Tensor]] = {row: [] for row in lacking}
+        attention: dict[Method, list[Tensor]] = {}
         for index, windows in enumerate(self._batches([image])):
             if index == len(image._trunks):
                 image._trunks.append(Trunk())
             for row, parts in self._run(windows, lacking, image.plan, image._trunks[index], early=early).items():
                 found[row].append(parts.features)
-                attention[row] += [] if parts.early is None else [parts.early]
+                means[row] += [] if parts.early is None else [parts.early]
+                if parts.attention is not None:
+                    attention.setdefault(row, []).append(parts.attention)
+        image._attention |= {row: torch.cat(maps) for row, maps in attention.items()}
         for row in lacking:
             image._features[row] = torch.cat(found[row])
             if early:
-                image._early[self._early_key(image, row)] = torch.cat(attention[row])
+                image._early[self._early_key(image, row)] = torch.cat(means[row])
+
+    @inference
+    def again(self, image: Encoded, window: int, row: Method, feedback: Feedback) -> Tensor:
+        """Unit features `(gh, gw, E)` of a window's second pass, from what the trunk made of it in `add_features`."""
+        batch, place = divmod(window, self.at_once)
+        grid_size = image.plan.grid_size
+        kept = image._trunks[batch].inputs[self.backbone.table_kind(grid_size, row.positions)]
+        own = {block: tokens[place : place + 1] for block, tokens in kept.items()}
+        found = rewrite(self.backbone, own, [row], grid_size=grid_size, feedback=feedback)[row]
+        return self.checked(row, found.features)[0]
+
+    def look(self, pixels: Tensor, row: Method) -> Parts:
+        """What a row makes of pixels `(3, h, w)` of whole patches, normalised; its features have unit length."""
+        size = (pixels.shape[1] // self.backbone.patch_size, pixels.shape[2] // self.backbone.patch_size)
+        images = pixels[None].to(self.backbone.device, self.backbone.dtype)
+        parts = read(self.backbone, images, [row], grid_size=size)[row]
+        return replace(parts, features=self.checked(row, parts.features))
 
     def _early_key(self, image: Encoded, row: Method) -> tuple[str, int]:
         return self.backbone.table_kind(image.plan.grid_size, row.positions), early_heads(self.backbone, row)

@@ -105,6 +105,11 @@ def inspect_image(
         raise UsageError(
             f"{row.spelling} rewrites {row.depth} blocks at once: inspect looks at one at a time (depth=1)"
         )
+    if row.reads_blocks:
+        raise UsageError(
+            f"{row.spelling} reads other blocks than the one it rewrites: inspect looks at one at a time (try "
+            "clearclip or vanilla)"
+        )
     backbone = segmenter.backbone
     array = segmenter.read(image)
     resized = segmenter.encoder.resize(array)

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from clearclip.backbones.devices import inference
 from clearclip.classify.grid import LogitGrid
-from clearclip.classify.maps import check_window_rules, stitched_cosines, window_maps
+from clearclip.classify.maps import WHOLE_IMAGE, check_window_rules, stitched_cosines, window_maps
 from clearclip.classify.presence import Verdict, best_in_cells, by_label
+from clearclip.classify.refine import reach, refine
 from clearclip.classify.words import Words
 from clearclip.decompose import MethodLike
 from clearclip.encode import stitch
@@ -140,13 +141,14 @@ def segment_large(
         globe = Globe.of(raster.place, raster.size, raster.name) if "polygons" in targets else None
         row = segmenter.method if method is None else parse_method(method)
         halo = stitch.STAGES[row.stitched].halo if row.stitched != "none" else 0
-        if halo is None:
+        pixels = reach(row)
+        if halo is None or pixels is None or row.window in WHOLE_IMAGE:
             raise UsageError(f"{row.spelling} looks at the whole image at once: it cannot label one in parts")
         words, encoder = segmenter.prepare(labels, threshold=threshold), segmenter.encoder
         values = words.values if row.stitched == "none" else encoder.backbone.width
         if row.stitched != "none":
             check_window_rules(row, words)
-        check_size(raster, encoder, values=values, scale=scale, block=block, max_memory=max_memory)
+        check_size(raster, encoder, values=values, scale=scale, block=block + 2 * pixels, max_memory=max_memory)
         told = segmenter.describe(row, words.threshold, templates=words.templates, vocabulary=words.vocabulary)
         work = _Work(encoder, row, words, halo, raster.measured(), scale, block, told)
         layout = work.layout(scores="scores" in targets)
@@ -239,9 +241,10 @@ class _Work:
         self._encoded: dict[int, int] = {}
         self._windows: dict[int, Tensor] = {}
         axis = self.plan.x if self.row.stitched == "none" else stitch.stitched_plan(self.plan).x
-        lefts = range(0, width, self.block)
-        self._columns = [part_of(axis, width, left, min(left + self.block, width)) for left in lefts]
-        self._rows = self._new_rows()
+        self._reach = reach(self.row) or 0
+        self._outer = [self._around(left, width) for left in range(0, width, self.block)]
+        self._columns = [part_of(axis, width, outer.start, outer.stop) for outer in self._outer]
+        self._rows, self._guide = self._new_rows(), self._new_rows()
 
     @property
     def settings(self) -> dict[str, str]:
@@ -292,7 +295,11 @@ class _Work:
         """Begin at the top again with these labels."""
         self.words = replace(self.words, verdicts=verdicts)
         self._windows, self._encoded = {}, {}
-        self._rows = self._new_rows()
+        self._rows, self._guide = self._new_rows(), self._new_rows()
+
+    def _around(self, start: int, length: int) -> range:
+        """The pixels of one axis that a block from `start` on depends on, once logits are refined."""
+        return range(max(0, start - self._reach), min(start + self.block + self._reach, length))
 
     def _new_rows(self) -> _Rows:
         return _Rows(self.raster, (self.plan.y.length, self.plan.x.length), self.encoder.mean_and_deviation[0])
@@ -344,7 +351,10 @@ class _Work:
         """A band of the output; blocks without a valid pixel are not looked at."""
         height, width = self.size
         bottom = min(top + self.block, height)
-        y, needed, maps = self._stitched(top, bottom) if self.row.stitched != "none" else self._maps(top, bottom)
+        rows = self._around(top, height)
+        find = self._stitched if self.row.stitched != "none" else self._maps
+        y, needed, maps = find(rows.start, rows.stop)
+        guide = self._guide_rows(rows) if self._reach else None
         _, valid = self.raster.read(top, bottom) if self.raster.may_be_invalid else (None, None)
         labels = np.full((bottom - top, width), self.nodata, dtype=self.dtype)
         best = np.full((bottom - top, width if scores else 0), np.nan, dtype=np.float32)
@@ -355,12 +365,25 @@ class _Work:
             if not known.any():
                 continue
             own = maps[:, x.first * x.cells : (x.first + len(x.starts)) * x.cells].permute(2, 0, 1)
-            label_map, certain = self.words.label(LogitGrid(own, Plan(y, x), known.shape), scores=scores)
-            labels[:, columns] = np.where(known, label_map, self.nodata)
+            outer = self._outer[left // self.block]
+            grid = LogitGrid(own, Plan(y, x), (len(rows), len(outer)))
+            if guide is not None:
+                first, weights = resample_band(self.plan.x.length, width, outer.start, outer.stop, antialias=False)
+                own_guide = guide[..., first : first + weights.shape[1]] @ weights.float().T
+                grid = refine(grid, self.row, guide=own_guide, text=self.words.text)
+            label_map, certain = self.words.label(grid, scores=scores)
+            inner = slice(top - rows.start, bottom - rows.start), slice(left - outer.start, columns.stop - outer.start)
+            labels[:, columns] = np.where(known, label_map[inner], self.nodata)
             if scores and certain is not None:
-                best[:, columns] = np.where(known, certain.cpu().numpy(), np.nan)
+                best[:, columns] = np.where(known, certain[inner].cpu().numpy(), np.nan)
         encoded = np.array([(index, self._encoded[index]) for index in needed if index in self._encoded], np.int64)
         return Band(labels, best, encoded.reshape(-1, 2))
+
+    def _guide_rows(self, rows: range) -> Tensor:
+        """The normalised image at some rows of the output, `(3, len(rows), resized width)`."""
+        first, weights = resample_band(self.plan.y.length, self.size[0], rows.start, rows.stop, antialias=False)
+        pixels, _ = self._guide.take(first, first + weights.shape[1])
+        return weights.float() @ self.encoder.normalize(pixels[: weights.shape[1]])
 
     def _maps(self, top: int, bottom: int) -> tuple[Part, Sequence[int], Tensor]:
         """What some rows of the output depend on: the axis, the rows of windows, and their maps side by side."""

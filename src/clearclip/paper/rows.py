@@ -93,8 +93,8 @@ def canonical(method: str | Method) -> Method:
     one whose name stands first in `METHODS` is taken.
     """
     row = parse_method(method)
-    if row.residual_kind.endswith("beta") and row.beta in (0, 100):
-        row = replace(row, residual="keep" if row.beta == 0 else "drop")
+    if row.residual_kind.endswith("beta") and row.percent in (0, 100):
+        row = replace(row, residual="keep" if row.percent == 0 else "drop")
     known = {name for base in BASE_METHODS for name in (base, with_clearclip(base))}
     return min((replace(row, name=name) for name in METHODS if name in known), key=lambda same: len(same.spelling))
 

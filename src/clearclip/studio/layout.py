@@ -183,7 +183,7 @@ class Layout:
     def _build_inspect(self) -> None:
         with gr.Row():
             self.parts_of = gr.Dropdown(
-                [name for name, row in METHODS.items() if row.depth == 1],
+                [name for name, row in METHODS.items() if row.depth == 1 and not row.reads_blocks],
                 value="vanilla",
                 label="Whose attention and residual",
                 allow_custom_value=True,
