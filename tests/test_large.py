@@ -477,6 +477,16 @@ def test_pages_of_a_tiff_are_named_and_taken(segmenter, tmp_path):
             pass
 
 
+def test_the_first_frame_of_an_animation_is_labelled(segmenter, scene, tmp_path):
+    frames = [Image.fromarray(scene(index=index)).quantize(64) for index in range(3)]
+    frames[0].save(tmp_path / "still.gif")
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    segment_large(segmenter, tmp_path / "still.gif", labels=WORDS, output=tmp_path / "still.tif")
+    with pytest.warns(UserWarning, match="has 3 frames, the first is labelled: save others"):
+        segment_large(segmenter, tmp_path / "moving.gif", labels=WORDS, output=tmp_path / "moving.tif")
+    np.testing.assert_array_equal(read(tmp_path / "moving.tif"), read(tmp_path / "still.tif"))
+
+
 def test_rasters_within_a_file_are_named_with_their_driver(write, tmp_path):
     with rasterio.Env() as environment:
         if "netCDF" not in environment.drivers():

@@ -243,6 +243,11 @@ def _choose_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple
             raise UsageError(f"bands {given} of {name}: one band or three of 1 to {count} are needed")
         return tuple(bands)
     meanings = list(dataset.colorinterp)
+    if count > 1 and set(meanings) == {ColorInterp.palette}:  # GDAL gives an animation's frames as bands
+        warnings.warn(
+            f"{name} has {count} frames, the first is labelled: save others as files of their own", stacklevel=1
+        )
+        return (1,)
     colors = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if all(color in meanings for color in colors):
         return tuple(meanings.index(color) + 1 for color in colors)
