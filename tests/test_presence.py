@@ -174,6 +174,8 @@ def test_a_threshold_or_a_name_keeps_its_meaning(tiny, encoded):
     with pytest.warns(UserWarning, match="gives no background"):
         found = tiny.classify(encoded, ["person"], threshold=0.5)
     assert found.vocabulary.queries == ("person",)
+    for labels in (["person", "sky"], Vocabulary.parse(["person", "sky"], background="none")):
+        assert tiny.classify(encoded, labels, threshold=0.6).labels == ("background", "person", "sky")
 
 
 def test_auto_beside_several_labels(tiny, encoded):

@@ -401,7 +401,7 @@ class Segmenter:
         vocabulary, limit = Vocabulary.parse(labels), threshold
         if limit is not None and not 0 <= limit <= 1:
             raise UsageError(f"threshold={limit!r}: a probability from 0 to 1 is needed")
-        if limit is not None and vocabulary.background is None and vocabulary.beside == "alone":
+        if limit is not None and vocabulary.background is None and vocabulary.beside in ("alone", "none"):
             vocabulary = vocabulary.with_background(BACKGROUND)
         vocabulary = self._distinct(self._with_words_beside(vocabulary))
         if limit is None and vocabulary.background is not None:
@@ -435,7 +435,7 @@ class Segmenter:
             name = vocabulary.names[0]
             warnings.warn(
                 f"{name[:60]!r} alone would fill every image: {len(words)} words for what else may be there are the "
-                f"background ({', '.join(words[:4])}, …); --background none (background='none') leaves them out",
+                f"background ({', '.join(words[:4])}, …); --background none (Vocabulary.parse(…, background='none')) leaves them out",
                 stacklevel=3,
             )
         return vocabulary.with_words_beside(words)
