@@ -435,7 +435,8 @@ class Segmenter:
             name = vocabulary.names[0]
             warnings.warn(
                 f"{name[:60]!r} alone would fill every image: {len(words)} words for what else may be there are the "
-                f"background ({', '.join(words[:4])}, …); --background none (Vocabulary.parse(…, background='none')) leaves them out",
+                f"background ({', '.join(words[:4])}, …); --background none (Vocabulary.parse(…, "
+                "background='none')) leaves them out",
                 stacklevel=3,
             )
         return vocabulary.with_words_beside(words)
