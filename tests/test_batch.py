@@ -219,7 +219,7 @@ def test_a_strange_labels_json(segmenter, photo, tmp_path, content):
     assert names(out) == ["labels.json"]
 
 
-@pytest.mark.parametrize("options", [{"threshold": 2.0}, {"labels": []}, {"labels": ["x " * 90]}])
+@pytest.mark.parametrize("options", [{"threshold": 2.0}, {"labels": []}, {"labels": ["x " * 90, "y"]}])
 def test_wrong_usage_leaves_nothing_behind(segmenter, photo, tmp_path, options):
     with pytest.raises(UsageError):
         go(segmenter, [photo()], tmp_path / "out", **options)

@@ -236,7 +236,7 @@ def test_masks_of_another_run_are_neither_mixed_in_nor_lost(segmenter, moving, w
     segment_video(segmenter, path, output=tmp_path / "a.mp4", **options)
     (tmp_path / "a-masks" / "note.txt").write_text("mine", encoding="utf-8")
     (tmp_path / "a.mp4").unlink()
-    for other in ({"threshold": 0.3}, {"smooth": 0.5}, {"labels": ["sky"]}, {"every": 2}):
+    for other in ({"threshold": 0.3}, {"smooth": 0.5}, {"labels": ["sky", "tree"]}, {"every": 2}):
         with pytest.raises(UsageError, match="made with other settings"):
             segment_video(segmenter, path, output=tmp_path / "a.mp4", **{**options, **other})
     result = segment_video(segmenter, path, output=tmp_path / "a.mp4", every=2, overwrite=True, **options)

@@ -352,7 +352,7 @@ def test_words_without_a_direction_are_an_error(folder):
 def test_features_that_overflow_are_an_error(folder, picture):
     file = folder / "open_clip_model.safetensors"
     state = load_file(file)
-    state["visual.proj"] = torch.full((128, 128), 3e38)
+    state["visual.proj"] = torch.full_like(state["visual.proj"], 3e38, dtype=torch.float32)
     save_file(state, file)
     segmenter = clearclip.load(f"local-dir:{folder}", device="cpu", dtype="float32", templates="{}")
     with pytest.raises(CheckpointError, match="NaN"):

@@ -348,7 +348,7 @@ def test_words_are_bounded_before_any_work(web, own, words, message):
     assert message in api(web, "search", [own, "tiny", "clearclip", [], "cpu", words])
     assert time.monotonic() - started < 20
     if len(words) == 1:
-        assert message in api(web, "segment", [own, words, "tiny", "clearclip", 0, "", [], "cpu"])
+        assert message in api(web, "segment", [own, words, "tiny", "clearclip", 0, "", [], "cpu", "none"])
 
 
 def test_prompts_are_bounded(web, own):
@@ -356,7 +356,7 @@ def test_prompts_are_bounded(web, own):
         ([" {}"] * 101, "101 prompts: at most 100"),
         (["x" * 301 + "{}"], "303 characters: at most 300"),
     ):
-        assert message in api(web, "segment", [own, ["sky"], "tiny", "clearclip", 0, "", templates, "cpu"])
+        assert message in api(web, "segment", [own, ["sky"], "tiny", "clearclip", 0, "", templates, "cpu", "none"])
 
 
 def test_many_words_let_others_in_between(web, own):
@@ -365,7 +365,7 @@ def test_many_words_let_others_in_between(web, own):
     with concurrent.futures.ThreadPoolExecutor() as pool, httpx.Client(base_url=web.base_url, timeout=120) as other:
         search = pool.submit(api, web, "search", [own, "tiny", "clearclip", [], "cpu", words])
         time.sleep(1)
-        answer = api(other, "segment", [own, ["tree"], "tiny", "clearclip", 0, "", [], "cpu"])
+        answer = api(other, "segment", [own, ["tree"], "tiny", "clearclip", 0, "", [], "cpu", "none"])
         waiting = not search.done()
         assert "event: complete" in answer
         assert waiting

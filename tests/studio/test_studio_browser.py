@@ -152,7 +152,7 @@ def test_new_words_change_the_picture_and_run_no_encoder(page):
     with repainted(page):
         name.fill("sky")
     with repainted(page):
-        page.locator("#labels .cc-synonyms").first.fill("lighthouse, cactus")
+        page.locator("#labels .cc-synonyms").first.fill("mountain, grass")
 
 
 def test_rows_of_labels_by_keyboard(page):
@@ -224,7 +224,6 @@ def test_compare(page):
     assert titles == ["the image", "vanilla", "maskclip", "sclip", "gem", "clearclip"]
     pictures = page.evaluate("() => [...document.querySelectorAll('#comparison img')].map((one) => one.src)")
     assert len(set(pictures)) == 6
-    assert "rewrites 6 blocks" in status(page)
 
 
 def test_heat_maps(page):
@@ -249,6 +248,8 @@ def test_inspect(page):
 
 
 def test_what_else_is_here(page):
+    with repainted(page):
+        page.locator("#labels .cc-name").first.fill("mountain")
     tab(page, "What else is here")
     page.get_by_role("button", name="What else is here?").click()
     page.wait_for_selector("#found input[type=checkbox]")

@@ -19,7 +19,6 @@ from clearclip.benchmarks.metrics import Matrix, Scores, confusion, scores
 from clearclip.benchmarks.predictions import Predictions, hold_predictions
 from clearclip.benchmarks.readers import OWN, Dataset, Item, read_ahead
 from clearclip.benchmarks.state import State, add_shards, load_state, refuse_earlier, state_path
-from clearclip.classify.presence import oracle
 from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.shards import WHOLE, Shard
 from clearclip.files.writing import claim
@@ -262,6 +261,8 @@ def predict(
         limits = {method: value or 0.0 for method, value in thresholds.items()}
     encoded = segmenter.encode(image, method=list(thresholds))
     if segmenter.protocol.presence == "oracle" and truth is not None:
+        from clearclip.classify.presence import oracle
+
         verdicts = oracle(truth, dataset.vocabulary)
         made: dict[str, npt.NDArray[np.integer]] = {}
         for method in thresholds:

@@ -84,7 +84,8 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def segment(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        presence: str = "none",
     ) -> tuple[Json, File]:  # fmt: skip
         """Label every pixel: shares of the area, and a PNG whose pixel values are label indices."""
         source, _, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
@@ -95,7 +96,8 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def export(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        presence: str = "none",
     ) -> tuple[Json, list[File]]:  # fmt: skip
         """The label map, the overlay and JSON with polygons, and the lines that give the same result elsewhere."""
         source, request, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
@@ -106,8 +108,8 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def ranking(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
-        x: int = 0, y: int = 0,
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        x: int = 0, y: int = 0, presence: str = "none",
     ) -> list[Json]:  # fmt: skip
         """All labels at the pixel (x, y) of the image with their probabilities, the likeliest first."""
         _, _, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
@@ -120,8 +122,8 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def heatmap(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
-        label: str = "sky",
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        label: str = "sky", presence: str = "none",
     ) -> tuple[Json, File]:  # fmt: skip
         """A label's probability at every pixel, as a 16-bit grey PNG (65535 is 1)."""
         source, _, answer = run(image, labels, model, method, threshold, background, templates, device, presence)
@@ -136,8 +138,8 @@ def add_api(studio: Studio) -> None:
     @endpoint
     def compare(
         image: File, labels: list[Any] = LABELS, model: str = first, method: str = METHOD, threshold: float = 0,
-        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_, presence: str = "none",
-        methods: list[str] = COMPARED,
+        background: str = BACKGROUND, templates: list[str] = TEMPLATES, device: str = device_,
+        methods: list[str] = COMPARED, presence: str = "none",
     ) -> tuple[Json, list[File]]:  # fmt: skip
         """Several methods on one image: shares by method, and an overlay each. The trunk runs once."""
         rows = read_methods(methods, limits=limits)
