@@ -144,7 +144,7 @@ def test_files_of_the_server_are_out_of_reach(server, tmp_path):
         urllib.request.urlopen(f"{server.url}gradio_api/file={secret}")
     body = {
         "data": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}, ["sky"], "tiny", "clearclip", 0, "", [],
-                 "cpu"],
+                 "cpu", "none"],
     }  # fmt: skip
     request = urllib.request.Request(
         f"{server.url}gradio_api/call/segment", json.dumps(body).encode(), {"Content-Type": "application/json"}
