@@ -527,3 +527,38 @@ def test_resclip_whole_road(resclip, inputs, backbone, windows):
     logits, labels = whole_road(backbone, f"naclip[{axes['rcs+sfr']}]", windows, inputs, hyper, text)
     close(logits, tensors[f"segment/{windows}/logits"])
     assert (labels != tensors[f"segment/{windows}/pred"].long()).sum() <= 1
+
+
+@pytest.mark.parametrize("refined", ["plain", "pamr"])
+def test_scclip_labels_by_the_area_rule(golden, inputs, backbone, refined):
+    """To labels and probabilities: the rule asks the refined logits, and the threshold comes after it."""
+    tensors, metadata = golden("scclip")
+    hyper = json.loads(metadata["hyper"])
+    steps, apart = hyper["pamr_steps"], "+".join(map(str, hyper["pamr_dilations"]))
+    method = "scclip" if refined == "plain" else f"scclip[refine=pamr:{steps}:{apart}]"
+    text = F.normalize(tensors["segment/query_features"], dim=-1)
+    of_class = [np.flatnonzero(inputs["query_idx"] == index) for index in inputs["query_idx"].unique()]
+    names = ["=".join(filter(None, (f"q{first}", "|".join(f"q{one}" for one in more)))) for first, *more in of_class]
+    vocabulary = Vocabulary.parse(names, background="q0")
+    checked = 0
+    for key in (key for key in tensors if key.startswith(f"segment/{refined}/area=") and key.endswith("/pred")):
+        place = key.removesuffix("/pred")
+        area, threshold = (part.partition("=")[2] for part in place.split("/")[2].split(","))
+        protocol = Protocol(
+            112, 2048, hyper["slide_crop"], hyper["slide_stride"], remainder="drop", logit_scale=hyper["logit_scale"],
+            area=0.0 if area == "None" else float(area),
+        )  # fmt: skip
+        segmenter = clearclip.Segmenter(backbone, method=method, protocol=protocol, device="cpu", cache=False)
+        own = Words(
+            vocabulary, text, float(threshold), hyper["logit_scale"], (), backbone.fingerprint, area=protocol.area
+        )
+        size = tuple(hyper["ori"])
+        picture = inputs["segment/image"][0]
+        encoded = Encoded(size, segmenter.encoder.plan(picture.shape[1:]), picture, np.zeros((*size, 3), np.uint8))
+        found = segmenter.classify(encoded, own)
+        assert (found.label_map != tensors[key].numpy()).sum() <= 1, key
+        if (expected := tensors.get(f"{place}/probs")) is not None:
+            ours = torch.stack([torch.from_numpy(one) for one in found.probability_maps()])
+            close(ours, expected, 5e-5)
+        checked += 1
+    assert checked == (4 if refined == "plain" else 1)

@@ -442,7 +442,7 @@ class Segmenter:
         return vocabulary.with_words_beside(words)
 
     def _distinct(self, vocabulary: Vocabulary) -> Vocabulary:
-        if self.backbone.text is None:
+        if self.backbone.text is None or vocabulary.repeats:
             return vocabulary
         known = self._told_apart
         if vocabulary not in known:

@@ -147,6 +147,7 @@ class Vocabulary:
         beside: Words beside the labels whose pixels become background, for `Segmenter` to add: `"auto"` are those of
             `clearclip.negatives`, `"alone"` these where one label stands alone, without background and threshold.
         pinned: Labels that always compete, whatever a presence rule says.
+        repeats: Whether a word may stand for several labels, as in published protocols; the first of them then wins.
     """
 
     labels: tuple[Label, ...]
@@ -154,6 +155,7 @@ class Vocabulary:
     asks_background: bool = True
     beside: tuple[str, ...] | Literal["auto", "alone", "none"] = "alone"
     pinned: tuple[str, ...] = ()
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         if not self.labels:

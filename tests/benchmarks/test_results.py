@@ -46,6 +46,8 @@ def test_a_record_says_everything_the_numbers_depend_on(outcome):
         "remainder": "pad",
         "normalization": "model",
         "logit_scale": 50.0,
+        "presence": "none",
+        "area": 0.0,
     }
     assert {"clearclip", "python", "torch", "open_clip_torch", "transformers"} <= set(first["versions"])
     assert first["seed"] == 0

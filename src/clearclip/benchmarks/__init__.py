@@ -7,6 +7,7 @@ from clearclip.benchmarks.check import Report, check_dataset
 from clearclip.benchmarks.distributed import evaluate_on_ray
 from clearclip.benchmarks.evaluation import Evaluation, Run, evaluate, merge
 from clearclip.benchmarks.metrics import Scores, confusion, scores
+from clearclip.benchmarks.presets import Preset, get_preset, preset_names
 from clearclip.benchmarks.published import Published, published_number
 from clearclip.benchmarks.readers import Dataset, Pair, Sample, open_benchmark, open_folders
 from clearclip.benchmarks.results import read_results, records
@@ -21,6 +22,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "Pair",
+    "Preset",
     "Published",
     "Report",
     "Run",
@@ -33,9 +35,11 @@ __all__ = [
     "evaluate",
     "evaluate_on_ray",
     "get_benchmark",
+    "get_preset",
     "merge",
     "open_benchmark",
     "open_folders",
+    "preset_names",
     "published_number",
     "read_results",
     "records",

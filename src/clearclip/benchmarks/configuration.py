@@ -131,7 +131,7 @@ def configurations(
         checkpoint=segmenter.backbone.checkpoint_hash,
         weights=segmenter.backbone.fingerprint,
         protocol=_numbers(segmenter.protocol, segmenter) | _range(segmenter),
-        templates=Templates(len(segmenter.templates), _hash(segmenter.templates)),
+        templates=templates(segmenter.templates),
         dtype=str(segmenter.backbone.dtype).removeprefix("torch."),
         labels=tuple((label.name, *label.synonyms) for label in vocabulary.labels),
         background=vocabulary.background,
@@ -175,6 +175,11 @@ def _numbers(protocol: Protocol, segmenter: Segmenter) -> Numbers:
 def _range(segmenter: Segmenter) -> Numbers:
     """The values that were said to be black and white, where they were."""
     return {} if segmenter.value_range is None else {"range": "{:g}:{:g}".format(*segmenter.value_range)}
+
+
+def templates(prompts: Sequence[str]) -> Templates:
+    """What is recorded of prompts."""
+    return Templates(len(prompts), _hash(prompts))
 
 
 def _hash(texts: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from clearclip.errors import ClearclipError, ImageError, UsageError
 from clearclip.files.shards import WHOLE, Shard
 from clearclip.files.writing import claim
 from clearclip.methods import Method, parse_methods
+from clearclip.protocol import Presence
 
 if TYPE_CHECKING:
     from clearclip.segmenter import Segmenter
@@ -103,9 +104,12 @@ class Evaluation:
 
     def is_official(self, method: str) -> bool:
         """Whether a method was measured on the benchmark's own images, by its own protocol and threshold."""
+        return self.images == self.facts[method].official.images and self.is_by_protocol(method)
+
+    def is_by_protocol(self, method: str) -> bool:
+        """Whether a method was measured by the benchmark's own protocol and threshold."""
         config, official = self.config[method], self.facts[method].official
-        measured = (self.images, config.protocol, config.threshold)
-        return measured == (official.images, official.protocol, official.threshold)
+        return (config.protocol, config.threshold) == (official.protocol, official.threshold)
 
 
 def evaluate(
@@ -257,7 +261,8 @@ def predict(
 ) -> dict[str, npt.NDArray[np.integer]]:
     """Label maps of one image by each method that has an entry in thresholds; an oracle of presence asks the truth."""
     limits = None
-    if dataset.vocabulary.background is not None:
+    maps = Presence.parse(segmenter.protocol.presence).makes_maps
+    if dataset.vocabulary.background is not None and not maps:
         limits = {method: value or 0.0 for method, value in thresholds.items()}
     encoded = segmenter.encode(image, method=list(thresholds))
     if segmenter.protocol.presence == "oracle" and truth is not None:

@@ -1,4 +1,4 @@
-"""Numbers that the paper prints, to stand beside measured ones. They are quoted (`published.csv`), never computed."""
+"""Numbers that papers print, to stand beside measured ones. They are quoted (`published.csv`), never computed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Published:
 
 
 def published_number(benchmark: str, *, model: str, method: str) -> Published | None:
-    """The paper's mIoU of one cell, or `None`; model is a checkpoint's friendly name, method a spelling.
+    """The printed mIoU of one cell, or `None`; model is a checkpoint's friendly name, method a spelling.
 
+    benchmark may be a preset's, as `voc21:naclip`: those of refused presets are there to be read alone.
     The table's BLIP row "ViT-L/14" is `blip-l16`; its MaskCLIP, SCLIP and GEM rows run on OpenAI's CLIP.
     """
     return _table().get((benchmark, model, method))

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clearclip.benchmarks.decoding import LabelForm, own_form
 from clearclip.benchmarks.orientation import CLEARLY, contrast, stored_size, turned
+from clearclip.benchmarks.presets import Preset
 from clearclip.benchmarks.rows import Benchmark, Layout, get_benchmark, vocabulary_of, with_names
 from clearclip.errors import ClearclipError, ImageError, UsageError, nearest
 from clearclip.files.kinds import IMAGE_SUFFIXES, kept_by_systems
@@ -151,16 +152,21 @@ def read_index_map(path: Path) -> npt.NDArray[np.integer]:
 
 
 def open_benchmark(
-    name: str, *, data: Path | None = None, split: str | None = None, names: str = "clearclip"
+    name: str,
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    names: str = "clearclip",
+    preset: Preset | None = None,
 ) -> Dataset:
     """Find a benchmark's files in the folder data, in the original download's layout or in mmsegmentation's.
 
     `scenes` needs no folder and has the splits test (default), val and train; results of the last two are those of
     another benchmark, `scenes-val` or `scenes-train`, so that no table mixes them; the same holds for another paper's
-    class names (`NAMES`), as `voc21-sclip`. `ClearclipError` says what was looked for where the folder does not hold
-    this benchmark.
+    class names (`NAMES`), as `voc21-sclip`, and for a preset, which brings its own, as `voc21:naclip`. `ClearclipError`
+    says what was looked for where the folder does not hold this benchmark.
     """
-    row, words = get_benchmark(name), vocabulary_of(name, names=names)
+    row, words = get_benchmark(name), vocabulary_of(name, names=names if preset is None else preset.names)
     if row.layout is None:
         chosen = next((known for known in SPLITS if known == (split or "test")), None)
         if chosen is None:
@@ -179,7 +185,8 @@ def open_benchmark(
     pairs, missing = _pair_up(row.layout, images, labels, root)
     if not pairs:
         raise ClearclipError(f"{name}: {images} and {labels} have no pair of image and label map in common. {row.hint}")
-    return Dataset(with_names(row, names), words, tuple(pairs), tuple(missing), str(data))
+    row, words = (with_names(row, names), words) if preset is None else (preset.row(), replace(words, repeats=True))
+    return Dataset(row, words, tuple(pairs), tuple(missing), str(data))
 
 
 def open_folders(

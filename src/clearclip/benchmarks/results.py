@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clearclip.benchmarks.configuration import templates
 from clearclip.benchmarks.evaluation import Evaluation
+from clearclip.benchmarks.presets import MARK
 from clearclip.benchmarks.published import published_number
 from clearclip.benchmarks.state import refuse_constant
 from clearclip.errors import ClearclipError, UsageError, printable
@@ -36,6 +38,12 @@ def records(evaluation: Evaluation) -> list[Record]:
 def _record(evaluation: Evaluation, method: str) -> Record:
     config, facts, found = evaluation.config[method], evaluation.facts[method], evaluation.scores(method)
     printed = published_number(config.benchmark, model=facts.paper_model, method=method)
+    if printed is not None and MARK in config.benchmark:
+        from clearclip.encode.text import imagenet_templates
+
+        # a preset's number is of its own protocol and prompts alone
+        alike = evaluation.is_by_protocol(method) and config.templates == templates(imagenet_templates())
+        printed = printed if alike else None
     return {
         "benchmark": config.benchmark,
         "method": method,

@@ -23,6 +23,7 @@ from clearclip.benchmarks.decoding import (
     indices,
 )
 from clearclip.errors import UsageError, nearest
+from clearclip.protocol import Protocol
 from clearclip.vocabulary import Label, Vocabulary
 
 
@@ -57,7 +58,7 @@ class Benchmark:
     Attributes:
         classes: How many, background included.
         size: Images of the official split; `None` where there is no official one.
-        protocol: Key of `clearclip.protocol.PROTOCOLS`.
+        protocol: Key of `clearclip.protocol.PROTOCOLS`; of a preset, its own.
         layout: `None` for `scenes`, which is made, and for a user's own folders.
         background: Whether label 0 is a background that a threshold can send pixels to.
         thresholds: By method, the paper's, `"*"` for all others. Without one the word "background" competes like every
@@ -71,7 +72,7 @@ class Benchmark:
     title: str
     classes: int
     size: int | None
-    protocol: str
+    protocol: str | Protocol
     layout: Layout | None = None
     background: bool = False
     thresholds: Mapping[str, float] = field(default_factory=dict)
@@ -312,7 +313,7 @@ def vocabulary_of(name: str, *, names: str = "clearclip") -> Vocabulary:
 @functools.cache
 def _queries() -> dict[str, list[str]]:
     words: dict[str, list[str]] = {}
-    for row in _rows_of("queries.csv"):
+    for row in rows_of("queries.csv"):
         words.setdefault(row["benchmark"], []).append(row["query"])
     return words
 
@@ -322,13 +323,14 @@ def _other_names() -> dict[tuple[str, str, str], tuple[str, ...]]:
     """By paper, benchmark and ClearCLIP's word: the words that stand for it."""
     return {
         (names, benchmark, row["label"]): tuple(row["queries"].split("|"))
-        for row in _rows_of("names.csv")
+        for row in rows_of("names.csv")
         for names in row["names"].split()
         for benchmark in row["benchmarks"].split()
     }
 
 
-def _rows_of(file: str) -> list[dict[str, str]]:
+def rows_of(file: str) -> list[dict[str, str]]:
+    """The rows of one of this folder's CSV files."""
     text = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 

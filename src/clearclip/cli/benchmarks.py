@@ -17,7 +17,7 @@ from clearclip.errors import UsageError
 from clearclip.files.progress import progress_bar
 
 if TYPE_CHECKING:
-    from clearclip.benchmarks import Dataset, Report
+    from clearclip.benchmarks import Dataset, Preset, Report
     from clearclip.benchmarks.evaluation import Advanced
     from clearclip.benchmarks.metrics import Matrix
 
@@ -136,6 +136,7 @@ def choose_dataset(
     background: str | None = None,
     split: str | None = None,
     names: str | None = None,
+    preset: Preset | None = None,
 ) -> Dataset:
     """The data set that the options name: a benchmark, or folders of one's own; `UsageError` if neither or both."""
     from clearclip.benchmarks import BENCHMARKS, open_benchmark, open_folders
@@ -151,7 +152,7 @@ def choose_dataset(
                 f"{name} has its own labels: --background, --ignored, --values and --truth-as go with --images, "
                 "--annotations and --labels"
             )
-        return open_benchmark(name, data=data, split=split, names=names or "clearclip")
+        return open_benchmark(name, data=data, split=split, names=names or "clearclip", preset=preset)
     if name is not None or data is not None or split is not None or names is not None:
         raise UsageError(
             "name either a benchmark with --data, --split or --names, or --images, --annotations and --labels of your "

@@ -16,10 +16,10 @@ from clearclip.cli import options as o
 from clearclip.cli.results import Formats, check_formats, emit
 from clearclip.errors import UsageError
 from clearclip.files.outputs import hold
-from clearclip.methods import Method, parse_method, parse_methods
+from clearclip.methods import Method, parse_method, parse_methods, settle
 
 if TYPE_CHECKING:
-    from clearclip.benchmarks import Dataset, Evaluation, Run
+    from clearclip.benchmarks import Dataset, Evaluation, Preset, Run
     from clearclip.engine.ray_pool import Fleet
     from clearclip.engine.ray_worker import Load
 
@@ -38,7 +38,19 @@ Names = Annotated[
     ),
 ]
 MethodNames = Annotated[
-    str, typer.Option("--method", help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30].")
+    str | None,
+    typer.Option(
+        "--method",
+        help="One or more, a comma list, in one pass: vanilla,clearclip[residual=beta:30]. Default: clearclip.",
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="A paper's method by its own protocol, words and numbers for the benchmark: naclip, naclip-plain, sclip, "
+        "scclip, scclip-l14, pearl, resclip, freecp.",
+    ),
 ]
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Folder for results.jsonl and the state that a run goes on from.")
@@ -85,7 +97,8 @@ def evaluate(
     labels: o.LabelFile = None,
     background: o.Background = None,
     meaning: b.Meaning,
-    method: MethodNames = "clearclip",
+    method: MethodNames = None,
+    preset: PresetName = None,
     output: Output = Path("clearclip-results"),
     threshold: Thresholds = None,
     limit: o.Limit = None,
@@ -128,29 +141,38 @@ def evaluate(
             predictions=save_predictions,
             seed=seed,
         )
+        chosen = None
+        if preset is not None:
+            chosen = _choose_preset(preset, _only(target), loading)
+            own = {"method": method, "names": names, "threshold": threshold, "protocol": protocol}
+            _refuse_beside(preset, loading, own | {"oracle_labels": oracle_labels or None})
+            method, names = chosen.method, chosen.names
         dataset = b.choose_dataset(
             _only(target),
             data=data,
             split=split,
             names=names,
+            preset=chosen,
             images=images,
             annotations=annotations,
             labels=labels,
             meaning=meaning,
             background=background,
         )
-        rows = parse_methods(method)
+        rows = parse_methods(method or "clearclip")
+        if chosen is not None:
+            _say(f"{dataset.benchmark.name}: {chosen} prompts=the paper's 80")
         if names is not None:
             _tell_names(_only(target) or "", names, dataset, overridden=bool(threshold))
         thresholds = _thresholds(threshold, rows, dataset)
-        loading = replace(loading, protocol=protocol or dataset.benchmark.protocol)
         if oracle_labels:
             loading = replace(loading, presence="oracle")
         fleet = workers.fleet(loading.device)
-        load = partial(loading.load, max(rows, key=lambda row: row.depth))
+        deepest = max(rows, key=lambda row: row.depth)
+        load = partial(loading.load, deepest, protocol=protocol or dataset.benchmark.protocol)
         with hold(output, patience=PATIENCE):
             check_results(output)
-        found = _run(load, dataset, rows, fleet=fleet, thresholds=thresholds, run=run, worst=worst)
+        found = _run(load, dataset, rows, fleet=fleet, thresholds=thresholds, run=run, worst=worst, preset=chosen)
         _report([found], output=output, formats=checked)
 
 
@@ -158,6 +180,30 @@ def _only(target: list[str] | None) -> str | None:
     if target and len(target) > 1:
         raise UsageError(f"one benchmark a run: {', '.join(target)} were named")
     return target[0] if target else None
+
+
+def _choose_preset(name: str, benchmark: str | None, loading: o.Loading) -> Preset:
+    """The preset for the benchmark and the model; says if another than the named one fits the model."""
+    from clearclip.benchmarks.presets import get_preset, preset_for
+
+    if benchmark is None:
+        raise UsageError(f"--preset {name} goes with one of the papers' benchmarks: name it, as in evaluate voc21")
+    fitting = preset_for(name, loading.model)
+    if fitting != name:
+        _say(f"{loading.model} is a ViT-L: the preset {fitting} has its numbers")
+    return get_preset(fitting, benchmark)
+
+
+def _refuse_beside(preset: str, loading: o.Loading, own: dict[str, Any]) -> None:
+    """`UsageError` for options whose values a preset brings."""
+    parts = ("short_side", "crop_size", "stride", "remainder", "template", "value_range", "presence", "area")
+    given = own | {name: getattr(loading, name) for name in parts}
+    options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if options:
+        raise UsageError(
+            f"--preset {preset} is a published row as it is, and {', '.join(options)} would change it: leave that out, "
+            "or leave out --preset and give all options"
+        )
 
 
 def _tell_names(name: str, names: str, dataset: Dataset, *, overridden: bool) -> None:
@@ -216,6 +262,7 @@ def _run(
     thresholds: Mapping[str, float] | float | None,
     run: Run,
     worst: int,
+    preset: Preset | None = None,
 ) -> Evaluation:
     from clearclip.benchmarks import evaluate as measure
     from clearclip.benchmarks import evaluate_on_ray
@@ -223,6 +270,9 @@ def _run(
     from clearclip.benchmarks.worst import sheets
 
     segmenter = load() if fleet is None or worst else None
+    if preset is not None and segmenter is not None:
+        settled = settle(rows[0], blocks=len(segmenter.backbone.blocks), model=segmenter.backbone.name).spelling
+        _say(f"{dataset.benchmark.name}: with all numbers for this model: {settled}")
     names: dict[str, str] = {}
     if worst and segmenter is not None and run.output is not None:
         stem = f"worst-{dataset.benchmark.name}-{Path(segmenter.backbone.name).name}"

@@ -24,6 +24,7 @@ from clearclip.files.commas import split_items, unquoted
 
 if TYPE_CHECKING:
     from clearclip.engine.ray_pool import Fleet
+    from clearclip.protocol import Protocol
     from clearclip.segmenter import Segmenter
     from clearclip.vocabulary import Vocabulary
 
@@ -158,14 +159,16 @@ class Loading:
     ] = None
     value_range: ValueRange = None
     presence: Annotated[
-        str, typer.Option(help="Which labels compete in an image: none (all), or weak:P, whose probability reaches P.")
-    ] = "none"
+        str | None,
+        typer.Option(help="Which labels compete in an image: none (all), or weak:P, whose probability reaches P."),
+    ] = None
     area: Annotated[
-        float, typer.Option(help="Labels with at most this share of what all but the background win lose it (0–1).")
-    ] = 0.0
+        float | None,
+        typer.Option(help="Labels with at most this share of what all but the background win lose it (0–1)."),
+    ] = None
 
-    def load(self, method: Any, *, max_pixels: int | None = None) -> Segmenter:
-        """The segmenter that the options describe; numbers in pixels replace the preset's."""
+    def load(self, method: Any, *, max_pixels: int | None = None, protocol: str | Protocol | None = None) -> Segmenter:
+        """The segmenter that the options describe; numbers in pixels replace the protocol's."""
         from clearclip.encode.levels import parse_range
         from clearclip.segmenter import load
 
@@ -174,7 +177,7 @@ class Loading:
             method=method,
             device=self.device,
             dtype=self.dtype,
-            protocol=self.protocol,
+            protocol=self.protocol if protocol is None else protocol,
             templates=self.template,
             tokenizer=self.tokenizer,
             value_range=parse_range(self.value_range),
