@@ -3,6 +3,7 @@
 Importing this package loads no torch.
 """
 
+from clearclip.benchmarks.bootstrap import Difference, difference
 from clearclip.benchmarks.check import Report, check_dataset
 from clearclip.benchmarks.distributed import evaluate_on_ray
 from clearclip.benchmarks.evaluation import Evaluation, Run, evaluate, merge
@@ -19,6 +20,7 @@ __all__ = [
     "NAMES",
     "Benchmark",
     "Dataset",
+    "Difference",
     "Evaluation",
     "Pair",
     "Published",
@@ -30,6 +32,7 @@ __all__ = [
     "Table",
     "check_dataset",
     "confusion",
+    "difference",
     "evaluate",
     "evaluate_on_ray",
     "get_benchmark",
