@@ -542,7 +542,7 @@ def state_file(tiny, scenes, tmp_path_factory):
     return path
 
 
-def changed(path, source, *, matrix=None, image_scores=None, compress=False, **values):
+def changed(path, source, *, matrix=None, image_scores=None, counts=None, compress=False, **values):
     """A state with other content; a value may be a function of the old one."""
     with np.load(source) as stored:
         arrays = {key: stored[key] for key in stored}
@@ -554,7 +554,30 @@ def changed(path, source, *, matrix=None, image_scores=None, compress=False, **v
         arrays["matrix"] = matrix(arrays["matrix"])
     if image_scores is not None:
         arrays["image_scores"] = image_scores(arrays["image_scores"])
+    if counts is not None:
+        arrays["counts"] = counts(arrays["counts"])
     (np.savez_compressed if compress else np.savez)(path, **arrays)
+
+
+def into(counts, column, value):
+    """The counts of images with another value in the first row of the first image."""
+    found = counts.copy()
+    found[0, column] = value
+    return found
+
+
+def moved(counts):
+    """Counts that add up as before, with a true pixel of one image in the other."""
+    found = counts.copy()
+    first, second = next(
+        (first, second)
+        for first in np.flatnonzero(counts[:, 0] == 0)
+        for second in np.flatnonzero(counts[:, 0] == 1)
+        if counts[first, 1] == counts[second, 1] and counts[first, 3] > counts[first, 2]
+    )
+    found[first, 3] -= 1
+    found[second, 3] += 1
+    return found
 
 
 def zeros(path, *, size):
@@ -632,6 +655,25 @@ STATES = {
     "scores of another length": lambda path, good: changed(path, good, image_scores=lambda old: old[:1]),
     "scores above 1": lambda path, good: changed(path, good, image_scores=lambda old: old + 2),
     "endless scores": lambda path, good: changed(path, good, image_scores=lambda old: old * np.float32("-inf")),
+    "counts of a flat shape": lambda path, good: changed(path, good, counts=np.ravel),
+    "counts without a shape": lambda path, good: changed(path, good, counts=lambda old: np.int32(1)),
+    "fewer columns": lambda path, good: changed(path, good, counts=lambda old: old[:, :4]),
+    "wider counts": lambda path, good: changed(path, good, counts=lambda old: old.astype(np.int64)),
+    "counts of the other byte order": lambda path, good: changed(path, good, counts=lambda old: old.astype(">i4")),
+    "counts left out": lambda path, good: changed(path, good, counts=lambda old: old[:-1]),
+    "no counts": lambda path, good: changed(path, good, counts=lambda old: old[:0]),
+    "counts twice": lambda path, good: changed(path, good, counts=lambda old: np.repeat(old, 2, axis=0)),
+    "counts in disorder": lambda path, good: changed(path, good, counts=lambda old: old[::-1].copy()),
+    "counts of the second image alone": lambda path, good: changed(path, good, counts=lambda old: into(old, 0, 1)),
+    "counts of an image beyond": lambda path, good: changed(
+        path, good, counts=lambda old: old + np.int32([9, 0, 0, 0, 0])
+    ),
+    "counts of an image before": lambda path, good: changed(path, good, counts=lambda old: into(old, 0, -1)),
+    "counts of a label beyond": lambda path, good: changed(path, good, counts=lambda old: into(old, 1, 10**6)),
+    "counts of a label before": lambda path, good: changed(path, good, counts=lambda old: into(old, 1, -1)),
+    "more right than true": lambda path, good: changed(path, good, counts=lambda old: into(old, 2, 2**31 - 1)),
+    "fewer right than none": lambda path, good: changed(path, good, counts=lambda old: into(old, 2, -1)),
+    "counts moved to the other image": lambda path, good: changed(path, good, counts=moved),
     "objects": lambda path, good: np.savez(path, values=np.array([{}], dtype=object), matrix=1, image_scores=1),
 }
 
@@ -678,6 +720,16 @@ def old_state(path, source, *, with_weights):
 
     path.parent.mkdir(exist_ok=True)
     changed(path, source, config=old)
+
+
+def test_a_state_without_counts_of_its_images_is_refused_with_what_to_do(tiny, scenes, state_file, tmp_path):
+    (tmp_path / "state").mkdir()
+    with np.load(state_file) as stored:
+        arrays = {key: stored[key] for key in stored if key != "counts"}
+    np.savez(tmp_path / "state" / state_file.name, **arrays)
+    for methods in ("clearclip", "vanilla"):
+        with pytest.raises(UsageError, match=r"earlier version of clearclip.*choose another output folder"):
+            evaluate(tiny, scenes, methods=methods, run=Run(output=tmp_path, limit=2))
 
 
 @pytest.mark.parametrize("with_weights", [True, False])
@@ -776,11 +828,13 @@ def test_shards_that_do_not_fit_are_refused(run, tiny, scenes, tmp_path):
     refused("are the same shard 1/2")
     twin.unlink()
     good = second.read_bytes()
-    changed(second, first, shard="2/2", total=1, done=1, evaluated=1, image_scores=lambda old: old[:1])
+    nothing = {"evaluated": 0, "matrix": np.zeros_like, "counts": lambda old: old[:0]}
+    nothing["image_scores"] = lambda old: old[:1] * np.float32("nan")
+    changed(second, first, shard="2/2", total=1, done=1, **nothing)
     refused("it has 1 images, and shard 2/2 has 2")
-    changed(second, first, shard="2/3", total=1, done=1, evaluated=1, image_scores=lambda old: old[:1])
+    changed(second, first, shard="2/3", total=1, done=1, **nothing)
     refused("cut into 2 and 3 parts")
-    changed(second, first, shard="1/100000", total=1, done=1, evaluated=1, image_scores=lambda old: old[:1])
+    changed(second, first, shard="1/100000", total=1, done=1, **nothing)
     first.rename(tmp_path / "kept")
     refused("2/100000, 3/100000", code=1)
     second.write_bytes(MINE)
@@ -792,6 +846,11 @@ def test_shards_that_do_not_fit_are_refused(run, tiny, scenes, tmp_path):
         second.unlink()
     second.write_bytes(good)
     shutil.copy(tmp_path / "kept", first)
+    whole = second.with_name(second.name.partition(".shard")[0] + ".npz")
+    whole.write_bytes(MINE)
+    refused("is no state of a run")
+    assert whole.read_bytes() == MINE
+    whole.unlink()
     assert run("evaluate", "--merge", "-o", out).code == 0
 
 

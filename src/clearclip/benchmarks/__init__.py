@@ -3,6 +3,7 @@
 Importing this package loads no torch.
 """
 
+from clearclip.benchmarks.bootstrap import Difference, difference
 from clearclip.benchmarks.check import Report, check_dataset
 from clearclip.benchmarks.distributed import evaluate_on_ray
 from clearclip.benchmarks.evaluation import Evaluation, Run, evaluate, merge
@@ -20,6 +21,7 @@ __all__ = [
     "NAMES",
     "Benchmark",
     "Dataset",
+    "Difference",
     "Evaluation",
     "Pair",
     "Preset",
@@ -32,6 +34,7 @@ __all__ = [
     "Table",
     "check_dataset",
     "confusion",
+    "difference",
     "evaluate",
     "evaluate_on_ray",
     "get_benchmark",

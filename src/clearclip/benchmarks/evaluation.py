@@ -164,10 +164,18 @@ def measure(
         return list(states.values())
 
 
-def merge(folders: Iterable[Path]) -> list[Evaluation]:
-    """Add up the finished shards below output folders, exactly: an outcome for methods that differ in nothing else."""
+def merge(folders: Iterable[Path], *, output: Path | None = None) -> list[Evaluation]:
+    """Add up the finished shards below output folders, exactly: an outcome for methods that differ in nothing else.
+
+    output gets the state of each whole run, as if it had not been divided.
+    """
     runs: dict[str, list[State]] = {}
     for state in sorted(add_shards(folders), key=lambda state: state.config.method):
+        if output is not None:
+            path = state_path(output, state.config, shard=WHOLE)
+            with claim(path, is_file=True):
+                if not os.path.lexists(path) or not load_state(path).complete:  # an error if it is none of ours
+                    state.save(output)
         runs.setdefault(replace(state.config, method="", threshold=None).key, []).append(state)
     return [outcome(states) for states in runs.values()]
 

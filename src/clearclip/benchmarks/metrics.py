@@ -29,6 +29,13 @@ def confusion(truth: npt.NDArray[np.integer], prediction: npt.NDArray[np.integer
     return pairs.reshape(classes, classes).astype(np.int64)
 
 
+def occurring(matrix: Matrix) -> Matrix:
+    """`(R, 4)`: class, its pixels that are right, true ones and predicted ones, for the classes that occur at all."""
+    columns = np.stack([np.arange(len(matrix)), np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)], axis=1)
+    found: Matrix = columns[columns[:, 2:].any(axis=1)]
+    return found
+
+
 @dataclass(frozen=True)
 class Scores:
     """What a confusion matrix says, as fractions of 1; `nan` where there is nothing to divide by.

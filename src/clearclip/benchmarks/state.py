@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from clearclip.benchmarks.configuration import Configuration, Facts
-from clearclip.benchmarks.metrics import Matrix, scores
+from clearclip.benchmarks.metrics import Matrix, occurring, scores
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.files.reading import open_regular
 from clearclip.files.shards import WHOLE, Shard
 from clearclip.files.writing import atomic_write
 
 STATE_LIMIT = 1 << 30
-"""Bytes of a state; one with 171 classes takes 0.3 MB."""
-ARRAYS = ("matrix", "image_scores")
+"""Bytes of a state; one with 171 classes takes 0.3 MB, and 20 bytes for each class that occurs in an image."""
+ARRAYS = ("matrix", "image_scores", "counts")
 
 
 class EarlierStateError(UsageError):
@@ -45,6 +45,8 @@ class State:
         skipped: One sentence for each image that was left out.
         matrix: `(C, C)` int64, row = true class.
         image_scores: `(done,)` float32, mIoU of each image; `nan` for a skipped one.
+        counts: `(R, 5)` int32, a row for each class that occurs in an image: image, class, its pixels that are right,
+            true, predicted. In the order of images and classes.
     """
 
     config: Configuration
@@ -57,19 +59,24 @@ class State:
     seconds: float
     matrix: Matrix
     image_scores: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.int32]
 
     @classmethod
     def begin(cls, config: Configuration, facts: Facts, *, shard: Shard, total: int) -> State:
         """A run before its first image."""
         matrix = np.zeros((len(config.labels), len(config.labels)), dtype=np.int64)
-        return cls(config, facts, shard, total, 0, 0, (), 0.0, matrix, np.zeros(0, dtype=np.float32))
+        none = np.zeros(0, dtype=np.float32), np.zeros((0, 5), dtype=np.int32)
+        return cls(config, facts, shard, total, 0, 0, (), 0.0, matrix, *none)
 
     def advance(self, found: Matrix | str, *, seconds: float) -> State:
         """The state after one more image: with its matrix, or with a sentence on why it was left out."""
         if isinstance(found, str):
             state, score = replace(self, skipped=(*self.skipped, found)), np.nan
         else:
-            state, score = replace(self, matrix=self.matrix + found, evaluated=self.evaluated + 1), scores(found).miou
+            rows = np.insert(occurring(found), 0, self.done, axis=1).astype(np.int32)  # no image has 2^31 pixels
+            counts = np.concatenate([self.counts, rows])
+            state = replace(self, matrix=self.matrix + found, evaluated=self.evaluated + 1, counts=counts)
+            score = scores(found).miou
         image_scores = np.append(self.image_scores, np.float32(score))
         return replace(state, done=self.done + 1, seconds=self.seconds + seconds, image_scores=image_scores)
 
@@ -111,6 +118,11 @@ def load_state(path: Path) -> State:
                 raise EarlierStateError(
                     f"{path} was written by an earlier version of clearclip, which kept one state for several methods "
                     "and not always the weights and images: choose another output folder, or remove that file"
+                )
+            if "counts.npy" not in archive.namelist():
+                raise EarlierStateError(
+                    f"{path} was written by an earlier version of clearclip, which did not keep the counts of each "
+                    "image: choose another output folder, or remove that file"
                 )
             state: State = from_json(State, values | {name: _array(archive, name) for name in ARRAYS})
         _check(state)
@@ -184,6 +196,7 @@ def _check(state: State) -> None:
     for array, dtype, shape in (
         (state.matrix, np.int64, (len(config.labels), len(config.labels))),
         (state.image_scores, np.float32, (state.done,)),
+        (state.counts, np.int32, (len(state.counts), 5)),
     ):
         if array.dtype != dtype or array.shape != shape:
             raise ValueError(f"it has an array {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}")
@@ -193,6 +206,27 @@ def _check(state: State) -> None:
         raise ValueError("it has a score that is no share")
     if not state.evaluated and state.matrix.any():
         raise ValueError("it counts pixels of no image")
+    _check_counts(state)
+
+
+def _check_counts(state: State) -> None:
+    """`ValueError` if the counts of the images are in disorder, or do not add up to the matrix."""
+    classes = len(state.matrix)
+    image, label, right, true, predicted = state.counts.T
+    if state.counts.size and not (0 <= image.min() <= image.max() < state.done and 0 <= label.min() <= label.max()):
+        raise ValueError("it counts pixels of an image or label that there is not")
+    if (label >= classes).any() or (np.diff(image.astype(np.int64) * classes + label) <= 0).any():
+        raise ValueError("the counts of its images are in disorder")
+    if (right < 0).any() or (right > np.minimum(true, predicted)).any() or not np.maximum(true, predicted).all():
+        raise ValueError("an image of it cannot have such counts")
+    if (np.bincount(image, weights=true) != np.bincount(image, weights=predicted)).any():
+        raise ValueError("an image of it has more or fewer predictions than pixels that count")
+    if (np.isnan(state.image_scores) != (np.bincount(image, minlength=state.done) == 0)).any():
+        raise ValueError("it has a score of an image without counts, or counts of one without a score")
+    sums = np.diag(state.matrix), state.matrix.sum(axis=1), state.matrix.sum(axis=0)
+    for counted, whole in zip((right, true, predicted), sums, strict=True):
+        if (np.bincount(label, weights=counted, minlength=classes) != whole).any():
+            raise ValueError("the counts of its images do not add up to those of the run")
 
 
 def refuse_earlier(output: Path, config: Configuration) -> None:
@@ -250,6 +284,8 @@ def sum_of(states: Sequence[State]) -> State:
     image_scores = np.empty(total, dtype=np.float32)
     for state in states:
         image_scores[state.shard.index - 1 :: len(states)] = state.image_scores
+    counts = np.concatenate([state.counts for state in states])
+    counts[:, 0] = np.concatenate([state.counts[:, 0] * len(states) + state.shard.index - 1 for state in states])
     return replace(
         states[0],
         shard=WHOLE,
@@ -260,4 +296,5 @@ def sum_of(states: Sequence[State]) -> State:
         seconds=sum(state.seconds for state in states),
         matrix=np.sum([state.matrix for state in states], axis=0),
         image_scores=image_scores,
+        counts=counts[np.argsort(counts[:, 0], kind="stable")],
     )

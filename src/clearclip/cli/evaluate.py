@@ -130,7 +130,8 @@ def evaluate(
         if merge:
             with hold(output, patience=PATIENCE):
                 check_results(output)
-            _report(add_up([Path(folder) for folder in target or ()] or [output]), output=output, formats=checked)
+            folders = [Path(folder) for folder in target or ()] or [output]
+            _report(add_up(folders, output=output), output=output, formats=checked)
             return
         run = Run(
             output=output,

@@ -317,13 +317,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def shown(text: str) -> str:
+    """A text without controls: a terminal obeys what is not printable."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+
 def print_table(title: str, columns: Iterable[Any], rows: Iterable[Iterable[str]]) -> None:
     """A table on the terminal, its texts as they are but for controls; a column is its name, or rich's `Column`."""
     from rich.console import Console
     from rich.table import Table
-
-    def shown(text: str) -> str:  # a terminal obeys what is not printable
-        return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
     table = Table(*columns, title=shown(title), title_justify="left")
     for row in rows:

@@ -12,6 +12,7 @@ from clearclip.cli import options as o
 from clearclip.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from clearclip.benchmarks.bootstrap import Difference
     from clearclip.benchmarks.results import Record
     from clearclip.benchmarks.tables import Table
 
@@ -30,11 +31,18 @@ def results(
     benchmarks: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
     models: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
     method: Annotated[str | None, typer.Option(help="Only these, a comma list.")] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Two methods, or runs, that differ in nothing else: mIoU of A − B with a 95 % interval over images.",
+        ),
+    ] = None,
     formats: Formats = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Show and compare results; the paper's numbers stand beside the measured ones, with the difference."""
-    from clearclip.benchmarks import read_results, table
+    from clearclip.benchmarks import difference, read_results, table
     from clearclip.methods import parse_methods
 
     checked = check_formats(formats, as_json=as_json)
@@ -49,7 +57,38 @@ def results(
             found = [record for record in found if record[key] in values]
     if not found:
         raise UsageError("no result is left: --benchmarks, --models or --method name none that is in the files")
-    emit(found, table(found, view=view), formats=checked, title="Results, mIoU in percent")
+    if compare is None:
+        emit(found, table(found, view=view), formats=checked, title="Results, mIoU in percent")
+        return
+    if checked not in ([], ["json"]):
+        raise UsageError(f"--compare prints sentences or JSON, no {' or '.join(checked)}: use --format json, or none")
+    measured = difference(found, compare, folders=[file if file.is_dir() else file.parent for file in files])
+    if checked:
+        o.print_json(measured.as_dict())
+    else:
+        typer.echo(o.shown(_sentences(measured)))
+
+
+def _sentences(found: Difference) -> str:
+    from clearclip.benchmarks.bootstrap import FEW
+
+    first, second = (
+        method if limit is None else f"{method} (threshold {limit:g})"
+        for method, limit in zip(found.methods, found.thresholds, strict=True)
+    )
+    verdict = (
+        "0 lies within it: these images do not show that one is better."
+        if found.includes_0
+        else f"0 lies outside: {first if found.difference > 0 else second} is better on images like these."
+    )
+    if found.images < FEW:
+        verdict += f" But fewer than {FEW} images say little of others."
+    return (
+        f"{found.benchmark}, {found.model}, {found.images:,} images: mIoU {found.miou[0]:.2f} {first}, "
+        f"{found.miou[1]:.2f} {second}\n"
+        f"difference {found.difference:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f} "
+        f"({found.resamples:,} resamples of the images, seed {found.seed})\n{verdict}"
+    )
 
 
 def check_formats(formats: Sequence[str] | None, *, as_json: bool) -> list[str]:
