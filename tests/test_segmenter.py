@@ -146,7 +146,7 @@ def test_classify_runs_no_more_than_it_must(segmenter, image):
         segmenter.classify(encoded, WORDS, method=["gem", "gem+clearclip"])
         again = dict(counts)
         assert again == {block: 2 * times for block, times in once.items()}  # GEM's own position table
-        segmenter.classify(encoded, ["new"], method=["gem", "clearclip"])
+        segmenter.classify(encoded, ["new", "old"], method=["gem", "clearclip"])
         assert counts == again
 
 
@@ -280,7 +280,7 @@ def test_a_method_of_a_call_may_be_too_deep():
     backbone = clearclip.view(tiny_models.open_clip_model(vision={"layers": 2}))
     segmenter = clearclip.Segmenter(backbone, device="cpu", templates="{}", cache=False)
     with pytest.raises(UsageError, match="depth=6"):
-        segmenter(np.zeros((9, 9, 3), dtype=np.uint8), ["a"], method="gem")
+        segmenter(np.zeros((9, 9, 3), dtype=np.uint8), ["a", "b"], method="gem")
 
 
 def test_words_need_a_tokenizer(image):
@@ -365,8 +365,9 @@ def test_a_threshold_that_no_pixel_can_be_below_is_said(segmenter, labels, thres
     if not warns:
         segmenter.vocabulary(labels, threshold)
         return
-    with pytest.warns(UserWarning, match="gives no background: the likeliest of"):
+    with pytest.warns(UserWarning, match="gives no background: the likeliest of") as said:
         segmenter.vocabulary(labels, threshold)
+    assert ("--background auto" in str(said[0].message)) is (labels == ["sky"])
 
 
 def test_a_model_object_is_told_what_to_do(clip_model):
