@@ -27,7 +27,8 @@ def test_files_folders_and_globs(segment, photo, tmp_path, clip_folder):
     photo("in/a.png"), photo("in/sub/b.png", seed=1), photo("c.png", seed=2)
     out = tmp_path / "out"
     ran = segment(tmp_path / "in", str(tmp_path / "*.png"), "-l", "sky", "-l", "person=man|woman @#ff0000", "-o", out)
-    assert (ran.code, [line for line in ran.err.splitlines() if "by a hair" not in line]) == (0, [])
+    assert ran.code == 0
+    assert all(line.startswith("note: ") for line in ran.err.splitlines())
     assert ran.out.startswith("3 segmented")
     assert sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()) == sorted(
         [f"{stem}{end}" for stem in ("a", "sub/b", "c") for end in (".png", ".overlay.jpg")]
@@ -56,9 +57,9 @@ def test_options_reach_the_run(segment, photo, tmp_path):
         "--background", "rest", "--crop-size", 40, "--stride", 20, "--short-side", 50, "--batch-size", 3, "--limit", 1,
         "--json",
     )  # fmt: skip
-    told = json.loads(ran.out)
-    told.pop("rivals")
-    assert told == {"done": 1, "skipped": 0, "failed": [], "notes": {}, "left_out": {}, "absent": {}}
+    report = json.loads(ran.out)
+    del report["rivals"]
+    assert report == {"done": 1, "skipped": 0, "failed": [], "notes": {}, "left_out": {}, "absent": {}}
     described = json.loads((out / "labels.json").read_text())
     assert [row["name"] for row in described["labels"]] == ["rest", "sky", "grass"]
     assert (described["method"], described["threshold"]) == ("sclip[residual=drop]", "0.6")
@@ -128,7 +129,7 @@ def test_a_cache_that_cannot_be_written_is_one_warning(segment, photo, tmp_path,
     ran = segment(photo(), "-l", "sky", "-l", "grass", "-o", tmp_path / "out")
     assert ran.code == 0
     assert ran.err.startswith("warning: the text cache")
-    assert ran.err.count("warning:") == 1
+    assert ran.err.count("warning: ") == 1
 
 
 def test_methods_lists_every_axis(run):

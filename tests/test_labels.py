@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import clearclip
 from clearclip.classify.maps import grids
+from clearclip.classify.presence import Verdict
 from clearclip.classify.rivals import Rival, by_a_hair, rivals
 from clearclip.inspection.apart import SAME, compare_labels
 from clearclip.scenes import CLASSES, make_scene
@@ -120,6 +122,7 @@ def test_the_table_of_the_nearest_pairs(run):
     assert "the same to this model: 0; close: 1" in ran.out
     assert ran.out.count("apart") == 1
     assert "name the labels once" in run("labels", "check").err
+    assert "name the labels once" in run("labels", "check", "a.txt", "--labels", "a.txt").err
     assert "name at least two" in run("labels", "check", "-l", "sky").err
 
 
@@ -153,6 +156,19 @@ def test_one_label_has_no_rival_and_what_a_threshold_takes_is_not_won(segmenter,
     assert rivals(grid_of(segmenter, picture(), words), words) == []
 
 
+def test_a_label_that_does_not_compete_neither_wins_nor_is_a_rival(segmenter, picture):
+    labels = ["sky", "grass", "tree"]
+    words = segmenter.prepare(labels)
+    grid = grid_of(segmenter, picture(80, 112), words)
+    absent = max(rivals(grid, words), key=lambda one: one.share).label
+    judged = replace(words, verdicts=tuple(Verdict(float(name != absent), 0.5) for name in labels))
+    found = rivals(grid, judged)
+    assert absent not in {name for one in found for name in (one.label, one.rival)}
+    assert sum(one.share for one in found) == pytest.approx(1)
+    only = tuple(Verdict(float(name == absent), 0.5) for name in labels)
+    assert rivals(grid, replace(words, verdicts=only)) == []
+
+
 def test_two_words_for_one_thing_are_told_in_a_result(tiny):
     image = make_scene(
         next(i for i in range(50) if (make_scene(i).label_map == CLASSES.index("boat")).mean() > 0.05)
@@ -164,6 +180,12 @@ def test_two_words_for_one_thing_are_told_in_a_result(tiny):
     assert "sky" not in {label for label, _ in close}
     words = tiny.prepare(["boat=ship", "sky", "water", "grass"])
     assert by_a_hair(rivals(grid_of(tiny, image, words), words)) == []
+
+
+def test_many_unknown_words_are_counted_not_listed(tiny):
+    with pytest.warns(UserWarning, match=r"never seen '.*' and 12 more of these words: expect nothing of them") as said:
+        tiny.prepare([f"xyzzy{letter}" for letter in "abcdefghijklmnopqrst"])
+    assert len(str(said[0].message)) < 250
 
 
 def test_what_is_small_or_sure_is_left_out():

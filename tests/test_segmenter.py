@@ -365,8 +365,9 @@ def test_a_threshold_that_no_pixel_can_be_below_is_said(segmenter, labels, thres
     if not warns:
         segmenter.vocabulary(labels, threshold)
         return
-    with pytest.warns(UserWarning, match="gives no background: the likeliest of"):
+    with pytest.warns(UserWarning, match="gives no background: the likeliest of") as said:
         segmenter.vocabulary(labels, threshold)
+    assert ("--background auto" in str(said[0].message)) is (labels == ["sky"])
 
 
 def test_a_model_object_is_told_what_to_do(clip_model):

@@ -111,7 +111,7 @@ def test_vocabularies_that_are_refused(labels, said):
 
 def test_label_files_that_are_refused(tmp_path):
     file = tmp_path / "labels.txt"
-    with pytest.raises(UsageError, match=r"labels\.txt"):
+    with pytest.raises(UsageError, match=r"labels\.txt: there is no such file$"):
         Vocabulary.parse(file)
     with pytest.raises(UsageError):
         Vocabulary.parse(tmp_path)

@@ -416,7 +416,8 @@ class Segmenter:
         if limit is not None and 0 < limit <= 1 / count:
             warnings.warn(
                 f"threshold {limit:g} gives no background: the likeliest of {count} queries always has a probability "
-                f"of at least {1 / count:.3g}; name more labels, best some for what else is in the picture",
+                f"of at least {1 / count:.3g}; name more labels, best some for what else is in the picture"
+                f"{', or give --background auto (background=)' if count == 1 else ''}",
                 stacklevel=2,
             )
         return vocabulary, limit

@@ -128,8 +128,8 @@ def test_copies_that_systems_keep_are_counted_and_not_taken(images, tmp_path):
     found = scan([str(source)])
     assert found.files == [source / "0000.png"]
     assert found.left_out == {
-        ".psd": 2, "without suffix": 1, "hidden": 1, "link/ (a link)": 1, ".jpg": 1, ".git/": 1, "@eaDir/": 2,
-        **{f"{name}/": 1 for name in (".ipynb_checkpoints", ".thumbnails", "__MACOSX", "$RECYCLE.BIN")},
+        ".psd": 2, "without suffix": 1, "hidden": 1, "link/ (a link)": 1, "links to nothing": 1, ".git/": 1,
+        "@eaDir/": 2, **{f"{name}/": 1 for name in (".ipynb_checkpoints", ".thumbnails", "__MACOSX", "$RECYCLE.BIN")},
     }  # fmt: skip
     assert find_sources([f"{source}/**/*.png"]) == [source / "0000.png"]
     named = source / "@eaDir"

@@ -109,8 +109,8 @@ def _load(source: str, tokenizer: str | None) -> Backbone:
             return backbone
         raise CheckpointError(f"{source}: there is no such file or folder")
     raise UsageError(
-        f"model {source!r} is not known: {nearest(source, CHECKPOINTS)} Other forms: ARCHITECTURE/TAG of open_clip, "
-        "hf-hub:ORG/NAME, local-dir:FOLDER, a Hugging Face ORG/NAME or folder, BLIP's .pth"
+        f"model {source!r} is not known: {nearest(source, CHECKPOINTS)} (other forms: ARCHITECTURE/TAG of open_clip, "
+        "hf-hub:ORG/NAME, local-dir:FOLDER, a Hugging Face ORG/NAME or folder, BLIP's .pth)"
     )
 
 

@@ -41,6 +41,8 @@ def rivals(grid: LogitGrid, words: Words, *, margin: float = MARGIN) -> list[Riv
     """
     owners = torch.tensor(words.vocabulary.query_to_class, device=grid.cosines.device)
     count = len(words.vocabulary.labels)
+    competing = range(len(owners)) if words.competing is None else words.competing
+    owners = owners[list(competing)]
     if len(owners.unique()) < 2:
         return []
     limit = words.threshold if words.threshold is not None and words.vocabulary.background is not None else 0.0
@@ -48,7 +50,8 @@ def rivals(grid: LogitGrid, words: Words, *, margin: float = MARGIN) -> list[Riv
     for rows in grid.cosines.permute(1, 2, 0).split(ROWS_AT_ONCE):
         probabilities = (rows.flatten(0, 1) * words.logit_scale).softmax(dim=-1)
         best = probabilities.new_zeros(len(probabilities), count)
-        best.scatter_reduce_(1, owners.expand_as(probabilities), probabilities, "amax")
+        own = probabilities[:, list(competing)]
+        best.scatter_reduce_(1, owners.expand_as(own), own, "amax")
         (first, second), (winner, rival) = (part.unbind(dim=1) for part in best.topk(2, dim=1))
         won = first >= limit
         seen.append(torch.stack([winner, rival, first - second < margin], dim=1)[won])

@@ -105,5 +105,5 @@ def main() -> None:
     try:
         app()
     except ClearclipError as error:
-        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        options.say(f"error: {printable(' '.join(str(error).split()))}")
         sys.exit(error.exit_code)

@@ -163,7 +163,7 @@ def choose_dataset(
         raise UsageError(f"a data set of your own needs --images, --annotations and --labels: {lacking} is missing")
     found = open_folders(images, annotations, labels=o.read_labels(labels, background=background), **meaning.options())
     for note in found.notes:
-        typer.echo(f"warning: {note}", err=True)
+        o.say(f"warning: {note}")
     return found
 
 
@@ -184,7 +184,7 @@ def _print(report: Report, *, hint: str) -> None:
     if report.missing and hint:
         typer.echo(f"  {hint}")
     for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        o.say(f"warning: {warning}")
     typer.echo("  usable" if report.usable else "  not usable as it is; evaluate --skip-broken leaves these out")
 
 

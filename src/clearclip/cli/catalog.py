@@ -43,7 +43,7 @@ def _size(megabytes: int | None) -> str:
 
 
 def download(
-    names: Annotated[list[str], typer.Argument(help="Models, as --model takes them.", metavar="NAME...")],
+    names: Annotated[list[str], typer.Argument(help="Models, as --model takes them.", metavar="NAME")],
     tokenizer: Annotated[str | None, typer.Option(help="As for `segment`.")] = None,
 ) -> None:
     """Download models into their libraries' caches, and load each once to check it.
@@ -70,7 +70,9 @@ def methods(as_json: o.AsJson = False) -> None:
         iterated = ", normalised, iterated" if row.normalize else ""
         ffn = "keep" if row.ffn else "drop"
         rows.append((row.name, kinds + iterated, row.residual, ffn, str(row.depth), ABOUT[row.name]))
-    o.print_table("Methods", ("name", "attention", "residual", "ffn", "depth", "about"), rows)
+    from rich.table import Column
+
+    o.print_table("Methods", (Column("name", no_wrap=True), "attention", "residual", "ffn", "depth", "about"), rows)
     title = "Axes, changed as in 'clearclip[residual=beta:30]' or 'vanilla[residual=drop,ffn=drop]'"
     o.print_table(title, ("axis", "values", "meaning"), [(axis.name, axis.values, axis.meaning) for axis in AXES])
 

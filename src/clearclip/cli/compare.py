@@ -46,7 +46,7 @@ def compare(
     fitted = [fit_depth(row, blocks=blocks) for row in rows]
     for row, run in zip(rows, fitted, strict=True):
         if row != run:
-            typer.echo(f"{row.spelling}: {loading.model} has {blocks} blocks, so it is run as {run.spelling}", err=True)
+            o.say(f"{row.spelling}: {loading.model} has {blocks} blocks, so it is run as {run.spelling}")
     place = output if output.suffix.lower() in (".png", ".svg", ".pdf") else output / "compare.png"
     titles = {run.spelling: row.name.upper() for row, run in zip(rows, fitted, strict=True) if row != run}
     with o.writing(place), hold(place.parent) as outputs:
@@ -68,5 +68,5 @@ def compare(
             save(draw_sheet(sheet, vocabulary, titles=titles), partial)
     typer.echo(str(place))
     if left_out:
-        typer.echo(f"note: {printable(summary(left_out))}", err=True)
+        o.say(f"note: {printable(summary(left_out))}")
     o.tell_failed(failed)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Target = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[BENCHMARK]", help="As `clearclip benchmarks` lists them; with --merge, output folders."),
+    typer.Argument(metavar="BENCHMARK", help="As `clearclip benchmarks` lists them; with --merge, output folders."),
 ]
 SplitName = Annotated[
     str | None, typer.Option(help="Of scenes: test (default), or val to choose on; train pictures were trained on.")
@@ -306,9 +306,9 @@ def _report(found: Sequence[Evaluation], *, output: Path, formats: Sequence[str]
     for evaluation in found:
         everything += records(evaluation)
         for warning in evaluation.warnings:
-            typer.echo(f"warning: {warning}", err=True)
+            o.say(f"warning: {warning}")
         for sentence in evaluation.skipped:
-            typer.echo(f"left out: {sentence}", err=True)
+            o.say(f"left out: {sentence}")
         if evaluation.shard.count == 1:
             with hold(output, patience=PATIENCE):
                 _say(f"recorded in {append_results(evaluation, output)}")
@@ -318,4 +318,4 @@ def _report(found: Sequence[Evaluation], *, output: Path, formats: Sequence[str]
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    o.say(text)

@@ -60,5 +60,5 @@ def inspect(
             typer.echo(sentence)
         typer.echo(str(report))
         if left_out:
-            typer.echo(f"note: {printable(summary(left_out))}", err=True)
+            o.say(f"note: {printable(summary(left_out))}")
     o.tell_failed(failed)

@@ -28,16 +28,16 @@ Overwrite = Annotated[
 IMAGES_ALONE = ("protocol", "short_side", "crop_size", "stride", "remainder", "value_range")
 
 
-@o.bundles(without=(*o.BESIDE_WORDS, "labels", *IMAGES_ALONE))
+@o.bundles(without=(*o.BESIDE_WORDS, *IMAGES_ALONE))
 def check(*, file: File = None, words: o.Words, top: Top = 10, loading: o.Loading, as_json: o.AsJson = False) -> None:
     """Tell which labels are the same or close to a model, and which words stand with the wrong label, before any image.
 
     A pair's distance is told as a part of the usual one between two everyday words: below 0.25 its labels are the same
     to the model, below 0.7 they are close. The exit code is 1 if two labels are the same.
     """
-    if (file is None) is not bool(words.label):
-        raise UsageError("name the labels once: a FILE, or -l NAME (repeat it)")
-    vocabulary = replace(words, labels=file).vocabulary()
+    if [file is not None, words.labels is not None, bool(words.label)].count(True) != 1:
+        raise UsageError("name the labels once: a FILE (or --labels FILE), or -l NAME (repeat it)")
+    vocabulary = replace(words, labels=file or words.labels).vocabulary()
     if len(vocabulary.labels) < 2:
         raise UsageError("there is one label: name at least two, to compare them")
     from clearclip.inspection.apart import compare_labels

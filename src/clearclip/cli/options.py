@@ -124,7 +124,7 @@ class Words:
             words = items(self.label or ())
             vocabulary = Vocabulary.parse(words, background=self.background)
             if len(words) > len(self.label or ()):
-                typer.echo(f"-l: {listed(vocabulary.labels)}", err=True)
+                say(f"-l: {listed(vocabulary.labels)}")
         beside = vocabulary.beside
         if self.background_words is not None:
             labels = read_labels(self.background_words, background=None).labels
@@ -312,6 +312,11 @@ def prepare(*, level: int = logging.INFO, as_json: bool = False) -> None:
     warnings.showwarning = say_once
 
 
+def say(line: str) -> None:
+    """One line on standard error, with `--quiet` too; JSON with `--log-json`."""
+    logging.getLogger("clearclip").warning("%s", line)
+
+
 def print_json(value: Any) -> None:
     """What `--json` prints."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
@@ -325,19 +330,22 @@ def shown(text: str) -> str:
 def print_table(title: str, columns: Iterable[Any], rows: Iterable[Iterable[str]]) -> None:
     """A table on the terminal, its texts as they are but for controls; a column is its name, or rich's `Column`."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*columns, title=shown(title), title_justify="left")
+    whole = (Column(column, overflow="fold") if isinstance(column, str) else column for column in columns)
+    table = Table(*whole)
     for row in rows:
         table.add_row(*map(shown, row))
-    Console(markup=False, emoji=False).print(table)
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(shown(title), soft_wrap=True)  # a title of the table's own is broken and padded to its width
+    console.print(table)
 
 
 def tell_failed(failed: Iterable[ImageError]) -> None:
     """Say which images were left out, and end with code 1 if any was."""
     lines = [f"failed: {printable(' '.join(str(error).split()))}" for error in failed]
     for line in lines:
-        typer.echo(line, err=True)
+        say(line)
     if lines:
         raise typer.Exit(1)
 
@@ -348,7 +356,7 @@ def read_labels(path: Path, *, background: str | None) -> Vocabulary:
 
     labels, read = vocabulary.read_labels(path)
     parsed = vocabulary.Vocabulary.parse(labels, background=background)
-    typer.echo(printable(read), err=True)
+    say(printable(read))
     return parsed
 
 

@@ -84,7 +84,7 @@ def reproduce(
         progress=b.measuring_bar,
     )
     with o.writing(output):
-        reports = make(request, lab, say=lambda line: typer.echo(line, err=True))
+        reports = make(request, lab, say=o.say)
     typer.echo(str(reports[-1]))
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Image files, folders (searched with their subfolders), globs, WebDataset tars, Parquet files, and "
         "s3://, gs:// addresses of any of these.",
     ),
@@ -88,23 +88,30 @@ def segment(
     from clearclip.engine.run import segment_files, segment_on_ray
     from clearclip.engine.shards import shard_folder
     from clearclip.engine.sources import scan
-    from clearclip.formats import DEFAULT_FORMATS, Choices
+    from clearclip.formats import DEFAULT_FORMATS, Choices, get_formats
 
+    names = o.items(formats or DEFAULT_FORMATS)
+    for format_ in get_formats(names):  # before the model, which may be a download
+        format_.check()
     fleet = workers.fleet(loading.device)
     scanned = scan(sources).first(limit).part(part, group_size=batch_size)
     output = shard_folder(output, part)
     load = partial(loading.load, rows[0], max_pixels=max_pixels)
     run = partial(segment_files, load()) if fleet is None else partial(segment_on_ray, load, fleet=fleet)
-    report = run(
-        scanned,
-        labels=vocabulary,
-        output=output,
-        threshold=words.threshold,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        formats=o.items(formats or DEFAULT_FORMATS),
-        choices=Choices(things=tuple(map(unquoted, o.items(things or ()))), min_area=min_area, simplify=simplify),
-    )
+    try:
+        report = run(
+            scanned,
+            labels=vocabulary,
+            output=output,
+            threshold=words.threshold,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            formats=names,
+            choices=Choices(things=tuple(map(unquoted, o.items(things or ()))), min_area=min_area, simplify=simplify),
+        )
+    except KeyboardInterrupt:
+        o.say(f"interrupted: what is complete stays in {printable(str(output))}; the same command goes on")
+        raise
     report.left_out.update(scanned.left_out)
     tell(report, output, as_json=as_json)
 
@@ -133,9 +140,9 @@ def tell(report: Report, output: Path, *, as_json: bool) -> None:
         if report.aside is not None:
             typer.echo(f"Results with other settings that were not made again are in {report.aside}")
         for remark in report.remarks():
-            typer.echo(f"note: {printable(' '.join(remark.split()))}", err=True)
+            o.say(f"note: {printable(' '.join(remark.split()))}")
     for path, reason in report.failed:
         line = reason if str(path) in reason else f"{path}: {reason}"
-        typer.echo(f"failed: {printable(' '.join(line.split()))}", err=True)
+        o.say(f"failed: {printable(' '.join(line.split()))}")
     if report.failed:
         raise typer.Exit(1)

@@ -88,7 +88,7 @@ def tags(
             "token's is the cosine with the whole image."
         )
     if left_out:
-        typer.echo(f"note: {printable(summary(left_out))}", err=True)
+        o.say(f"note: {printable(summary(left_out))}")
     o.tell_failed(failed)
 
 

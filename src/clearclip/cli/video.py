@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clearclip.cli import options as o
-from clearclip.errors import ClearclipError, printable
+from clearclip.errors import ClearclipError, UsageError, printable
 
 
 @o.bundles(without=("value_range",))
@@ -51,6 +51,8 @@ def video(
     require("av", extra="video", purpose="a video")
     from clearclip.video.label import segment_video
 
+    if not source.exists():  # before the model, which may be a download
+        raise UsageError(f"{source}: there is no such file")
     segmenter = loading.load(method)
     try:
         result = segment_video(
@@ -72,12 +74,12 @@ def video(
     if as_json:
         o.print_json(asdict(result))
     else:
-        parts = [f"{result.frames} frames, {result.segmented} segmented"]
+        parts = [f"{result.frames} {'frame' if result.frames == 1 else 'frames'}, {result.segmented} segmented"]
         if result.reused:
             parts.append(f"{result.reused} label maps were there already")
         if result.cuts:
             parts.append(f"{result.cuts} cuts")
         typer.echo(printable(f"{', '.join(parts)} → {result.video}"))
     if result.damage is not None:
-        typer.echo(printable(f"damaged: {result.damage}; the rest was written"), err=True)
+        o.say(printable(f"damaged: {result.damage}; the rest was written"))
         raise typer.Exit(1)

@@ -144,8 +144,9 @@ def _tokenize(encoder: TextEncoder, query: str, templates: Iterable[str]) -> lis
 def _warn_unknown(encoder: TextEncoder, queries: Iterable[str]) -> None:
     unknown = encoder.unknown(queries)
     if unknown:
+        more = f" and {len(unknown) - SHOWN:,} more of these words" if len(unknown) > SHOWN else ""
         warnings.warn(
-            f"the model has never seen {', '.join(map(repr, unknown))}: expect nothing of "
+            f"the model has never seen {', '.join(map(repr, unknown[:SHOWN]))}{more}: expect nothing of "
             f"{'it' if len(unknown) == 1 else 'them'}",
             UserWarning,
             stacklevel=4,

@@ -219,7 +219,8 @@ def _images_below(top: Path, left_out: Counter[str]) -> Iterator[Path]:
             if file in results or (listed is not None and file.name.startswith(LEDGER_NAME)):
                 continue
             if not (_has_image_name(file.name) and file.is_file()) or _is_metadata(file.name, beside):
-                left_out[kind_by_name(file.name)] += 1
+                is_lost = file.is_symlink() and not file.exists()
+                left_out["links to nothing" if is_lost else kind_by_name(file.name)] += 1
             elif not _is_result(file):
                 yield file
     yield from (Path(error.filename) for error in unlisted)

@@ -58,6 +58,8 @@ def read_label_file(path: Path) -> LabelFile:
     """Read the labels of a file in any known form; `UsageError` where it cannot be read, or its form not be told."""
     try:
         text = read_text(path, limit=FILE_BYTES)
+    except FileNotFoundError as error:
+        raise UsageError(f"label file {path}: there is no such file") from error
     except OSError as error:
         raise UsageError(f"label file {path}: {error} (a UTF-8 text with one label a line is needed)") from error
     return parse_label_file(text, str(path))
