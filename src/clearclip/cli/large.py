@@ -60,7 +60,7 @@ def large(
     from clearclip.large.label import segment_large
 
     require("rasterio", extra="geo", purpose="an image in tiles")
-    if driver is None and not Path(image).exists():  # before the model, which may be a download
+    if ":" not in image and driver is None and not Path(image).exists():  # before the model, which may be a download
         raise UsageError(f"{image}: there is no such file")
     segmenter = loading.load(method)
     try:
