@@ -86,6 +86,15 @@ def test_heatmap(client, image, library):
     assert answer["highest"] == pytest.approx(expected.max(), abs=1e-5)
 
 
+def test_what_stands_beside_a_label_alone_is_told(client, image):
+    answer, _ = ask(client, "segment", image, labels=["person"])
+    assert [entry["name"] for entry in answer["labels"]] == ["background", "person"]
+    assert answer["notes"][0].startswith("The background is 24 words: sky, wall, ")
+    answer, _ = ask(client, "segment", image, labels=[*LABELS, "umbrella"], presence="weak:1")
+    assert any(entry.get("absent", "").startswith("its best probability") for entry in answer["labels"])
+    assert answer["notes"][0].startswith("Did not compete: ")
+
+
 def test_compare(client, image):
     answer, paths = ask(client, "compare", image, labels=LABELS, methods=["vanilla", "gem"])
     assert list(answer["shares"]) == ["vanilla", "gem"]

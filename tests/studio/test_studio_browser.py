@@ -246,8 +246,10 @@ def test_inspect(page):
 
 
 def test_what_else_is_here(page):
+    tab(page, "Segment")
+    page.wait_for_selector("#viewer [data-ready=yes]")
     with repainted(page):
-        page.locator("#labels .cc-name").first.fill("mountain")
+        page.locator("#labels .cc-name").first.fill("lighthouse")
     tab(page, "What else is here")
     page.get_by_role("button", name="What else is here?").click()
     page.wait_for_selector("#found input[type=checkbox]")

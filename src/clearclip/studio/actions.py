@@ -79,13 +79,8 @@ class Actions:
         ]
         if lost:
             notes.append(f"Another label's words to this model, left out: {', '.join(lost[:6])}.")
-        if request.vocabulary.beside == "auto":
-            words = result.vocabulary.entries[0]["queries"]
-            notes.append(f"The background is {len(words)} words: {', '.join(words[:6])} …")
-        if result.absent:
-            notes.append(
-                f"Did not compete: {', '.join(list(result.absent)[:6])}{' …' if len(result.absent) > 6 else ''}."
-            )
+        if note := html.words_note(result):
+            notes.append(note)
         if tab == "heat" and len(request.labels) > HEAT_MAPS:
             notes.append(f"The first {HEAT_MAPS} of {len(request.labels)} labels are drawn.")
         what = ran[0] if len(ran) == 1 else f"{len(ran)} methods"

@@ -186,5 +186,5 @@ def _summary(answer: Answer) -> Json:
         | ({"absent": result.absent[name]} if name in result.absent else {})
         for index, (name, share) in enumerate(_shares(result).items())
     ]
-    notes = [answer.note] if answer.note else []
+    notes = [note for note in (answer.note, pictures.words_note(result)) if note]
     return {"height": height, "width": width, "labels": entries, "made": dict(result.info), "notes": notes}

@@ -73,6 +73,18 @@ def label_entry(label: Label) -> dict[str, Any]:
     return {"name": quoted(label.name), "synonyms": list(label.synonyms), "color": color}
 
 
+def words_note(result: Segmentation) -> str:
+    """What the background's words and the labels that did not compete are, as a sentence; empty where there are none."""
+    vocabulary, told = result.vocabulary, []
+    for label in vocabulary.labels:
+        if label.name == vocabulary.background and not vocabulary.asks_background and label.synonyms:
+            beside = vocabulary.queries_of(label)
+            told.append(f"The background is {len(beside)} words: {', '.join(beside[:6])} …")
+    if absent := list(result.absent):
+        told.append(f"Did not compete: {', '.join(absent[:6])}{' …' if absent[6:] else ''}.")
+    return " ".join(told)
+
+
 def status_line(answer: Answer, *, model: str, methods: str, notes: Sequence[str] = ()) -> str:
     """What was done, how long it took, and what must be known about it."""
     height, width = answer.size
