@@ -74,7 +74,7 @@ def label_entry(label: Label) -> dict[str, Any]:
 
 
 def words_note(result: Segmentation) -> str:
-    """What the background's words and the labels that did not compete are, as a sentence; empty where there are none."""
+    """Which words are the background and which labels did not compete, in sentences; empty where there are none."""
     vocabulary, told = result.vocabulary, []
     for label in vocabulary.labels:
         if label.name == vocabulary.background and not vocabulary.asks_background and label.synonyms:
