@@ -153,7 +153,9 @@ def test_words_beside():
     left = negatives(["a red House", "oceans"])
     assert {"building", "sea", "river"}.isdisjoint(left)
     assert "sky" in left
-    assert negatives(["dog"], known={"sky", "snow", "dog"}) == ("sky", "snow")
+    assert negatives(["dog"], known={"sky", "snow", "dog", "grass"}) == ("sky", "grass", "snow")
+    assert "grass" not in negatives(["lawn"])
+    assert "sands" not in negatives(["beaches", "sand"])
     assert all(len(group) > 1 for group in ALIKE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 WORDS = (
@@ -52,5 +53,5 @@ def without(words: Iterable[str], named: Iterable[str]) -> tuple[str, ...]:
 
 
 def _noun(phrase: str) -> str:
-    """The last word, in the singular as far as an s tells: in English what a phrase is about."""
-    return phrase.lower().split()[-1].removesuffix("s")
+    """The last word, in the singular as far as an s tells (not of grass or bus): in English what a phrase is about."""
+    return re.sub("(?<=[^su])s$", "", phrase.lower().split()[-1])

@@ -89,7 +89,7 @@ def test_heatmap(client, image, library):
 def test_what_stands_beside_a_label_alone_is_told(client, image):
     answer, _ = ask(client, "segment", image, labels=["person"])
     assert [entry["name"] for entry in answer["labels"]] == ["background", "person"]
-    assert answer["notes"][0].startswith("The background is 24 words: sky, wall, ")
+    assert answer["notes"][0].startswith("The background is 25 words: sky, wall, ")
     answer, _ = ask(client, "segment", image, labels=[*LABELS, "umbrella"], presence="weak:1")
     assert any(entry.get("absent", "").startswith("its best probability") for entry in answer["labels"])
     assert answer["notes"][0].startswith("Did not compete: ")
