@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -26,6 +27,7 @@ def run(monkeypatch):
         return segmenter
 
     monkeypatch.setattr(options, "prepare", lambda **_: None)
+    monkeypatch.setattr(logging.getLogger("clearclip"), "handlers", [options._Lines(as_json=False)])
     monkeypatch.setattr("clearclip.segmenter.load", load)
 
     def invoke(*words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -220,6 +221,7 @@ def run(monkeypatch, base):
         return clearclip.Segmenter(base, method=method, protocol=protocol, device="cpu", cache=False)
 
     monkeypatch.setattr(options, "prepare", lambda **_: None)
+    monkeypatch.setattr(logging.getLogger("clearclip"), "handlers", [options._Lines(as_json=False)])
     monkeypatch.setattr("clearclip.segmenter.load", load)
 
     def invoke(*words):
