@@ -170,7 +170,7 @@ def test_a_colour_of_ones_own(page):
     with repainted(page):
         page.locator("#labels .cc-color").first.fill("#ff0000")
     assert "no encoder ran" in status(page)
-    assert "rgb(255, 0, 0)" in page.locator("#viewer .cc-legend button", has_text="sky").first.inner_html()
+    assert "rgb(255, 0, 0)" in page.locator("#viewer .cc-legend button", has_text="mountain").first.inner_html()
 
 
 def test_opacity_needs_no_server(page):
@@ -249,7 +249,7 @@ def test_what_else_is_here(page):
     tab(page, "Segment")
     page.wait_for_selector("#viewer [data-ready=yes]")
     with repainted(page):
-        page.locator("#labels .cc-name").first.fill("lighthouse")
+        page.locator("#labels .cc-synonyms").first.fill("")  # no label is the sky now
     tab(page, "What else is here")
     page.get_by_role("button", name="What else is here?").click()
     page.wait_for_selector("#found input[type=checkbox]")
