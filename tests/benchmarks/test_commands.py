@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from benchmark_cases import break_labels, small_segmenter
+from benchmark_cases import break_labels, small_segmenter, typed
 from clearclip.benchmarks import BENCHMARKS, evaluate, open_benchmark, read_results, records
-from clearclip.cli import app, options
 from clearclip.errors import ClearclipError, UsageError
 from clearclip.protocol import get_protocol
 
@@ -26,19 +23,7 @@ def run(monkeypatch):
         segmenter.backbone.name = model
         return segmenter
 
-    monkeypatch.setattr(options, "prepare", lambda **_: None)
-    monkeypatch.setattr(logging.getLogger("clearclip"), "handlers", [options._Lines(as_json=False)])
-    monkeypatch.setattr("clearclip.segmenter.load", load)
-
-    def invoke(*words):
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        if isinstance(result.exception, ClearclipError):
-            raise result.exception
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return invoke
+    return typed(monkeypatch, load)
 
 
 def test_evaluate_prints_one_json_object_a_method(run, voc, tmp_path):

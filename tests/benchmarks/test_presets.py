@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 
 import pytest
-from typer.testing import CliRunner
 
 import clearclip
+from benchmark_cases import typed
 from clearclip.benchmarks import (
     BENCHMARKS,
     evaluate,
@@ -21,8 +20,7 @@ from clearclip.benchmarks import (
 )
 from clearclip.benchmarks.evaluation import Run
 from clearclip.benchmarks.presets import _table, preset_for
-from clearclip.cli import app, options
-from clearclip.errors import ClearclipError, UsageError
+from clearclip.errors import UsageError
 from clearclip.methods import parse_method
 from clearclip.protocol import Protocol
 from tiny_models import open_clip_model
@@ -220,19 +218,7 @@ def run(monkeypatch, base):
         base.name = "ViT-B-16-quickgelu/openai"
         return clearclip.Segmenter(base, method=method, protocol=protocol, device="cpu", cache=False)
 
-    monkeypatch.setattr(options, "prepare", lambda **_: None)
-    monkeypatch.setattr(logging.getLogger("clearclip"), "handlers", [options._Lines(as_json=False)])
-    monkeypatch.setattr("clearclip.segmenter.load", load)
-
-    def invoke(*words):
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        if isinstance(result.exception, ClearclipError):
-            raise result.exception
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return invoke
+    return typed(monkeypatch, load)
 
 
 @pytest.mark.parametrize("preset", ["naclip", "scclip", "pearl", "resclip", "freecp", "sclip"])

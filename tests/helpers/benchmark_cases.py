@@ -1,5 +1,6 @@
 """A small CLIP with random weights that reads words, pairs of a benchmark's folder, and ways to damage them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,25 @@ def small_segmenter(**options):
     backbone = clearclip.view(model)
     options = {"method": "clearclip", "device": "cpu", "dtype": "float32", "templates": "a photo of a {}.", **options}
     return clearclip.Segmenter(backbone, cache=False, show_progress=False, **options)
+
+
+def typed(monkeypatch, load):
+    """Types a command line in this process; `load` stands in for `clearclip.segmenter.load`, filters stay as they are."""
+    from typer.testing import CliRunner
+
+    from clearclip.cli import app, options
+
+    monkeypatch.setattr(options, "prepare", lambda **_: None)
+    monkeypatch.setattr(logging.getLogger("clearclip"), "handlers", [options._Lines(as_json=False)])
+    monkeypatch.setattr("clearclip.segmenter.load", load)
+
+    def invoke(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
 
 
 def write_pair(image: Path, labels: Path, label_map, *, seed=0):
