@@ -14,6 +14,7 @@ from safetensors import safe_open
 import clearclip
 from clearclip import UsageError, Vocabulary
 from clearclip.classify.grid import LogitGrid
+from clearclip.classify.presence import small
 from clearclip.classify.words import Words
 from clearclip.encode.windows import plan_windows
 from clearclip.negatives import ALIKE, WORDS, negatives
@@ -424,6 +425,16 @@ def test_an_oracle_of_presence_asks_the_truth(run, tiny, tmp_path):
         tiny(make_scene(0).image, LABELS, presence="oracle")
 
 
+def test_no_folder_is_begun_with_a_rule_that_needs_the_truth(run, scenes_folder, tmp_path):
+    ran = run(
+        "segment", scenes_folder, "-l", "sky,car", "--model", "absent.pt", "-o", tmp_path / "o", "--presence", "oracle"
+    )
+    assert (ran.code, ran.err) == (
+        2,
+        "error: --presence oracle needs the truth: `clearclip evaluate --oracle-labels` has it\n",
+    )
+
+
 def test_own_data_sets_keep_their_values(run, tmp_path, scenes_folder):
     truth = tmp_path / "truth"
     truth.mkdir()
@@ -442,3 +453,29 @@ def test_own_data_sets_keep_their_values(run, tmp_path, scenes_folder):
     (record,) = json.loads(ran.out)
     assert "sky" in record["config"]["labels"][0]
     assert record["classes"]["person"]["iou"] > 20
+
+
+def test_a_label_that_freecp_drops_in_a_window_wins_nothing_there(tiny):
+    pixels = np.concatenate([make_scene(index, split="val").image for index in (0, 3)], axis=1)
+    protocol = replace(tiny.protocol.in_pixels(112), crop_size=224, stride=224)
+    segmenter = clearclip.Segmenter(tiny.backbone, protocol=protocol, show_progress=False)
+    encoded = segmenter.encode(pixels)
+    found = segmenter.classify(encoded, LABELS, presence="freecp-filter:0.1:0.7")
+    partly = [name for name, verdict in found.verdicts.items() if 0 < verdict.competed < 1]
+    assert partly
+    grid, plan = found._grid, encoded.plan
+    lost = 0
+    for index, (cells, made) in enumerate(zip(grid.windows(), grid.filtered, strict=True)):
+        winners = cells.argmax(dim=-1).unique().tolist()
+        assert all(made.kept[label] for label in winners)
+        plain = segmenter.encoder.features([encoded], segmenter.method)
+        features = next(one for _, number, one, _ in plain if number == index)
+        lost += sum(not made.kept[label] for label in (features @ found._words.text.T).argmax(dim=-1).unique().tolist())
+    assert lost, "without the filter a dropped label would win somewhere"
+    assert plan.count > 1
+
+
+def test_the_area_s_limit_loses_too():
+    vocabulary = Vocabulary.parse(["rest", "a", "b"], background="rest")
+    assert small(np.array([50, 10, 90]), vocabulary, 0.1) == [1]
+    assert small(np.array([50, 11, 89]), vocabulary, 0.1) == []

@@ -29,7 +29,7 @@ def small_segmenter(**options):
 
 
 def typed(monkeypatch, load):
-    """Types a command line in this process; `load` stands in for `clearclip.segmenter.load`, filters stay as they are."""
+    """Types a command line in this process; `load` stands in for `clearclip.segmenter.load`."""
     from typer.testing import CliRunner
 
     from clearclip.cli import app, options

@@ -86,6 +86,17 @@ class Remainder(str, Enum):
     drop = "drop"
 
 
+def _presence(text: str | None) -> str | None:
+    """A rule that needs no truth; refused before the model is loaded."""
+    from clearclip.protocol import Presence
+
+    if text is None:
+        return None
+    if (rule := Presence.parse(text)).rule == "oracle":
+        raise UsageError("--presence oracle needs the truth: `clearclip evaluate --oracle-labels` has it")
+    return str(rule)
+
+
 @dataclass(frozen=True)
 class Words:
     """What is looked for."""
@@ -160,7 +171,11 @@ class Loading:
     value_range: ValueRange = None
     presence: Annotated[
         str | None,
-        typer.Option(help="Which labels compete in an image: none (all), or weak:P, whose probability reaches P."),
+        typer.Option(
+            callback=_presence,
+            help="Which labels compete: none (all), weak:P (whose probability reaches P somewhere), freecp or "
+            "freecp-filter (which FreeCP keeps in a window; :R:A are its thresholds).",
+        ),
     ] = None
     area: Annotated[
         float | None,

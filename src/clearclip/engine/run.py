@@ -298,7 +298,8 @@ def _work(order: Order, sources: Scan, results: Results, engine: Engine, writer:
     with stage(order.output) as folder:
         replace(writer, run=replace(writer.run, folder=folder)).finish(lambda: ledger.records(order.mark))
         report.write_errors(folder)
-        write_settings(folder, order.settings, ledger.records(order.mark))
+        if {"presence", "area"} & order.info.keys():  # else all compete, and no record need be read
+            write_settings(folder, order.settings, ledger.records(order.mark))
         results.publish(Staged.of(folder))
     if not report.failed:
         results.remove([ERROR_TABLE])
