@@ -447,6 +447,10 @@ def test_own_data_sets_keep_their_values(run, tmp_path, scenes_folder):
     refused = run(*command, "--labels", names, "--background", "auto")
     assert refused.code == 2
     assert "call one of the labels 'background'" in refused.err
+    names.write_text("person\n")
+    alone = run(*command, "--labels", names, "--ignored", "0", "--json")
+    assert alone.code == 0, alone.err
+    assert [*json.loads(alone.out)[0]["classes"]] == ["person"]
     names.write_text("background\nperson\n")
     ran = run(*command, "--labels", names, "--background", "auto", "--json")
     assert ran.code == 0, ran.err
